@@ -1,0 +1,42 @@
+# Every target sets itself up: a virtual environment, everything that pyproject.toml names, then its job.
+# In an environment of your own:  make VENV="$VIRTUAL_ENV" figures   or   make VENV="$CONDA_PREFIX" figures
+
+PROFILE ?= embedded
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help figures test test-slow lab clean
+
+help: ## Show this list
+	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+figures: $(STAMP) ## Run the narrative notebooks: figures to outputs/figures/
+	@$(BIN)/oefsmc figures --profile $(PROFILE)
+
+# The notebooks' own check (nbval) is a second pytest call: it goes below the first line, with the same environment.
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest tests
+
+test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
+	@$(BIN)/python -m pytest -m slow tests
+
+lab: $(STAMP) ## Open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+clean: ## Remove caches and scratch; .venv, rows, figures and the data folder stay
+	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs
+	@find oefsmc_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# The stamp is touched last, so that an interrupted installation is taken up again.
+$(STAMP): pyproject.toml
+	@python="$(BIN)/python"; test -x "$$python" || python="$(PYTHON)"; \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "$$python is not Python 3.11, 3.12 or 3.13; install one and name it, as in make PYTHON=python3.12" >&2; exit 1; }
+	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	@echo "Installing into $(VENV); the first time this downloads PyTorch and takes some minutes."
+	@"$(BIN)/python" -m pip install -q -e '.[all]'
+	@touch $@

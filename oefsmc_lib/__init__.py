@@ -1,0 +1,24 @@
+"""OE-FSMC: compressing a network with few, class-imbalanced images and images from elsewhere.
+
+Equations and tables are those of Wu, Lyu, Chen, Qu and Ye, *Compressing Model with Few
+Class-Imbalance Samples: An Out-of-Distribution Expedition*.
+
+    from oefsmc_lib import Experiment, run
+    student, row = run(Experiment(num=10, variant="ours"))
+
+Submodules load torchvision, torch_pruning, pandas and seaborn where they use them.
+"""
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import Experiment
+
+__version__ = "0.1.0"
+__all__ = ["Experiment", "InputError", "run"]
+
+
+def __getattr__(name):
+    # `run` needs torch; settings, rows and figures do not.
+    if name == "run":
+        from oefsmc_lib.pipeline import run
+        return run
+    raise AttributeError(f"module 'oefsmc_lib' has no attribute {name!r}")

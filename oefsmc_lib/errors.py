@@ -1,0 +1,8 @@
+"""The one exception that means "the input is at fault, not the program"."""
+
+
+class InputError(ValueError):
+    """Bad input. The message is one sentence: what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """

@@ -1,0 +1,101 @@
+"""What a finished student is worth: accuracy on test images, once, and its cost."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.fewshot import groups
+
+EVALUATION_BATCH = 64                                     # fastest on CPUs; larger batches fall out of cache
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, images, normalise, device) -> Tensor:
+    """Predicted classes (N,) of an :class:`~oefsmc_lib.data.ImageSet`, float32, in eval mode."""
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    batch = EVALUATION_BATCH if torch.device(device).type == "cpu" else 1024
+    guessed = []
+    for part, _ in images.batches(batch):
+        x = normalise(part).to(device, memory_format=torch.channels_last)
+        guessed.append(model(x).argmax(1).cpu())
+    return torch.cat(guessed)
+
+
+def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
+    """Percent: top-1, balanced accuracy (mean recall), recall by class, and by group of D_few's counts."""
+    classes = len(counts)
+    right = torch.bincount(labels[guessed == labels], minlength=classes).double()
+    total = torch.bincount(labels, minlength=classes).double()
+    recall = (100 * right / total.clamp_min(1))
+    found = {"top1": float(100 * right.sum() / total.sum()),
+             "balanced_accuracy": float(recall[total > 0].mean()),
+             "per_class": [round(r, 4) if n else None for r, n in zip(recall.tolist(), total.tolist())]}
+    member = groups(counts)
+    for group in ("head", "tail", "absent"):
+        inside = torch.tensor([kind == group for kind in member])
+        tested = float(total[inside].sum())
+        found[f"{group}_accuracy"] = float(100 * right[inside].sum() / tested) if tested else None
+    return found
+
+
+def macs(model: nn.Module, architecture) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image; one MAC is two FLOPs."""
+    counted = 0
+
+    def count(module, _inputs, output):
+        nonlocal counted
+        if isinstance(module, nn.Conv2d):
+            counted += output[0].numel() * module.weight[0].numel()
+        else:
+            counted += module.weight.numel()
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(architecture.example().to(next(model.parameters()).device))
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+    return counted
+
+
+def parameters(model: nn.Module) -> int:
+    """Weights and biases of convolutions, batch norms and the head."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def file_size(model: nn.Module) -> int:
+    """Bytes of the tensors as saved, float32, buffers included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+@torch.no_grad()
+def latency(model: nn.Module, architecture, batch: int = 1, runs: int = 20) -> float:
+    """Median milliseconds of a forward pass of ``batch`` images on the model's device, after five to warm up."""
+    device = next(model.parameters()).device
+    x = torch.randn(batch, architecture.channels, architecture.image_size, architecture.image_size, device=device)
+    model.eval()
+    taken = []
+    for run in range(runs + 5):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        model(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(1000 * (time.perf_counter() - begin))
+    return float(torch.tensor(taken[5:]).median())
+
+
+def cost(student_model: nn.Module, teacher, structure) -> dict:
+    """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image.
+
+    Counted on the student as it stands; folded batch norms make a few parameters fewer.
+    """
+    architecture = structure.architecture
+    found = {"macs": macs(student_model, architecture), "params": parameters(student_model),
+             "file_size": file_size(student_model), "latency_ms": round(latency(student_model, architecture), 3)}
+    found["macs_cut"] = 100 * (1 - found["macs"] / macs(teacher.model, architecture))
+    found["params_cut"] = 100 * (1 - found["params"] / parameters(teacher.model))
+    return found

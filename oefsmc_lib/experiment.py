@@ -1,0 +1,341 @@
+"""Every switch of one run: typed, validated, hashable.
+
+An :class:`Experiment` is all that decides an outcome besides the data and the teacher. Its
+``key`` hashes only the switches that its method and variant read, so that two experiments that
+must give the same numbers share a key; ``pipeline`` adds the checksums of data and teacher.
+Defaults are those of ``params/`` and are explained there and in each field below.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oefsmc_lib.errors import InputError
+
+# Raised by hand whenever a change may alter any accuracy. Rows of different versions are not mixed.
+ALGORITHM_VERSION = 1
+
+Variant = Literal["native", "native_ft", "extra_images", "wo_ft", "wo_comp", "ours"]
+Method = Literal["fskd", "cd", "mir", "practise"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+METHODS: tuple[str, ...] = get_args(Method)
+
+# variant -> (eq. 5 importance, eq. 7 recovery, fine-tuning); the paper's base columns are native_ft.
+PARTS = {
+    "native":       (False, False, "own"),
+    "native_ft":    (False, False, "few"),
+    "extra_images": (False, True,  "few"),
+    "wo_ft":        (True,  True,  "few"),
+    "wo_comp":      (False, False, "few+aux"),
+    "ours":         (True,  True,  "few+aux"),
+}
+
+# (method, model) -> the plan that its paper or release gives for that network (see surgery.plan_widths).
+PUBLISHED_PLANS = {
+    ("fskd", "vgg16"): "prune_a", ("cd", "vgg16"): "cd_half", ("mir", "vgg16"): "cfg_a", ("practise", "vgg16"): "drop3",
+    ("fskd", "resnet"): "skip_first", ("cd", "resnet"): "cd_half", ("mir", "resnet"): "skip_first",
+    ("practise", "resnet"): "drop4",
+    ("fskd", "resnet34"): "skip_ends", ("cd", "resnet34"): "cd_half", ("mir", "resnet34"): "skip_ends",
+    ("practise", "resnet34"): "drop3",
+}
+EMBEDDED = "mnist5k"
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Fskd(Settings):
+    solver: Literal["ridge", "minnorm"] = "ridge"          # minnorm is the released code's least squares
+    rho: Annotated[float, Field(ge=0)] = 1e-2              # ridge towards identity, relative to the mean diagonal
+
+
+class Cd(Settings):
+    solver: Literal["exact", "adam"] = "exact"             # adam is the released procedure
+    rho: Annotated[float, Field(ge=0)] = 1e-3              # ridge towards the teacher's weights, relative
+    milestones: Count = 12                                 # steps of the schedule of kept channels (exact)
+    mu: Annotated[float, Field(ge=0, le=1)] | None = None  # correction's share; None: 0.6 VGG, 0.9 residual
+    bn: Literal["eval", "train"] = "eval"                  # train is the released VGG script
+    iterations: Count = 3000                               # Adam steps a layer (adam)
+    lr: Positive = 5e-4                                    # Adam's rate (adam)
+
+
+class Mimic(Settings):
+    iterations: Count = 2000                               # SGD steps; x0.1 after 40 % and 80 % of them
+    lr: Positive = 0.02
+    batch: Count = 64                                      # images of each set a step
+    bn: Literal["train", "eval"] = "train"
+    views: Annotated[int, Field(ge=0)] = 32                # pre-drawn views an image; 0: fresh augmentation (literal)
+
+
+class Mir(Mimic):
+    pass
+
+
+class Practise(Mimic):
+    scoring_iterations: Count = 200                        # adaptor steps a candidate; the release runs 2,000
+    saving: Literal["macs", "latency"] = "macs"            # latency: measured, as the release does
+    cache: bool = True                                     # False: no stage cache, fresh augmentation (literal)
+
+
+class Finetune(Settings):
+    lr: Positive = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    epochs: Annotated[int, Field(ge=0)] = 40
+    batch: Count = 128
+    bn: Literal["eval", "train", "separate"] = "eval"      # separate: OOD images leave running statistics alone
+    recipe: Literal["constant", "cd"] = "constant"         # cd: lr 1e-5, x0.1 at 50 % and 75 %, train BN
+    stop: Literal["fixed", "train_loss", "pool"] = "fixed"
+    scale_lr: bool = False                                 # control: lr x (1 + eta E[gamma]) on few images alone
+    rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"
+
+
+class Experiment(Settings):
+    """One run. Names are the paper's; see the README for the words."""
+
+    # what is compressed
+    dataset: str = EMBEDDED
+    model: str = "vgg16"
+    width: Positive = 0.25
+    image_size: Count | None = None                        # folders of images: resize and centre crop to this
+    skip_broken: bool = False                              # leave out images that do not decode
+    method: Method = "fskd"
+    variant: Variant = "ours"
+    plan: str | None = None                                # None: the method's published plan for the network
+
+    # the few images
+    num: Count = 10                                        # M, all classes together
+    imbalance: Literal["long_tail", "step", "balanced", "counts"] = "long_tail"
+    ratio: Annotated[float, Field(ge=1)] = 100.0           # imbalance ratio, head : tail
+    counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    class_order: Literal["permuted", "index"] = "permuted"
+    draw_file: str | None = None                           # saved indices, instead of a draw by seed
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    # images from elsewhere
+    aux: Literal["ood", "augmented_few"] = "ood"           # augmented_few: the control without OOD images
+    ood_source: str = "photos"
+    ood_exclude: tuple[str, ...] = ()                      # classes that the data set shares with the source
+    n: Count | None = None                                 # |pool|; None: max(500, m)
+    m: Annotated[int, Field(ge=0)] | None = None           # |D_aux|; None: num
+    ood_labels: Literal["complementary", "uniform", "teacher"] = "complementary"
+    label_sampling: Literal["iid", "quota"] = "iid"
+    alpha_min: Literal["all", "nonzero"] = "all"           # classes over which eq. 4 takes min beta
+    redraw: bool = False                                   # draw labels anew at each fine-tuning step
+
+    # the compression stage
+    importance: Literal["variant", "native", "class_aware"] = "variant"
+    w: Literal["mixed", "complement", "inverse", "uniform", "few"] = "mixed"
+    contribution: Literal["activation", "taylor", "bn_scale"] = "activation"
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.5
+    kd: Literal["native", "kl"] = "native"                 # kl adds eq. 2 on logits where a method trains by SGD
+    augment: Literal["crop_flip", "crop", "resized_crop_flip", "none"] = "crop_flip"
+    fskd: Fskd = Fskd()
+    cd: Cd = Cd()
+    mir: Mir = Mir()
+    practise: Practise = Practise()
+
+    # the fine-tuning stage
+    eta: Annotated[float, Field(ge=0)] = 2.5
+    gamma: Literal["k_gamma", "one", "normalised"] = "k_gamma"
+    gamma_mean: Literal["plain", "weighted"] = "plain"     # weighted: divide by the sum of weights
+    finetune: Finetune = Finetune()
+
+    # where it runs; no part of the key
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.counts is not None) != (self.imbalance == "counts"):
+            raise ValueError("counts is given exactly when imbalance=counts")
+        if self.counts is not None and sum(self.counts) != self.num:
+            raise ValueError(f"counts add up to {sum(self.counts)}, but num is {self.num}")
+        if self.n is not None and self.aux_size > self.n and self.aux == "ood":
+            raise ValueError(f"m={self.aux_size} images cannot be drawn from a pool of n={self.n}; raise n or lower m")
+        if self.reads_aux and self.aux_size == 0 and self.recovers_jointly and self.lam < 1:
+            raise ValueError("m=0 leaves the auxiliary set empty, so eq. 7 needs lam=1")
+        if self.reads_aux and self.aux_size == 0 and self.finetunes_on_aux and self.eta > 0:
+            raise ValueError("m=0 leaves the auxiliary set empty, so eq. 9 needs eta=0")
+        if self.kd == "kl" and self.method in ("fskd", "cd"):
+            raise ValueError(f"kd=kl adds a loss on logits, but {self.method} solves layer by layer; use mir or practise")
+        if self.method == "practise" and self.plan and not re.fullmatch(r"drop[1-9]\d*", self.plan):
+            raise ValueError(f"plan={self.plan} removes channels, but practise drops blocks; use plan=drop1, drop2, ...")
+        if self.method != "practise" and self.plan and re.fullmatch(r"drop\d+", self.plan):
+            raise ValueError(f"plan={self.plan} drops blocks, which only method=practise does; use a plan of channels")
+        return self
+
+    # --- what the variant does -------------------------------------------------------------
+    @property
+    def class_aware(self) -> bool:
+        """Eq. 5 importance instead of the method's own."""
+        return PARTS[self.variant][0] if self.importance == "variant" else self.importance == "class_aware"
+
+    @property
+    def recovers_jointly(self) -> bool:
+        """Eq. 7 on few and auxiliary images instead of the few alone."""
+        return PARTS[self.variant][1]
+
+    @property
+    def finetunes_on_aux(self) -> bool:
+        """Eq. 9 instead of cross-entropy on the few images."""
+        return PARTS[self.variant][2] == "few+aux"
+
+    @property
+    def finetuning(self) -> str:
+        """``none``, ``cd`` (CD's own recipe) or ``common`` (the stage that every variant shares)."""
+        if PARTS[self.variant][2] == "own":
+            return "cd" if self.method == "cd" else "none"
+        return "common"
+
+    @property
+    def reads_aux(self) -> bool:
+        return self.recovers_jointly or self.class_aware or self.finetunes_on_aux
+
+    @property
+    def aux_size(self) -> int:
+        return self.num if self.m is None else self.m
+
+    @property
+    def pool_size(self) -> int:
+        return max(500, self.aux_size) if self.n is None else self.n
+
+    @property
+    def resolved_plan(self) -> str:
+        if self.plan is not None:
+            return self.plan
+        if self.method == "fskd" and self.dataset == EMBEDDED:
+            return "half"                                  # prune_a hardly hurts a network this easy
+        family = "resnet" if re.fullmatch(r"resnet(20|32|56)", self.model) else self.model
+        return PUBLISHED_PLANS.get((self.method, family), "drop1" if self.method == "practise" else "inner_half")
+
+    @property
+    def solver(self) -> str:
+        """``literal`` where the procedure is the released one, else ``default``."""
+        literal = {"fskd": self.fskd.solver == "minnorm", "cd": self.cd.solver == "adam",
+                   "mir": self.mir.views == 0,
+                   "practise": not self.practise.cache and self.practise.scoring_iterations >= 2000}
+        return "literal" if literal[self.method] else "default"
+
+    # --- identity --------------------------------------------------------------------------
+    def draw_switches(self) -> dict[str, Any]:
+        """What decides the few images: shared by the methods and variants of a cell."""
+        names = ["dataset", "image_size", "skip_broken", "num", "imbalance", "class_order", "seed"]
+        names += ["ratio"] if self.imbalance in ("long_tail", "step") else []
+        names += ["counts"] if self.imbalance == "counts" else []
+        names += ["draw_file"] if self.draw_file else []
+        return {name: getattr(self, name) for name in names}
+
+    def aux_switches(self) -> dict[str, Any]:
+        """What decides the auxiliary set; labels only where a stage reads them."""
+        names = ["aux"] + (["ood_source", "ood_exclude"] if self.aux == "ood" else ["augment"])
+        switches = {name: getattr(self, name) for name in names} | {"m": self.aux_size}
+        if self.aux == "ood":
+            switches["n"] = self.pool_size
+        if self.aux == "ood" and (self.class_aware or self.finetunes_on_aux):
+            switches |= {"ood_labels": self.ood_labels, "label_sampling": self.label_sampling}
+            if self.ood_labels == "complementary":
+                switches["alpha_min"] = self.alpha_min
+        return switches
+
+    def recovery_switches(self) -> dict[str, Any]:
+        """What decides the recovered student, before fine-tuning: shared by variants."""
+        switches = self.draw_switches() | {"model": self.model, "width": self.width, "method": self.method,
+                                           "plan": self.resolved_plan}
+        section = getattr(self, self.method).model_dump()
+        unread = {("fskd", "minnorm"): ["rho"], ("cd", "exact"): ["iterations", "lr"],
+                  ("cd", "adam"): ["rho", "milestones"]}.get((self.method, section.get("solver")), [])
+        switches |= {f"{self.method}.{k}": v for k, v in section.items() if k not in unread}
+        if self.method in ("mir", "practise"):
+            switches |= {"augment": self.augment, "kd": self.kd}
+        if self.recovers_jointly or self.class_aware:
+            switches |= self.aux_switches()
+        if self.class_aware:
+            switches |= {"class_aware": True, "w": self.w, "contribution": self.contribution}
+        if self.recovers_jointly:
+            switches |= {"lam": self.lam}
+        return switches
+
+    def switches(self) -> dict[str, Any]:
+        """All that this run reads, flat, with plan, m and n resolved."""
+        switches = self.recovery_switches() | {"variant": self.variant}
+        if self.finetuning == "common":
+            switches |= {f"finetune.{k}": v for k, v in self.finetune.model_dump().items()}
+            if self.finetune.scale_lr:
+                switches |= {"eta": self.eta}
+        if self.finetunes_on_aux:
+            switches |= self.aux_switches()
+            switches |= {"eta": self.eta, "gamma": self.gamma, "gamma_mean": self.gamma_mean, "redraw": self.redraw}
+        return switches
+
+    @property
+    def key(self) -> str:
+        """12 hex digits over :meth:`switches` and ``ALGORITHM_VERSION``."""
+        return digest(self.switches() | {"algorithm": ALGORITHM_VERSION})
+
+    # --- making one ------------------------------------------------------------------------
+    @classmethod
+    def parse(cls, settings: dict[str, Any], where: str = "the settings") -> "Experiment":
+        """Validate plain settings (dotted keys allowed); an :class:`InputError` names the first fault."""
+        nested = nest(settings, where)
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise InputError(_sentence(error, where)) from None
+
+
+def digest(value: Any) -> str:
+    """12 hex digits of the SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def known_keys() -> list[str]:
+    """Every key of an experiment, dotted: ``num``, ``fskd.rho``, ..."""
+    keys = []
+    for name, field in Experiment.model_fields.items():
+        if isinstance(field.default, Settings):
+            keys += [f"{name}.{inner}" for inner in type(field.default).model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def nest(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """``{"fskd.rho": 1}`` -> ``{"fskd": {"rho": 1}}``; unknown keys are refused with the nearest right one."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[key] = value
+    known = known_keys()
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else "; see `oefsmc run --help`"
+            raise InputError(f"Unknown key {key!r} in {where}{hint}")
+        outer, _, inner = key.partition(".")
+        if inner:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            nested[outer] = value
+    return nested
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """The first fault of a pydantic error as one sentence."""
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"In {where}, {message}."
+    return f"In {where}, {key}={fault['input']!r} is not valid: {message[0].lower()}{message[1:]}."

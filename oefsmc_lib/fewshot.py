@@ -1,0 +1,138 @@
+"""The few images: how many of each class, in which class order, and which ones."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from oefsmc_lib.errors import InputError
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose ("few", "pool", "labels", "training"), independent of the others.
+
+    So adding OOD images leaves the few-shot draw as it was, and variants of a seed are paired.
+    """
+    number = int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(number)
+
+
+def largest_remainder(weights: list[float], total: int) -> list[int]:
+    """Integers that add up to ``total``, in proportion to ``weights``; ties go to the earlier class."""
+    scale = total / sum(weights)
+    exact = [weight * scale for weight in weights]
+    counts = [int(value + 1e-9) for value in exact]
+    order = sorted(range(len(weights)), key=lambda j: (-(round(exact[j] - counts[j], 9)), j))
+    for j in order[: total - sum(counts)]:
+        counts[j] += 1
+    return counts
+
+
+def long_tailed_counts(num: int, classes: int, ratio: float) -> list[int]:
+    """``num`` images, class j in proportion to ratio^(-j/(K-1)); classes may get none.
+
+    With few images the integers cannot keep the ratio: 10 images of 10 classes at ratio 100 are
+    4 2 2 1 1 0 0 0 0 0. Differs from LDAM's convention, which fixes the largest class instead.
+    """
+    return largest_remainder([ratio ** (-j / max(classes - 1, 1)) for j in range(classes)], num)
+
+
+def step_counts(num: int, classes: int, ratio: float) -> list[int]:
+    """The first half of the classes (rounded up) weighs ``ratio`` times the second half."""
+    head = (classes + 1) // 2
+    return largest_remainder([1.0] * head + [1 / ratio] * (classes - head), num)
+
+
+def counts_by_rank(experiment, classes: int) -> list[int]:
+    """Images of the head class first, in the order of ranks, whatever the imbalance."""
+    if experiment.imbalance == "counts":
+        if len(experiment.counts) != classes:
+            raise InputError(f"counts names {len(experiment.counts)} classes, but {experiment.dataset} has {classes}.")
+        return list(experiment.counts)
+    if experiment.imbalance == "balanced":
+        return largest_remainder([1.0] * classes, experiment.num)
+    rule = {"long_tail": long_tailed_counts, "step": step_counts}[experiment.imbalance]
+    return rule(experiment.num, classes, experiment.ratio)
+
+
+def class_order(experiment, classes: int) -> list[int]:
+    """Which class has which rank: permuted by the seed, so that no class is always the head."""
+    if experiment.class_order == "index":
+        return list(range(classes))
+    return torch.randperm(classes, generator=generator(experiment.seed, "classes")).tolist()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """D_few: positions in the training set, images per class, and the classes from head to tail."""
+
+    indices: list[int]
+    counts: list[int]                                     # by class index
+    order: list[int]                                      # class indices, head first
+
+    def save(self, path: Path) -> None:
+        Path(path).write_text(json.dumps({"indices": self.indices, "counts": self.counts, "order": self.order}))
+
+
+def load(path: Path, labels: Tensor, classes: int) -> Draw:
+    """A saved draw, checked against the training labels."""
+    try:
+        saved = Draw(**json.loads(Path(path).read_text()))
+    except FileNotFoundError as error:
+        raise InputError(f"No saved draw at {path}; a draw is written by `Draw.save`.") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"The saved draw {path} is not readable ({error}); write it again with `Draw.save`.") from error
+    if not saved.indices or max(saved.indices) >= len(labels) or min(saved.indices) < 0:
+        raise InputError(f"The saved draw {path} names images that this training set of {len(labels)} does not have.")
+    found = torch.bincount(labels[torch.tensor(saved.indices)], minlength=classes).tolist()
+    if found != saved.counts or len(set(saved.indices)) != len(saved.indices):
+        raise InputError(f"The saved draw {path} is of another data set: its counts per class do not fit the labels.")
+    return saved
+
+
+def draw(labels: Tensor, classes: int, experiment) -> Draw:
+    """Draw D_few from training labels (N,), without replacement.
+
+    Each class is shuffled once by the seed and its first m_j images are taken, so a larger draw of
+    a seed contains the smaller one. Raises :class:`InputError` when a class has too few images.
+    """
+    if experiment.draw_file:
+        saved = load(experiment.draw_file, labels, classes)
+        if len(saved.indices) != experiment.num:
+            raise InputError(f"The saved draw {experiment.draw_file} has {len(saved.indices)} images, "
+                             f"but num={experiment.num}.")
+        return saved
+    order = class_order(experiment, classes)
+    source = generator(experiment.seed, "few")
+    counts = [0] * classes
+    for rank, count in enumerate(counts_by_rank(experiment, classes)):
+        counts[order[rank]] = count
+    indices: list[int] = []
+    for j in range(classes):
+        members = (labels == j).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=source)]
+        if counts[j] > len(members):
+            raise InputError(f"Class {j} of {experiment.dataset} has {len(members)} training images, but the draw needs "
+                             f"{counts[j]}; lower num or ratio.")
+        indices += shuffled[: counts[j]].tolist()
+    return Draw(indices, counts, order)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images ready for a network: float32 (N, C, H, W), normalised; labels int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def groups(counts: list[int]) -> list[str]:
+    """Class groups: ``head`` (m_j > M/K), ``tail`` (1 ... M/K) and ``absent`` (0)."""
+    even = sum(counts) / len(counts)
+    return ["absent" if not c else "head" if c > even else "tail" for c in counts]

@@ -1,0 +1,191 @@
+r"""The fine-tuning stage, eq. 8 and 9, the same for every variant but for its loss.
+
+    L_total = mean_few CE(f(x), y) + eta mean_aux gamma_y~ CE(f(x~), y~)
+
+The paper gives the rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms
+are open. Defaults: SGD, momentum 0.9, weight decay 5e-4, 40 passes over the few images, batch norms
+in eval mode, a fixed length. "Early stopping" has nothing to watch (no validation images exist), so
+its readings are options, and none looks at test images.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib import losses, ood
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.fewshot import Samples, generator
+from oefsmc_lib.progress import bar
+
+PATIENCE = 5                                              # epochs without progress before an optional stop
+
+
+def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment,
+             watch=None) -> dict:
+    """Fine-tune ``model`` in place; returns the epochs run and the loss of each.
+
+    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the
+    teacher-student distance on unused pool images, for ``finetune.stop=pool``. Raises
+    :class:`InputError` when the loss stops being finite.
+    """
+    settings = experiment.finetune
+    cd_recipe = experiment.finetuning == "cd" or settings.recipe == "cd"
+    if aux is not None and experiment.eta == 0:
+        aux = None                                        # eq. 9 without its second term forwards nothing
+    rate = learning_rate(experiment, gamma_rates, cd_recipe)
+    epochs = cd_epochs(model, settings) if experiment.finetuning == "cd" else settings.epochs
+    model.requires_grad_(True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum,
+                                weight_decay=settings.weight_decay)
+    milestones = [epochs // 2, epochs * 3 // 4] if cd_recipe else []
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, 0.1)
+    batch_norms = "train" if cd_recipe else settings.bn
+    steps = Steps(few, aux, gamma_rates, experiment)
+    stop, history = Stop(settings.stop, model, watch), []
+    for _ in bar(range(epochs), "fine-tuning"):
+        model.train(batch_norms != "eval")
+        loss_sum = 0.0
+        parts = list(steps.epoch())
+        for few_part, aux_part in parts:
+            loss = steps.loss(model, few_part, aux_part, batch_norms)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss_sum += float(loss.detach())
+        schedule.step()
+        history.append(loss_sum / len(parts))
+        if not math.isfinite(history[-1]):
+            raise InputError(f"Fine-tuning diverged in epoch {len(history)}; lower finetune.lr or eta.")
+        if stop.now(history[-1]):
+            break
+    stop.restore()
+    model.eval().requires_grad_(False)
+    return {"epochs": len(history), "loss": history}
+
+
+def learning_rate(experiment, gamma_rates: Tensor, cd_recipe: bool) -> float:
+    """The stage's rate; ``scale_lr`` multiplies it by 1 + eta E[gamma], the step that eq. 9 takes in all."""
+    rate = 1e-5 if cd_recipe else experiment.finetune.lr
+    if experiment.finetune.scale_lr:
+        gamma = ood.class_weights(gamma_rates, experiment.gamma).double()
+        rate *= 1 + experiment.eta * float((gamma_rates * gamma).sum())
+    return rate
+
+
+def cd_epochs(model: nn.Module, settings) -> int:
+    """CD's own length: 40 epochs for VGG, 100 for residual networks."""
+    return 40 if hasattr(model, "features") else 100
+
+
+class Steps:
+    """The batches of an epoch and the loss of a step."""
+
+    def __init__(self, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment):
+        self.few, self.aux, self.experiment, self.settings = few, aux, experiment, experiment.finetune
+        self.device = few.images.device
+        self.rates = gamma_rates
+        self.gamma = ood.class_weights(gamma_rates, experiment.gamma).to(self.device)
+        self.counts = torch.bincount(few.labels.cpu(), minlength=len(gamma_rates)).float()
+        # Separate generators: with and without auxiliary images the few come in the same order.
+        self.few_order = generator(experiment.seed, "finetune-few")
+        self.aux_order = generator(experiment.seed, "finetune-aux")
+        self.aux_left = torch.empty(0, dtype=torch.int64)
+
+    def epoch(self):
+        """Pairs of positions: a batch of the few, and one of the auxiliary set, which cycles."""
+        order = self._few_epoch()
+        for part in order.split(self.settings.batch):
+            yield part.to(self.device), None if self.aux is None else self._next_aux().to(self.device)
+
+    def _few_epoch(self) -> Tensor:
+        if self.settings.rebalance != "oversample":
+            return torch.randperm(len(self.few), generator=self.few_order)
+        # Random over-sampling: every class that has images is repeated up to the largest.
+        labels, most = self.few.labels.cpu(), int(self.counts.max())
+        picked = []
+        for j in self.counts.nonzero().flatten().tolist():
+            members = (labels == j).nonzero().flatten()
+            extra = torch.randint(0, len(members), (most - len(members),), generator=self.few_order)
+            picked.append(torch.cat([members, members[extra]]))
+        order = torch.cat(picked)
+        return order[torch.randperm(len(order), generator=self.few_order)]
+
+    def _next_aux(self) -> Tensor:
+        size = min(self.settings.batch, len(self.aux))
+        if len(self.aux_left) < size:
+            self.aux_left = torch.randperm(len(self.aux), generator=self.aux_order)
+        part, self.aux_left = self.aux_left[:size], self.aux_left[size:]
+        return part
+
+    def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None, batch_norms: str) -> Tensor:
+        """Eq. (9) on one pair of batches."""
+        x, y = self.few.images[few_part], self.few.labels[few_part]
+        if aux_part is None:
+            return losses.total(self._few_loss(model(x), y), None, 0.0)
+        x_aux, y_aux = self.aux.images[aux_part], self._labels(aux_part)
+        if batch_norms == "separate":
+            few_logits, aux_logits = model(x), _without_statistics(model, x_aux)
+        else:
+            few_logits, aux_logits = model(torch.cat([x, x_aux])).split([len(x), len(x_aux)])
+        second = losses.regulariser(aux_logits, y_aux, self.gamma, self.experiment.gamma_mean)
+        return losses.total(self._few_loss(few_logits, y), second, self.experiment.eta)
+
+    def _labels(self, part: Tensor) -> Tensor:
+        if not self.experiment.redraw:
+            return self.aux.labels[part]
+        labels = ood.draw_labels(self.rates, len(part), self.experiment.label_sampling, self.aux_order)
+        return labels.to(self.device)
+
+    def _few_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        kind = self.settings.rebalance
+        if kind == "class_weights":
+            # M / (classes that have images * m_j): every such class weighs the same in all.
+            weight = self.counts.sum() / (self.counts.count_nonzero() * self.counts.clamp_min(1))
+            return (weight.to(self.device)[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+        if kind == "logit_adjustment":
+            # Menon et al. 2021: add log prior; a class without images is out of the softmax.
+            prior = (self.counts / self.counts.sum()).clamp_min(1e-12)
+            logits = logits + prior.log().to(self.device)
+        return F.cross_entropy(logits, labels)
+
+
+def _without_statistics(model: nn.Module, images: Tensor) -> Tensor:
+    """A forward pass in train mode that leaves the running statistics of batch norms alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum, norm.kept_momentum = 0.0, norm.momentum
+    logits = model(images)
+    for norm in norms:
+        norm.momentum = norm.kept_momentum
+        del norm.kept_momentum
+    return logits
+
+
+class Stop:
+    """When to end before the fixed length; ``fixed`` never does, and no rule sees test images."""
+
+    def __init__(self, kind: str, model: nn.Module, watch):
+        self.kind, self.model, self.watch = kind, model, watch
+        self.best, self.stale, self.state = math.inf, 0, None
+        if kind == "pool":
+            self.best, self.state = watch(model), copy.deepcopy(model.state_dict())
+
+    def now(self, train_loss: float) -> bool:
+        if self.kind == "fixed":
+            return False
+        value = train_loss if self.kind == "train_loss" else self.watch(self.model)
+        # The training loss must still fall by 1 %; the distance to the teacher must merely fall.
+        if value < self.best * (0.99 if self.kind == "train_loss" else 1):
+            self.best, self.stale = value, 0
+            self.state = copy.deepcopy(self.model.state_dict()) if self.kind == "pool" else None
+        else:
+            self.stale += 1
+        return self.stale >= PATIENCE
+
+    def restore(self) -> None:
+        """``pool`` keeps the weights that were closest to the teacher."""
+        if self.state is not None:
+            self.model.load_state_dict(self.state)

@@ -1,0 +1,132 @@
+"""Fitting a student one layer at a time, in forward order: what FSKD and CD share.
+
+When a layer's turn comes, the student before it is already fitted. A fit may change the layer's
+weights; the layers after it then see the changed output. Two ways to walk, with the same result:
+
+* one pass: the fit runs inside the student's forward pass, when the layer's input arrives. One
+  teacher and one student pass in all, where the released procedures make one of each a layer.
+* one pass a layer, over chunks of images: for sets whose maps do not fit in memory.
+"""
+
+import torch
+from torch import Tensor, nn
+
+MAP_BYTES = 2**30                                         # teacher maps held at once; beyond it, walk in chunks
+
+
+class _Reached(Exception):
+    """The forward pass has seen the layer that it ran for."""
+
+
+class Tap:
+    """Input and output of one layer for one forward pass, and the input of the block around it."""
+
+    def __init__(self, x: Tensor, y: Tensor, around: Tensor | None = None):
+        self.input, self.output, self.around = x, y, around
+
+
+def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module]:
+    """{last convolution of a residual block: the block}: where a shortcut is added after the layer."""
+    closing = {}
+    for name, block in model.named_modules():
+        if shortcut(block, None, probe=True):
+            main = [layer for layer in layers if layer.startswith(f"{name}.") and ".downsample" not in layer]
+            if main:
+                closing[main[-1]] = block
+    return closing
+
+
+def shortcut(block: nn.Module, x: Tensor | None, probe: bool = False):
+    """The tensor that a residual block adds to its main branch; with ``probe``, whether it adds any."""
+    if hasattr(block, "conv2") and hasattr(block, "downsample"):     # torchvision's residual blocks
+        return True if probe else x if block.downsample is None else block.downsample(x)
+    if getattr(block, "use_res_connect", False):                     # MobileNetV2
+        return True if probe else x
+    if hasattr(block, "shortcut") and callable(block.shortcut):      # ours: option A
+        return True if probe else block.shortcut(x)
+    return False if probe else None
+
+
+def _record(model: nn.Module, layers: list[str], keep, stop: bool):
+    """Hooks that hand each layer's Tap to ``keep(name, tap)``; returns the handles."""
+    closing = blocks_closed_by(model, [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)])
+    around: dict[str, Tensor] = {}
+    handles = []
+    for name in layers:
+        if name in closing:
+            # ReLU works in place in some networks, so the block's input is copied.
+            handles.append(closing[name].register_forward_pre_hook(
+                lambda _m, x, name=name: around.__setitem__(name, x[0].clone())))
+
+        def see(_module, inputs, output, name=name):
+            changed = keep(name, Tap(inputs[0], output, around.get(name)))
+            if stop:
+                raise _Reached
+            return changed
+        handles.append(model.get_submodule(name).register_forward_hook(see))
+    return handles
+
+
+def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool = False) -> None:
+    handles = _record(model, layers, keep, stop)
+    try:
+        model(images)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tensor, weights: Tensor, start, per_pass=False):
+    """Fit ``layers`` of the student against the teacher's, in forward order.
+
+    ``start(name)`` returns a fit with ``add(student_tap, teacher_tap, weights)`` and
+    ``finish() -> change``, where ``change(input, output)`` is the layer's new output (or None).
+    ``weights`` (N,) are the image weights of eq. (7). ``per_pass`` runs every layer's passes
+    through the whole network, for batch norms in train mode whose statistics move.
+    """
+    bytes_an_image = _map_bytes(teacher, layers, images)
+    chunk = max(1, int(MAP_BYTES // max(bytes_an_image, 1)))
+    if not per_pass and chunk >= len(images):
+        _one_pass(student, teacher, layers, images, weights, start)
+        return
+    for name in layers:
+        fit = start(name)
+        for x, share in zip(images.split(chunk), weights.split(chunk)):
+            taps: dict[str, Tap] = {}
+            for net, side in ((teacher, "teacher"), (student, "student")):
+                _run(net, [name], x, lambda _n, tap, side=side: taps.__setitem__(side, tap), stop=not per_pass)
+            fit.add(taps["student"], taps["teacher"], share)
+        fit.finish()
+
+
+def _one_pass(student, teacher, layers, images, weights, start) -> None:
+    seen: dict[str, Tap] = {}
+    # Batch norm and ReLU that follow may work in place: outputs are copied, inputs are read at once.
+    _run(teacher, layers, images, lambda name, tap: seen.__setitem__(
+        name, Tap(tap.input, tap.output.clone(), tap.around)))
+
+    def fit_now(name, tap):
+        if name not in seen:                              # fitted already (a downsample inside its block's turn)
+            return None
+        fit = start(name)
+        fit.add(tap, seen.pop(name), weights)
+        return fit.finish()(tap.input, tap.output)
+
+    _run(student, layers, images, fit_now)
+
+
+def _map_bytes(model: nn.Module, layers: list[str], images: Tensor) -> int:
+    """Bytes of the maps around ``layers`` for one image."""
+    total = 0
+
+    def count(_name, tap):
+        nonlocal total
+        total += (tap.input.numel() + tap.output.numel()) * tap.output.element_size()
+
+    training = model.training
+    _run(model.eval(), layers, images[:1], count)
+    model.train(training)
+    return total

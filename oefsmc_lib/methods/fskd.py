@@ -1,0 +1,151 @@
+r"""FSKD, Few Sample Knowledge Distillation (Li, Li, Liu and Zhang, CVPR 2020).
+
+Filters are removed; then a 1x1 convolution Q_l, at first the identity, is added after each
+convolution so that its output before the ReLU comes close to the teacher's on the kept channels:
+one least-squares problem a layer, in forward order, and Q_l merges into the convolution. No
+gradients, no labels.
+
+With few images a deep layer gives fewer rows than it has channels. The released solution (minimum
+norm) then projects onto the few directions that were seen and deletes the rest. The default here
+shrinks towards the identity instead: the same where the rows suffice, and the limit of gradient
+descent from Q = I where they do not.
+
+OE-FSMC: filters by eq. (5), the least squares over both sets by eq. (7): Gram matrices add,
+G = lambda G_few / M + (1 - lambda) G_aux / m.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib import importance, layerwise, losses, plans, surgery
+
+
+def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+    """Remove filters, fold batch norms, fit and merge every Q_l. See the module's text."""
+    widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
+    layers = surgery.weight_layers(teacher.model, teacher.architecture)
+    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
+    kept = importance.choose_filters(teacher, widths, readers, few, aux, w, experiment)
+    student = surgery.pruned_copy(teacher, kept)
+    recover(student, teacher, few, aux if experiment.recovers_jointly else None, experiment)
+    return student
+
+
+def recover(student: surgery.Student, teacher, few, aux, experiment, literal_passes: bool = False) -> None:
+    """Fold, then fit Q_1 ... Q_L in forward order and merge each, in place.
+
+    ``literal_passes`` makes a full pass of both networks a layer, as the released code does; the
+    result is the same.
+    """
+    surgery.fold_batch_norms(student.model, teacher.architecture)
+    student.structure.folded = True
+    reference = copy.deepcopy(teacher.model)
+    surgery.fold_batch_norms(reference, teacher.architecture)
+    layers = fitting_order(reference, teacher.architecture)
+    images, weights = joined(few, aux, experiment.lam)
+    outputs = kept_outputs(reference, layers, student.structure.kept)
+    closing = {side: layerwise.blocks_closed_by(net, layers)
+               for side, net in (("student", student.model), ("teacher", reference))}
+
+    def start(name):
+        blocks = (closing["student"].get(name), closing["teacher"].get(name))
+        return Fit(student.model.get_submodule(name), outputs.get(name), blocks, experiment.fskd)
+
+    layerwise.walk(student.model, reference, layers, images, weights, start, per_pass=literal_passes)
+
+
+def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
+    """Images of both sets and their weights by eq. (7); a set of weight 0 is not forwarded at all."""
+    if aux is None or lam == 1:
+        return few.images, losses.image_weights(len(few), 0, 1.0).to(few.images)
+    if lam == 0:
+        return aux.images, losses.image_weights(0, len(aux), 0.0).to(few.images)
+    return torch.cat([few.images, aux.images]), losses.image_weights(len(few), len(aux), lam).to(few.images)
+
+
+def fitting_order(model: nn.Module, architecture) -> list[str]:
+    """Convolutions in forward order, a shortcut's before the block's last: its target needs the shortcut."""
+    layers = [name for name in surgery.weight_layers(model, architecture)
+              if isinstance(model.get_submodule(name), nn.Conv2d)]
+    for closing, block in layerwise.blocks_closed_by(model, layers).items():
+        inside = {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
+        for name in [layer for layer in layers if layer.rpartition(".")[0] in inside]:
+            layers.remove(name)
+            layers.insert(layers.index(closing), name)
+    return layers
+
+
+def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Kept channels of every convolution's output: a depthwise one keeps those of its input."""
+    outputs, previous = dict(kept), None
+    for name in layers:
+        if model.get_submodule(name).groups > 1 and previous in outputs:
+            outputs[name] = outputs[previous]
+        previous = name
+    return outputs
+
+
+class Fit:
+    """The least-squares problem of one layer: collects rows, solves for Q, merges it."""
+
+    def __init__(self, conv: nn.Conv2d, kept: list[int] | None, blocks, settings):
+        self.conv, self.kept, self.settings = conv, kept, settings
+        self.student_block, self.teacher_block = blocks
+        self.gram = self.cross = 0.0
+        self.rows: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, student: layerwise.Tap, teacher: layerwise.Tap, weights: Tensor) -> None:
+        """Outputs (N, C', H, W) of the student's layer against the kept channels of the teacher's."""
+        target = teacher.output if self.kept is None else teacher.output[:, self.kept]
+        if self.student_block is not None:
+            # The block's output is matched: what the shortcut lacks, the branch makes up for.
+            target = target + (layerwise.shortcut(self.teacher_block, teacher.around)
+                               - layerwise.shortcut(self.student_block, student.around))
+        scale = weights.sqrt().view(-1, 1, 1, 1)
+        f_s, f_t = ((maps * scale).permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, target))
+        if self.settings.solver == "minnorm":
+            self.rows.append((f_s, f_t))
+        elif self.conv.groups > 1:
+            self.gram = self.gram + (f_s * f_s).sum(0)
+            self.cross = self.cross + (f_s * (f_t - f_s)).sum(0)
+        else:
+            self.gram = self.gram + f_s.T @ f_s
+            self.cross = self.cross + f_s.T @ (f_t - f_s)
+
+    def finish(self):
+        """Solve for Q (C', C'), merge W <- Q W and b <- Q b; returns the layer's new output."""
+        q = self.solve()
+        if self.conv.groups > 1:                          # depthwise: a full Q would not merge, so Q is diagonal
+            self.conv.weight.mul_(q.view(-1, 1, 1, 1))
+            self._scale_bias(lambda bias: q * bias)
+            return lambda x, y: y * q.view(1, -1, 1, 1)
+        self.conv.weight.copy_(torch.einsum("oc,cikl->oikl", q, self.conv.weight))
+        self._scale_bias(lambda bias: q @ bias)
+        return lambda x, y: F.conv2d(y, q[:, :, None, None])
+
+    def _scale_bias(self, change) -> None:
+        if self.conv.bias is not None:
+            self.conv.bias.copy_(change(self.conv.bias))
+
+    def solve(self) -> Tensor:
+        """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the literal minimum norm."""
+        if self.settings.solver == "minnorm":
+            f_s, f_t = (torch.cat(parts) for parts in zip(*self.rows))
+            if self.conv.groups > 1:
+                return (f_s * f_t).sum(0) / (f_s * f_s).sum(0).clamp_min(1e-12)
+            # LAPACK's minimum-norm driver exists on the CPU only.
+            return torch.linalg.lstsq(f_s.cpu(), f_t.cpu(), driver="gelsd").solution.T.to(f_s)
+        if self.conv.groups > 1:
+            ridge = self.settings.rho * self.gram.mean()
+            return 1 + self.cross / (self.gram + ridge).clamp_min(1e-12)
+        gram, cross = self.gram.double(), self.cross.double()
+        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        ridge = self.settings.rho * gram.diagonal().mean()
+        if ridge > 0:
+            z = torch.linalg.solve(gram + ridge * identity, cross)
+        else:
+            z = torch.linalg.pinv(gram, hermitian=True) @ cross
+        return (identity + z.T).to(self.gram)

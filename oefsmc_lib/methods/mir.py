@@ -1,0 +1,24 @@
+"""MiR, Mimicking then Replacing (Wang, Liu, Ma, Yong, Chai and Wu, CVPR 2022).
+
+Filters are removed, all but the last layer's; the student's backbone is trained until its map before
+the pooling equals the teacher's (:mod:`oefsmc_lib.methods.mimic`); the teacher's head stays on top.
+No labels. The authors' code was never released: positions, optimiser and schedule are those of
+PRACTISE's implementation, the length is counted in iterations.
+
+OE-FSMC: filters by eq. (5), the loss over both sets by eq. (7).
+"""
+
+from oefsmc_lib import importance, plans, surgery
+from oefsmc_lib.methods.mimic import mimic
+
+
+def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+    """Remove filters, mimic; ``notes["loss"]`` has the loss of every step."""
+    widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
+    layers = surgery.weight_layers(teacher.model, teacher.architecture)
+    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
+    kept = importance.choose_filters(teacher, widths, readers, few, aux, w, experiment)
+    student = surgery.pruned_copy(teacher, kept)
+    student.notes["loss"] = mimic(student.model, teacher, few, aux if experiment.recovers_jointly else None,
+                                  experiment, experiment.mir)
+    return student

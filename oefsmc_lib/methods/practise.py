@@ -1,0 +1,260 @@
+r"""PRACTISE, Practical Network Acceleration with Tiny Sets (Wang and Wu, CVPR 2023).
+
+Whole blocks are dropped. For each candidate b: drop it alone, put identity-initialised 1x1 adaptors
+around the gap, train only them until the map before the pooling comes close to the teacher's, and
+score
+
+    s_b = R_b / tau_b,    R_b = mean (f_S - f_T)^2 after training,    tau_b = % of cost that b saves.
+
+The k smallest scores go; adaptors are thrown away, and the student, rebuilt from the teacher's
+weights, is trained like MiR. Batch norms are frozen while scoring.
+
+Everything before the first adaptor is constant while scoring, so its output is computed once for a
+bank of views and shared by the candidates of a stage; the backward pass stops there.
+
+OE-FSMC: R_b = sum_j w_j R_{b,j} by eq. (5), with R_{b,j} over images labelled j; both trainings by eq. (7).
+Differs from the release: tau counts MACs (a measured latency is an option, ``practise.saving``), and
+ranking takes 200 steps instead of 2,000.
+"""
+
+import copy
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib import importance, plans, surgery
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.evaluation import latency, macs
+from oefsmc_lib.fewshot import Samples, generator
+from oefsmc_lib.methods import mimic
+from oefsmc_lib.models import VGG, segments
+from oefsmc_lib.progress import bar
+
+
+def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+    """Score, drop, mimic; ``notes`` has every candidate's recoverability, saving and score."""
+    candidates = plans.droppable_units(teacher.model)
+    k = plans.units_to_drop(experiment.resolved_plan, candidates)
+    joint = aux if experiment.recovers_jointly else None
+    scores = score(teacher, candidates, few, aux, joint, experiment, w)
+    # Equal scores: the earlier block goes, so that a run can be repeated.
+    chosen = sorted(candidates, key=lambda name: (scores[name]["score"], candidates.index(name)))[:k]
+    dropped = [name for name in candidates if name in chosen]
+    model = copy.deepcopy(teacher.model)
+    surgery.drop_units(model, dropped)
+    history = mimic.mimic(model, teacher, few, joint, experiment, experiment.practise)
+    structure = surgery.Structure(teacher.architecture, dropped=dropped)
+    return surgery.Student(model, structure, {"scores": scores, "loss": history})
+
+
+def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
+    """tau_b: percent of the teacher's MACs, or of its measured latency, that dropping b alone saves."""
+    cost = (lambda model: macs(model, teacher.architecture)) if kind == "macs" else \
+        (lambda model: latency(model, teacher.architecture, batch=64))
+    whole, found = cost(teacher.model), {}
+    for name in candidates:
+        model = copy.deepcopy(teacher.model)
+        surgery.drop_units(model, [name])
+        found[name] = 100 * (whole - cost(model)) / whole
+    useless = [name for name, saving in found.items() if saving <= 0]
+    if useless:
+        raise InputError(f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "
+                         "use practise.saving=macs.")
+    return found
+
+
+def score(teacher, candidates: list[str], few, aux, joint, experiment, w=None) -> dict[str, dict[str, float]]:
+    """{candidate: recoverability, saving, score}, each after its own adaptor training."""
+    tau = savings(teacher, candidates, experiment.practise.saving)
+    stages = Stages(teacher, few, aux if w is not None else None, joint, experiment)
+    table = {}
+    for name in bar(candidates, "scoring"):
+        errors = stages.recover(name)                     # (N,), per image
+        if w is None:
+            recoverability = float(errors[: len(few)].mean())
+        else:
+            labels = few.labels if aux is None else torch.cat([few.labels, aux.labels])
+            # R_b = sum_j w_j R_bj
+            recoverability = float(importance.weighted(errors[:, None], labels, w)[0])
+        table[name] = {"recoverability": recoverability, "saving": tau[name], "score": recoverability / tau[name]}
+    return table
+
+
+class Stages:
+    """Scores the candidates of one teacher; inputs of a stage are computed once and kept."""
+
+    def __init__(self, teacher, few, aux, joint, experiment):
+        self.teacher, self.experiment, self.settings = teacher, experiment, experiment.practise
+        self.names = [name for name, _ in segments(teacher.model)]
+        self.judged = few if aux is None else Samples(torch.cat([few.images, aux.images]), few.labels)
+        self.sets = mimic.sets(few, joint, experiment)
+        self.start, self.banks, self.judged_input = -1, [], None
+        with mimic.Feature(teacher.model) as reference, torch.no_grad():
+            self.target = torch.cat([reference(part)[0].clone() for part in self.judged.images.split(64)])
+
+    @torch.no_grad()
+    def _prefix(self, images: Tensor, start: int) -> Tensor:
+        for _, piece in segments(self.teacher.model)[:start]:
+            images = piece(images)
+        return images
+
+    def _enter(self, start: int) -> None:
+        """Make the banks of a stage: its input and the teacher's map for every view."""
+        if start == self.start:
+            return
+        self.start = start
+        tail = [piece for _, piece in segments(self.teacher.model)[start:]]
+
+        @torch.no_grad()
+        def look(images):
+            begin = self._prefix(images, start).clone()   # ReLU works in place further on
+            return begin, _chain(tail, begin.clone())
+
+        purpose = "scoring-views"
+        self.banks = []
+        for samples, _, name in self.sets:
+            if self.settings.cache:
+                bank = mimic.views_of(samples.images, self.experiment, self.settings, look, f"{purpose}-{name}")
+            else:
+                bank = mimic.Fresh(samples.images, self.experiment.augment, look)
+            self.banks.append(bank)
+        self.judged_input = torch.cat([self._prefix(part, start).clone() for part in self.judged.images.split(64)])
+
+    def recover(self, unit: str) -> Tensor:
+        """Drop ``unit``, train its adaptors, and return each judged image's mean squared error (N,)."""
+        places = adaptor_places(self.teacher.model, unit)
+        start = min([self.names.index(_piece(self.names, place)) for place, _ in places] + [self.names.index(unit)])
+        self._enter(start)
+        model = copy.deepcopy(self.teacher.model).requires_grad_(False)
+        surgery.drop_units(model, [unit])
+        adaptors = insert_adaptors(model, places)
+        tail = [piece for _, piece in segments(model)[start:]]
+        if adaptors:
+            self._train(tail, adaptors)
+        with torch.no_grad():
+            maps = torch.cat([_chain(tail, part.clone()) for part in self.judged_input.split(64)])
+        errors = (maps - self.target).square().flatten(1).mean(1)
+        if not torch.isfinite(errors).all():
+            raise InputError(f"PRACTISE's adaptors for {unit} diverged; lower practise.lr or check the teacher.")
+        return errors
+
+    def _train(self, tail: list[nn.Module], adaptors: list[nn.Module]) -> None:
+        steps = self.settings.scoring_iterations
+        optimiser, schedule = mimic.sgd([q.weight for q in adaptors], self.settings.lr, steps)
+        # The same batches and views for every candidate, so that their scores differ by the block alone.
+        source = generator(self.experiment.seed, "scoring")
+        draws = [mimic.batches(len(samples), self.settings.batch, source, samples.images.device)
+                 for samples, _, _ in self.sets]
+        for _ in range(steps):
+            picked = [bank.pick(next(draw), source)[1] for bank, draw in zip(self.banks, draws)]
+            maps = _chain(tail, torch.cat([begin for begin, _ in picked]))
+            loss, at = 0.0, 0
+            for (_, share, _), (_, target) in zip(self.sets, picked):
+                loss = loss + share * F.mse_loss(maps[at:at + len(target)], target)
+                at += len(target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+
+def _chain(pieces: list[nn.Module], x: Tensor) -> Tensor:
+    for piece in pieces:
+        x = piece(x)
+    return x
+
+
+def _piece(names: list[str], place: str) -> str:
+    """The piece of the chain that holds a layer."""
+    return next(name for name in names if place == name or place.startswith(f"{name}."))
+
+
+def adaptor_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
+    """Where adaptors go when ``unit`` is dropped: [(convolution, "after" or "before")].
+
+    Residual networks: after the last convolution of earlier blocks of the stage and after its
+    downsample; before conv1 of later blocks of the stage, and before conv1 and the downsample of
+    the next stage's first. MobileNetV2: after the projections of earlier blocks of the width,
+    before the expansions of later ones, up to the first block of another width. VGG-16 (ours):
+    after earlier convolutions of the resolution, before its later ones and the next one's first.
+    """
+    if isinstance(model, VGG):
+        return _vgg_places(model, unit)
+    if match := re.fullmatch(r"(layer)(\d)\.(\d+)", unit):
+        return _residual_places(model, int(match[2]), int(match[3]))
+    return _inverted_places(model, unit)
+
+
+def _vgg_places(model: VGG, unit: str) -> list[tuple[str, str]]:
+    at, stage, here = int(unit.split(".")[1]), 0, {}
+    for index, module in enumerate(model.features):
+        stage += isinstance(module, nn.MaxPool2d)
+        if isinstance(module, nn.Conv2d):
+            here[index] = stage
+    places = [(i, "after") for i in here if here[i] == here[at] and i < at]
+    places += [(i, "before") for i in here if here[i] == here[at] and i > at]
+    places += [(i, "before") for i in here if here[i] == here[at] + 1][:1]
+    return [(f"features.{i}", side) for i, side in places]
+
+
+def _residual_places(model: nn.Module, stage: int, dropped: int) -> list[tuple[str, str]]:
+    layer, following = getattr(model, f"layer{stage}"), getattr(model, f"layer{stage + 1}", None)
+    places = []
+    if getattr(layer[0], "downsample", None) is not None:
+        places.append((f"layer{stage}.0.downsample.0", "after"))
+    last = "conv3" if hasattr(layer[0], "conv3") else "conv2"
+    places += [(f"layer{stage}.{i}.{last}", "after") for i in range(dropped)]
+    places += [(f"layer{stage}.{i}.conv1", "before") for i in range(dropped + 1, len(layer))]
+    if following is not None:
+        places.append((f"layer{stage + 1}.0.conv1", "before"))
+        if getattr(following[0], "downsample", None) is not None:
+            places.append((f"layer{stage + 1}.0.downsample.0", "before"))
+    return places
+
+
+def _inverted_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
+    blocks = [(name, piece) for name, piece in segments(model) if hasattr(piece, "use_res_connect")]
+    names = [name for name, _ in blocks]
+    at = names.index(unit)
+    width, places = blocks[at][1].out_channels, []
+    for name, block in reversed(blocks[:at]):
+        if block.out_channels != width:
+            break
+        places.insert(0, (f"{name}.{_convs(block)[-1]}", "after"))
+    for name, block in blocks[at + 1:]:
+        places.append((f"{name}.{_convs(block)[0]}", "before"))
+        if block.out_channels != width:
+            break
+    return places
+
+
+def _convs(block: nn.Module) -> list[str]:
+    return [name for name, module in block.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def insert_adaptors(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
+    """Put a bias-free 1x1 convolution, the identity at first, after or before each place, in place."""
+    adaptors = []
+    for name, side in places:
+        conv = model.get_submodule(name)
+        channels = conv.out_channels if side == "after" else conv.in_channels
+        q = nn.Conv2d(channels, channels, 1, bias=False).to(conv.weight.device)
+        nn.init.dirac_(q.weight)
+        adaptors.append(q)
+        parent, _, child = name.rpartition(".")
+        model.get_submodule(parent).register_module(child, nn.Sequential(*((conv, q) if side == "after" else (q, conv))))
+    return adaptors
+
+
+def merge_adaptor(conv: nn.Conv2d, q: nn.Conv2d, side: str) -> nn.Conv2d:
+    """The one convolution that does the work of both: W' = Q W (b' = Q b) after, W' = W Q before."""
+    merged, matrix = copy.deepcopy(conv), q.weight[:, :, 0, 0].double()
+    with torch.no_grad():
+        rule = "po,oikl->pikl" if side == "after" else "oikl,ij->ojkl"
+        operands = (matrix, conv.weight.double()) if side == "after" else (conv.weight.double(), matrix)
+        merged.weight.copy_(torch.einsum(rule, *operands))
+        if side == "after" and conv.bias is not None:
+            merged.bias.copy_(matrix @ conv.bias.double())
+    return merged

@@ -1,0 +1,177 @@
+"""The networks: VGG-16 and ResNet-20/32/56 for 32x32 images, and any classifier of torchvision.
+
+Parameter names are those of the teacher files: ``features.<i>`` and ``classifier`` for VGG-16;
+``conv1 bn1 layer<L>.<B>.{conv1,bn1,conv2,bn2} fc`` for the residual networks.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib.errors import InputError
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+class VGG(nn.Module):
+    """VGG-16 for 32x32 images: thirteen conv-BN-ReLU, five max-pools, one linear head.
+
+    The last map is 1x1 at 32x32; the average over it leaves larger images possible and is
+    the identity here. Source: Li et al. 2017 and the FSKD release, with a fifth max-pool.
+    """
+
+    def __init__(self, classes: int, channels: int = 3, width: float = 1.0):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in VGG16:
+            if size == "M":
+                layers.append(nn.MaxPool2d(2))
+                continue
+            out = max(1, int(size * width))
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            channels = out
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)                              # (N, 512, 1, 1)
+        return self.classifier(x.mean(dim=(2, 3)))        # (N, K)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convs beside an option-A shortcut: stride 2 and zero channels on both sides."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.pad = stride, (out - channels) // 2
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.stride == 1 and self.pad == 0:
+            return x
+        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.pad, self.pad))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """ResNet-20/32/56 of He et al. 2016 for 32x32 images, 16-32-64 channels."""
+
+    def __init__(self, depth: int, classes: int, channels: int = 3, width: float = 1.0):
+        super().__init__()
+        sizes = [max(2, 2 * int(8 * 2**stage * width)) for stage in range(3)]
+        self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(sizes[0])
+        before = sizes[0]
+        for stage, size in enumerate(sizes):
+            blocks = []
+            for index in range((depth - 2) // 6):
+                blocks.append(BasicBlock(before, size, 2 if stage and not index else 1))
+                before = size
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(before, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))      # (N, 64, 8, 8)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed to build an untrained network again, in a new process."""
+
+    name: str                 # vgg16, resnet20, resnet32, resnet56, or a classifier of torchvision
+    classes: int
+    channels: int = 3
+    width: float = 1.0
+    image_size: int = 32
+
+    def build(self) -> nn.Module:
+        """A freshly initialised network; raises :class:`InputError` for an unknown name."""
+        if self.name == "vgg16":
+            return VGG(self.classes, self.channels, self.width)
+        if match := re.fullmatch(r"resnet(20|32|56)", self.name):
+            return ResNet(int(match[1]), self.classes, self.channels, self.width)
+        return _torchvision(self)
+
+    def example(self, images: int = 1) -> Tensor:
+        """An all-zero input (N, C, H, W) for tracing."""
+        return torch.zeros(images, self.channels, self.image_size, self.image_size)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def _torchvision(architecture: Architecture) -> nn.Module:
+    import difflib
+
+    from torchvision import models
+    names = models.list_models(module=models)
+    if architecture.name not in names:
+        ours = ["vgg16", "resnet20", "resnet32", "resnet56"]
+        near = difflib.get_close_matches(architecture.name, ours + names, n=1, cutoff=0.3) or ours[:1]
+        raise InputError(f"Unknown model {architecture.name!r}; did you mean {near[0]}?")
+    if architecture.channels != 3:
+        raise InputError(f"{architecture.name} reads 3 channels, but the images have {architecture.channels}; "
+                         "use model=vgg16 or resnet32.")
+    factor = {"width_mult": architecture.width} if architecture.width != 1 else {}
+    try:
+        return models.get_model(architecture.name, weights=None, num_classes=architecture.classes, **factor)
+    except TypeError as error:
+        raise InputError(f"{architecture.name} has no width factor; use width=1.") from error
+
+
+def stem(model: str, width: float) -> str:
+    """The first part of a teacher's file name: ``vgg16``, ``vgg16-w0.25``."""
+    return model if width == 1 else f"{model}-w{width:g}"
+
+
+def feature_module(model: nn.Module) -> str:
+    """The module whose output MiR and PRACTISE match: the last map before any final pooling.
+
+    VGG-16: conv13 after BN and ReLU, (N, 512, 2, 2) at 32x32; residual networks: the last block
+    after its ReLU; MobileNetV2 and its kin: ``features``. Raises :class:`InputError` elsewhere.
+    """
+    children = dict(model.named_children())
+    if isinstance(children.get("features"), nn.Sequential):
+        stack = list(children["features"])
+        pools = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+        return f"features.{len(stack) - 2}" if isinstance(stack[-1], pools) else "features"
+    for name in ("layer4", "layer3"):
+        if name in children:
+            return name
+    raise InputError(f"{type(model).__name__} has neither `features` nor `layer3`/`layer4`, so the map before its "
+                     "pooling is unknown; MiR and PRACTISE cannot run on it, FSKD and CD can.")
+
+
+def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The network up to :func:`feature_module`, as pieces that run one after the other.
+
+    PRACTISE starts from the input of a piece instead of the image. Raises :class:`InputError`
+    when the network is not such a chain.
+    """
+    last = feature_module(model)
+    if last.startswith("features"):
+        stack = list(model.features.named_children())
+        end = int(last.split(".")[1]) + 1 if "." in last else len(stack)
+        return [(f"features.{name}", module) for name, module in stack[:end]]
+    stem_pieces: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_children():
+        if re.fullmatch(r"layer\d", name):
+            stem_pieces += [(f"{name}.{index}", block) for index, block in module.named_children()]
+        elif not stem_pieces or not stem_pieces[-1][0].startswith("layer"):
+            stem_pieces.append((name, module))
+        if name == last:
+            break
+    if isinstance(model, ResNet):                         # its ReLU is a function, not a module
+        stem_pieces.insert(2, ("relu", nn.ReLU()))
+    return stem_pieces

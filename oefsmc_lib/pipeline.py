@@ -1,0 +1,218 @@
+"""The paper's Figure 2 as one function: Experiment -> (student, row).
+
+    experiment -> data -> few images, images from elsewhere -> teacher -> compressor -> fine-tuning
+               -> test images, once -> row
+
+No stage looks back, and nothing before the last line of :func:`run` reads a test label; the purity
+filter of the pool reads test pixels, to keep test pictures out.
+"""
+
+import copy
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oefsmc_lib import data, evaluation, fewshot, importance, methods, models, ood, provenance, teachers
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import ALGORITHM_VERSION, Experiment, digest
+from oefsmc_lib.fewshot import Samples
+from oefsmc_lib.results import Row
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run has before any network is changed: data, teacher, few and auxiliary images."""
+
+    train: data.ImageSet
+    test: data.ImageSet
+    teacher: teachers.Teacher
+    draw: fewshot.Draw
+    few: Samples                                          # normalised, on the device
+    beta: Tensor                                          # (K,) class shares of D_few
+    gamma_rates: Tensor                                   # (K,) eq. 4
+    pool: ood.Pool | None                                 # None where no stage reads D_aux
+    aux: Samples | None
+    aux_indices: list[int]
+    unused: Tensor | None                                 # pool images that D_aux left over, uint8
+
+
+class Shared:
+    """What runs of one process have in common, computed once: data, teachers, pools, recovered students.
+
+    Variants of a cell that recover the same student (``native`` and ``native_ft``, ``wo_ft`` and
+    ``ours``) fine-tune copies of one. Only the few latest of each kind are kept.
+    """
+
+    LIMITS = {"data": 4, "teacher": 2, "pool": 4, "recovered": 4}
+
+    def __init__(self):
+        self.kept = {kind: OrderedDict() for kind in self.LIMITS}
+
+    def get(self, kind: str, key, make):
+        store = self.kept[kind]
+        if key not in store:
+            store[key] = make()
+            while len(store) > self.LIMITS[kind]:
+                store.popitem(last=False)
+        store.move_to_end(key)
+        return store[key]
+
+
+def device_of(experiment: Experiment) -> torch.device:
+    """``auto`` is the GPU where there is one; a device that is missing is refused."""
+    name = experiment.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {experiment.device!r} is not here; use device=cpu or device=auto.") from error
+    return device
+
+
+def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
+    """Load, draw and label; everything that can be refused is refused here, before long work."""
+    shared = shared or Shared()
+    device = device_of(experiment)
+    name, size, skip = experiment.dataset, experiment.image_size, experiment.skip_broken
+    train, test = (shared.get("data", (name, split, size, skip),
+                              lambda split=split: data.load(name, split, image_size=size, skip_broken=skip))
+                   for split in ("train", "test"))
+    channels, height, _ = train.shape
+    teacher = shared.get("teacher", (experiment.model, experiment.width, name, height, str(device)), lambda: teachers.load(
+        experiment.model, experiment.width, name, train.num_classes, channels, height))
+    teacher.model.to(device, memory_format=torch.channels_last)
+    draw = fewshot.draw(train.labels, train.num_classes, experiment)
+    raw, few_labels = train.take(draw.indices), train.labels[draw.indices]
+    beta = torch.tensor(draw.counts).double() / len(draw.indices)
+    rates = ood.rates(beta, experiment.alpha_min) if experiment.ood_labels == "complementary" else \
+        torch.full_like(beta, 1 / len(beta))
+    pool, aux, aux_indices, unused = None, None, [], None
+    if experiment.reads_aux and experiment.aux_size:
+        if experiment.aux == "ood":
+            pool = shared.get("pool", digest(experiment.aux_switches() | experiment.draw_switches()
+                                             | {"height": height}),
+                              lambda: ood.draw_pool(experiment, train.shape))
+            chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)
+            images, aux_indices = pool.images[chosen], [pool.indices[i] for i in chosen.tolist()]
+            unused = pool.images[sorted(set(range(len(pool.images))) - set(chosen.tolist()))]
+            labels = aux_labels(experiment, rates, teacher, images)
+        else:
+            images, origin = ood.augmented_copies(raw, experiment.aux_size, experiment)
+            labels, aux_indices = few_labels[origin], [draw.indices[i] for i in origin.tolist()]
+        aux = Samples(on(device, teacher.normalise(images)), labels.to(device))
+    few = Samples(on(device, teacher.normalise(raw)), few_labels.to(device))
+    return Prepared(train, test, teacher, draw, few, beta, rates, pool, aux, aux_indices, unused)
+
+
+def on(device, images: Tensor) -> Tensor:
+    """Images on the device, channels last, which convolutions on CPUs and GPUs prefer."""
+    return images.to(device, memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def aux_labels(experiment: Experiment, rates: Tensor, teacher, images: Tensor) -> Tensor:
+    """Labels (m,) of the auxiliary images: drawn from the rates, or the teacher's own guesses."""
+    if experiment.ood_labels == "teacher":
+        device = next(teacher.model.parameters()).device
+        return torch.cat([teacher.model(on(device, teacher.normalise(part))).argmax(1).cpu()
+                          for part in images.split(64)])
+    return ood.draw_labels(rates, experiment.aux_size, experiment.label_sampling,
+                           fewshot.generator(experiment.seed, "labels"))
+
+
+def recover(experiment: Experiment, ready: Prepared):
+    """The compression stage: importance (eq. 5), surgery, recovery (eq. 7); (student, seconds)."""
+    begin = time.perf_counter()
+    w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.class_aware else None
+    student = methods.compress(ready.teacher, ready.few, ready.aux, experiment, w)
+    return student, time.perf_counter() - begin
+
+
+def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]:
+    """The fine-tuning stage (eq. 9) in place; nothing for a variant without one."""
+    begin = time.perf_counter()
+    if experiment.finetuning == "none":
+        return {"epochs": 0, "loss": []}, 0.0
+    from oefsmc_lib.finetune import finetune
+    aux = ready.aux if experiment.finetunes_on_aux else None
+    report = finetune(student.model, ready.few, aux, ready.gamma_rates, experiment, watch_pool(experiment, ready))
+    return report, time.perf_counter() - begin
+
+
+def watch_pool(experiment: Experiment, ready: Prepared):
+    """For ``finetune.stop=pool``: teacher-student distance (KL) on 256 unused pool images; else None."""
+    if experiment.finetune.stop != "pool":
+        return None
+    if ready.unused is None or not len(ready.unused):
+        raise InputError("finetune.stop=pool watches unused pool images, but this variant has none; raise n, or use "
+                         "finetune.stop=fixed.")
+    device = ready.few.images.device
+    images = on(device, ready.teacher.normalise(ready.unused[:256]))
+    with torch.no_grad():
+        target = ready.teacher.model(images)
+
+    @torch.no_grad()
+    def distance(model) -> float:
+        from oefsmc_lib.losses import distillation_kl
+        training = model.training
+        found = float(distillation_kl(target, model.eval()(images)))
+        model.train(training)
+        return found
+    return distance
+
+
+def run(experiment: Experiment, shared: Shared | None = None, profile: str | None = None):
+    """One run: compress, fine-tune, test once. Returns (:class:`~oefsmc_lib.surgery.Student`, :class:`Row`).
+
+    Raises :class:`InputError` for anything that the input is to blame for.
+    """
+    begin = time.perf_counter()
+    shared = shared or Shared()
+    ready = prepare(experiment, shared)
+    key = digest([experiment.recovery_switches(), ready.teacher.sha256, ready.train.fingerprint,
+                  ready.pool and ready.pool.fingerprint])
+    recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready))
+    student = copy.deepcopy(recovered)
+    report, seconds_finetune = tune(experiment, ready, student)
+    student.notes["finetune"] = report
+    tested = time.perf_counter()
+    scores = evaluate_once(experiment, ready, student)
+    seconds = {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune,
+               "seconds_evaluation": time.perf_counter() - tested, "seconds_total": time.perf_counter() - begin}
+    return student, row_of(experiment, ready, student, scores | seconds, profile)
+
+
+def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
+    """The only place where test images meet a network."""
+    guessed = evaluation.predictions(student.model, ready.test, ready.teacher.normalise, device_of(experiment))
+    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | \
+        evaluation.cost(student.model, ready.teacher, student.structure)
+
+
+def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str, ood_fingerprint: str | None) -> str:
+    """A run's id: its key, and what the key cannot know: the teacher's and the images' checksums."""
+    return digest([experiment.key, ALGORITHM_VERSION, teacher_sha256, data_fingerprint, ood_fingerprint])
+
+
+def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
+    """The row that the run writes."""
+    fingerprint = data.fingerprint(experiment.dataset, image_size=experiment.image_size,
+                                   skip_broken=experiment.skip_broken)
+    elsewhere = ready.pool.fingerprint if ready.pool else None
+    classes = len(ready.draw.counts)
+    return Row.of(
+        experiment, id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere), profile=profile,
+        data_fingerprint=fingerprint, network=models.stem(experiment.model, experiment.width),
+        teacher_sha256=ready.teacher.sha256, teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
+        ood_fingerprint=elsewhere, ood_removed=ready.pool.removed if ready.pool else 0,
+        broken_images=ready.train.broken + ready.test.broken,
+        counts=ready.draw.counts, order=ready.draw.order, few_indices=ready.draw.indices,
+        aux_counts=[] if ready.aux is None else torch.bincount(ready.aux.labels.cpu(), minlength=classes).tolist(),
+        aux_indices=ready.aux_indices,
+        kept={name: len(channels) for name, channels in student.structure.kept.items()},
+        dropped=student.structure.dropped, **measured, **provenance.here(device_of(experiment)))

@@ -1,0 +1,218 @@
+"""Changing a network's shape: removing channels, dropping blocks, folding batch norms, saving.
+
+Channel removal goes through Torch-Pruning's dependency graph, so that it works on a network that
+nobody here wrote. What was done is recorded in a :class:`Structure`, from which the same network
+is built again without its teacher.
+"""
+
+import copy
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.models import VGG, Architecture
+from oefsmc_lib.paths import writable_folder
+
+
+@dataclass
+class Structure:
+    """What surgery did to an architecture: units dropped, channels kept, batch norms folded."""
+
+    architecture: Architecture
+    dropped: list[str] = field(default_factory=list)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    folded: bool = False
+
+
+@dataclass
+class Student:
+    """A compressed network, how it differs from its teacher, and what its method noted."""
+
+    model: nn.Module
+    structure: Structure
+    notes: dict = field(default_factory=dict)
+
+
+def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
+    """Names of convolutions and linear layers in the order in which a forward pass runs them."""
+    order: list[str] = []
+    handles = [module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name))
+               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model.eval()(architecture.example().to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    twice = {name for name in order if order.count(name) > 1}
+    if twice:
+        raise InputError(f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
+                         "be fitted to one place; use a network without shared layers.")
+    return order
+
+
+def consumer(layers: list[str], model: nn.Module, name: str) -> str:
+    """The layer that reads the channels of ``name``: the next one that mixes channels."""
+    for following in layers[layers.index(name) + 1:]:
+        if getattr(model.get_submodule(following), "groups", 1) == 1:
+            return following
+    raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
+
+
+def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: Architecture) -> None:
+    """Keep only the named output channels of each convolution, in place.
+
+    Batch norms, depthwise convolutions and the inputs of following layers shrink with them.
+    """
+    import torch_pruning as tp
+    if not kept:
+        return
+    grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.eval().requires_grad_(True)                     # the graph is traced through autograd
+    example = architecture.example().to(next(model.parameters()).device)
+    graph = tp.DependencyGraph().build_dependency(model, example)
+    for name, keep in kept.items():
+        conv = model.get_submodule(name)
+        if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
+            raise InputError(f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
+                             "the plan is for another network.")
+        drop = sorted(set(range(conv.out_channels)) - set(keep))
+        if drop:
+            graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(grads[name])
+
+
+def drop_units(model: nn.Module, names: list[str]) -> None:
+    """Replace blocks by the identity, in place; of VGG-16 a convolution with its BN and ReLU."""
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        stack = model.get_submodule(parent)
+        stack[int(child)] = nn.Identity()
+        if isinstance(model, VGG):
+            stack[int(child) + 1] = nn.Identity()
+            stack[int(child) + 2] = nn.Identity()
+
+
+def fold_batch_norms(model: nn.Module, architecture: Architecture) -> None:
+    r"""Fold every batch norm into the convolution before it, in place, with running statistics.
+
+    W~ = diag(g/s) W,  b~ = beta - g mu / s + (g/s) b,  s = sqrt(var + eps); the batch norm becomes
+    the identity and the convolution gets a bias. Raises :class:`InputError` for a batch norm
+    that does not directly follow a convolution.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+    for conv_name, norm_name in _norms_after_convolutions(model, architecture):
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        grad = conv.weight.requires_grad
+        _replace(model, conv_name, fuse_conv_bn_eval(conv.eval(), norm.eval()).requires_grad_(grad))
+        _replace(model, norm_name, nn.Identity())
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    model.get_submodule(parent).register_module(child, module)
+
+
+def _norms_after_convolutions(model: nn.Module, architecture: Architecture) -> list[tuple[str, str]]:
+    makers: dict[int, str] = {}
+    alive: list[Tensor] = []                              # tensors must live, or their ids are used again
+    pairs: list[tuple[str, str]] = []
+    loose: list[str] = []
+
+    def see_conv(_module, _inputs, output, name):
+        makers[id(output)] = name
+        alive.append(output)
+
+    def see_norm(_module, inputs, name):
+        made = makers.pop(id(inputs[0]), None)
+        if made is None:
+            loose.append(name)
+        else:
+            pairs.append((made, name))
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_conv(m, i, o, name)))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
+    with torch.no_grad():
+        model.eval()(architecture.example().to(next(model.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    if loose:
+        raise InputError(f"The batch norm {loose[0]} of {architecture.name} does not follow a convolution, so it cannot "
+                         "be folded, which FSKD needs; use method=cd or mir, or another network.")
+    return pairs
+
+
+def rebuild(structure: Structure) -> nn.Module:
+    """An untrained network of this structure: build, drop, remove channels, fold."""
+    model = structure.architecture.build().eval()
+    drop_units(model, structure.dropped)
+    remove_channels(model, structure.kept, structure.architecture)
+    if structure.folded:
+        fold_batch_norms(model, structure.architecture)
+    return model
+
+
+def pruned_copy(teacher, kept: dict[str, list[int]]) -> Student:
+    """The teacher with channels removed: every method of channels starts here."""
+    model = copy.deepcopy(teacher.model)
+    remove_channels(model, kept, teacher.architecture)
+    return Student(model, Structure(teacher.architecture, kept=kept))
+
+
+# --- saving, without pickle ------------------------------------------------------------------
+
+def save(student: Student, folder: Path) -> None:
+    """Write ``student.safetensors`` and ``plan.json``; both whole or not at all."""
+    from safetensors.torch import save as to_bytes
+    folder = writable_folder(Path(folder))
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
+    _write(folder / "student.safetensors", to_bytes(tensors))
+    _write(folder / "plan.json", json.dumps(asdict(student.structure), indent=1).encode())
+
+
+def load(folder: Path) -> Student:
+    """A saved student, in eval mode, without its teacher; the same logits bit for bit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    folder = Path(folder)
+    try:
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["architecture"] = Architecture(**plan["architecture"])
+        structure = Structure(**plan)
+        state = load_file(folder / "student.safetensors")
+    except FileNotFoundError as error:
+        raise InputError(f"No student in {folder}: {Path(error.filename).name} is missing; "
+                         "it is written by `oefsmc run ... --save FOLDER`.") from error
+    except (json.JSONDecodeError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
+    model = rebuild(structure)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
+    return Student(model.eval().requires_grad_(False), structure)
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
