@@ -164,6 +164,12 @@ class Experiment(Settings):
             raise ValueError("m=0 leaves the auxiliary set empty, so eq. 7 needs lam=1")
         if self.reads_aux and self.aux_size == 0 and self.finetunes_on_aux and self.eta > 0:
             raise ValueError("m=0 leaves the auxiliary set empty, so eq. 9 needs eta=0")
+        if self.redraw and (self.aux == "augmented_few" or self.ood_labels == "teacher"):
+            own = "aux=augmented_few" if self.aux == "augmented_few" else "ood_labels=teacher"
+            raise ValueError(f"redraw=true draws labels by eq. 4, but {own} gives every image its own; use redraw=false")
+        if self.finetune.stop == "pool" and self.finetuning == "common" and not self.leaves_pool:
+            raise ValueError(f"finetune.stop=pool watches unused pool images, but variant={self.variant} with aux={self.aux}, "
+                             f"m={self.aux_size}, n={self.pool_size} leaves none; use finetune.stop=fixed")
         if self.kd == "kl" and self.method in ("fskd", "cd"):
             raise ValueError(f"kd=kl adds a loss on logits, but {self.method} solves layer by layer; use mir or practise")
         if self.method == "practise" and self.plan and not re.fullmatch(r"drop[1-9]\d*", self.plan):
@@ -198,6 +204,11 @@ class Experiment(Settings):
     @property
     def reads_aux(self) -> bool:
         return self.recovers_jointly or self.class_aware or self.finetunes_on_aux
+
+    @property
+    def leaves_pool(self) -> bool:
+        """There are pool images that D_aux leaves over."""
+        return self.reads_aux and self.aux == "ood" and self.pool_size > self.aux_size > 0
 
     @property
     def aux_size(self) -> int:
@@ -239,11 +250,16 @@ class Experiment(Settings):
         switches = {name: getattr(self, name) for name in names} | {"m": self.aux_size}
         if self.aux == "ood":
             switches["n"] = self.pool_size
-        if self.aux == "ood" and (self.class_aware or self.finetunes_on_aux):
-            switches |= {"ood_labels": self.ood_labels, "label_sampling": self.label_sampling}
-            if self.ood_labels == "complementary":
-                switches["alpha_min"] = self.alpha_min
+        if self.class_aware or self.finetunes_on_aux:
+            switches |= self.rate_switches()
+            if self.aux == "ood" and self.ood_labels != "teacher":
+                switches["label_sampling"] = self.label_sampling
         return switches
+
+    def rate_switches(self) -> dict[str, Any]:
+        """What decides the rates of eq. (4), which labels, class weights and w=complement read."""
+        alpha = {"alpha_min": self.alpha_min} if self.ood_labels == "complementary" else {}
+        return {"ood_labels": self.ood_labels} | alpha
 
     def recovery_switches(self) -> dict[str, Any]:
         """What decides the recovered student, before fine-tuning: shared by variants."""
@@ -269,7 +285,7 @@ class Experiment(Settings):
         if self.finetuning == "common":
             switches |= {f"finetune.{k}": v for k, v in self.finetune.model_dump().items()}
             if self.finetune.scale_lr:
-                switches |= {"eta": self.eta}
+                switches |= {"eta": self.eta, "gamma": self.gamma} | self.rate_switches()
         if self.finetunes_on_aux:
             switches |= self.aux_switches()
             switches |= {"eta": self.eta, "gamma": self.gamma, "gamma_mean": self.gamma_mean, "redraw": self.redraw}

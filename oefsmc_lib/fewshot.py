@@ -81,10 +81,13 @@ def load(path: Path, labels: Tensor, classes: int) -> Draw:
     """A saved draw, checked against the training labels."""
     try:
         saved = Draw(**json.loads(Path(path).read_text()))
-    except FileNotFoundError as error:
-        raise InputError(f"No saved draw at {path}; a draw is written by `Draw.save`.") from error
-    except (json.JSONDecodeError, TypeError) as error:
+        whole = all(type(number) is int for number in [*saved.indices, *saved.counts, *saved.order])
+    except OSError as error:
+        raise InputError(f"No saved draw at {path} ({error.strerror}); a draw is written by `Draw.save`.") from error
+    except (ValueError, TypeError) as error:
         raise InputError(f"The saved draw {path} is not readable ({error}); write it again with `Draw.save`.") from error
+    if not whole or sorted(saved.order) != list(range(classes)):
+        raise InputError(f"The saved draw {path} is not one of {classes} classes; write it again with `Draw.save`.")
     if not saved.indices or max(saved.indices) >= len(labels) or min(saved.indices) < 0:
         raise InputError(f"The saved draw {path} names images that this training set of {len(labels)} does not have.")
     found = torch.bincount(labels[torch.tensor(saved.indices)], minlength=classes).tolist()
@@ -96,8 +99,9 @@ def load(path: Path, labels: Tensor, classes: int) -> Draw:
 def draw(labels: Tensor, classes: int, experiment) -> Draw:
     """Draw D_few from training labels (N,), without replacement.
 
-    Each class is shuffled once by the seed and its first m_j images are taken, so a larger draw of
-    a seed contains the smaller one. Raises :class:`InputError` when a class has too few images.
+    Each class is shuffled once by the seed and its first m_j images are taken, so of two draws of a
+    seed the one with more images of a class contains the other's of that class. Raises
+    :class:`InputError` when a class has too few images.
     """
     if experiment.draw_file:
         saved = load(experiment.draw_file, labels, classes)

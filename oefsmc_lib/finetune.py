@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from oefsmc_lib import losses, ood
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import Finetune
 from oefsmc_lib.fewshot import Samples, generator
 from oefsmc_lib.progress import bar
 
@@ -31,12 +32,15 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     teacher-student distance on unused pool images, for ``finetune.stop=pool``. Raises
     :class:`InputError` when the loss stops being finite.
     """
+    if experiment.finetuning == "cd":
+        # CD's own stage has CD's own settings, whatever the common stage is set to.
+        experiment = experiment.model_copy(update={"finetune": Finetune(recipe="cd", epochs=cd_epochs(model))})
     settings = experiment.finetune
-    cd_recipe = experiment.finetuning == "cd" or settings.recipe == "cd"
+    cd_recipe = settings.recipe == "cd"
     if aux is not None and experiment.eta == 0:
         aux = None                                        # eq. 9 without its second term forwards nothing
     rate = learning_rate(experiment, gamma_rates, cd_recipe)
-    epochs = cd_epochs(model, settings) if experiment.finetuning == "cd" else settings.epochs
+    epochs = settings.epochs
     model.requires_grad_(True)
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum,
                                 weight_decay=settings.weight_decay)
@@ -67,15 +71,15 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
 
 
 def learning_rate(experiment, gamma_rates: Tensor, cd_recipe: bool) -> float:
-    """The stage's rate; ``scale_lr`` multiplies it by 1 + eta E[gamma], the step that eq. 9 takes in all."""
+    """The stage's rate; ``scale_lr`` multiplies that of the few alone by 1 + eta E[gamma], the step of eq. 9 in all."""
     rate = 1e-5 if cd_recipe else experiment.finetune.lr
-    if experiment.finetune.scale_lr:
+    if experiment.finetune.scale_lr and not experiment.finetunes_on_aux:
         gamma = ood.class_weights(gamma_rates, experiment.gamma).double()
         rate *= 1 + experiment.eta * float((gamma_rates * gamma).sum())
     return rate
 
 
-def cd_epochs(model: nn.Module, settings) -> int:
+def cd_epochs(model: nn.Module) -> int:
     """CD's own length: 40 epochs for VGG, 100 for residual networks."""
     return 40 if hasattr(model, "features") else 100
 

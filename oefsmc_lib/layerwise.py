@@ -24,6 +24,10 @@ class Tap:
     def __init__(self, x: Tensor, y: Tensor, around: Tensor | None = None):
         self.input, self.output, self.around = x, y, around
 
+    def copied(self) -> "Tap":
+        """With an output of its own: batch norm and ReLU that follow may work in place. Inputs stay as they are."""
+        return Tap(self.input, self.output.clone(), self.around)
+
 
 def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module]:
     """{last convolution of a residual block: the block}: where a shortcut is added after the layer."""
@@ -97,16 +101,16 @@ def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tens
         for x, share in zip(images.split(chunk), weights.split(chunk)):
             taps: dict[str, Tap] = {}
             for net, side in ((teacher, "teacher"), (student, "student")):
-                _run(net, [name], x, lambda _n, tap, side=side: taps.__setitem__(side, tap), stop=not per_pass)
+                # A pass that goes on may change the output in place (ReLU), so it is copied.
+                _run(net, [name], x, lambda _n, tap, side=side: taps.__setitem__(side, tap.copied() if per_pass else tap),
+                     stop=not per_pass)
             fit.add(taps["student"], taps["teacher"], share)
         fit.finish()
 
 
 def _one_pass(student, teacher, layers, images, weights, start) -> None:
     seen: dict[str, Tap] = {}
-    # Batch norm and ReLU that follow may work in place: outputs are copied, inputs are read at once.
-    _run(teacher, layers, images, lambda name, tap: seen.__setitem__(
-        name, Tap(tap.input, tap.output.clone(), tap.around)))
+    _run(teacher, layers, images, lambda name, tap: seen.__setitem__(name, tap.copied()))
 
     def fit_now(name, tap):
         if name not in seen:                              # fitted already (a downsample inside its block's turn)

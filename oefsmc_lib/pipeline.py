@@ -146,11 +146,8 @@ def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]
 
 def watch_pool(experiment: Experiment, ready: Prepared):
     """For ``finetune.stop=pool``: teacher-student distance (KL) on 256 unused pool images; else None."""
-    if experiment.finetune.stop != "pool":
+    if experiment.finetuning != "common" or experiment.finetune.stop != "pool":
         return None
-    if ready.unused is None or not len(ready.unused):
-        raise InputError("finetune.stop=pool watches unused pool images, but this variant has none; raise n, or use "
-                         "finetune.stop=fixed.")
     device = ready.few.images.device
     images = on(device, ready.teacher.normalise(ready.unused[:256]))
     with torch.no_grad():
@@ -175,7 +172,7 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     shared = shared or Shared()
     ready = prepare(experiment, shared)
     key = digest([experiment.recovery_switches(), ready.teacher.sha256, ready.train.fingerprint,
-                  ready.pool and ready.pool.fingerprint])
+                  ready.draw.indices, ready.pool and ready.pool.fingerprint])
     recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready))
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)

@@ -4,6 +4,7 @@ Every plan of the four papers becomes one form, ``{convolution: output channels 
 the *inputs* of the next convolution instead; that is the same number (methods of CD, §1.1).
 """
 
+import copy
 import re
 
 from torch import nn
@@ -13,7 +14,7 @@ from oefsmc_lib.models import VGG, Architecture, ResNet, segments
 
 # VGG-16, conv1..13; "-" keeps all. Sources: FSKD release; CD release (inputs of conv l+1 = outputs of conv l).
 _CD_A = (32, 64, 128, 128, *[256] * 8, "-")
-_CD_B = (26, 52, 103, 103, 205, 205, 205, 205, "-", 205, 205, 205, "-")
+_CD_B = (26, 52, 103, 103, 205, 205, 205, 205, 256, 205, 205, 205, "-")
 _CD_C = (26, 32, 64, 64, *[128] * 5, 205, 205, 205, "-")
 VGG_PLANS = {
     "half": (32, 32, 64, 64, 128, 128, 128, *[256] * 6),
@@ -28,8 +29,8 @@ RESIDUAL_PLANS = ("all_inner", "skip_first", "skip_ends", "cd_half")
 def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict[str, int]:
     """``{convolution: kept output channels}`` of a named plan, in forward order.
 
-    Raises :class:`InputError` for an unknown plan, one for another network, or one that would
-    leave a convolution without channels.
+    Raises :class:`InputError` for an unknown plan, one for another network, one that removes
+    nothing, or one that would leave a convolution without channels.
     """
     if isinstance(model, VGG) and plan in VGG_PLANS:
         widths = _vgg_widths(plan, model, architecture)
@@ -41,6 +42,8 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
         fitting = list(VGG_PLANS) if isinstance(model, VGG) else list(RESIDUAL_PLANS) if _blocks(model) else []
         raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has "
                          f"{', '.join([*fitting, 'inner_half'])}.")
+    if not widths:
+        raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan.")
     empty = [name for name, kept in widths.items() if kept < 1]
     if empty:
         raise InputError(f"The plan {plan!r} leaves {empty[0]} of {architecture.name} (width {architecture.width:g}) "
@@ -99,9 +102,11 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
     norms, depthwise convolutions and the inputs of following convolutions.
     """
     import torch_pruning as tp
-    graph = tp.DependencyGraph().build_dependency(model.eval(), architecture.example())
+    # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
+    copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
+    graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
     found = []
-    for name, module in model.named_modules():
+    for name, module in copied.named_modules():
         if not isinstance(module, nn.Conv2d) or module.groups > 1:
             continue
         inner = True
@@ -109,8 +114,9 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
             target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
             if isinstance(target, nn.Linear):
                 inner = False
-            if isinstance(target, nn.Conv2d) and shrinks and target is not module and target.groups == 1:
-                inner = False
+            if isinstance(target, nn.Conv2d) and target is not module and (shrinks or target.groups > 1):
+                # A depthwise convolution shrinks along; a grouped one would fall out of step with its groups.
+                inner &= target.groups == target.in_channels == target.out_channels
         if inner:
             found.append((name, module))
     return found

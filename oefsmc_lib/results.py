@@ -431,3 +431,17 @@ def _warn_of_versions(table) -> None:
     if len(versions) > 1:
         warnings.warn(f"These rows are of several versions of the algorithm ({', '.join(map(str, versions))}), "
                       "so their numbers may not compare; run the old ones again.", stacklevel=3)
+
+
+def varying_columns(rows: Sequence[Row]) -> list[str]:
+    """Columns that tell the cells of these rows apart: the usual ones, and each switch that varies
+    within a method and variant (a grid over lam, say)."""
+    base = ["dataset", "network", "method", "num", "imbalance", "variant"]
+    seen: dict[tuple, dict[str, set]] = {}
+    for row in rows:
+        flat = row.flat()
+        group = seen.setdefault((row.dataset, row.network, row.method, row.variant, row.num, flat.get("imbalance")), {})
+        for name in (*row.switches, "plan", "solver", "ratio", "ood_source"):
+            group.setdefault(name, set()).add(str(flat.get(name)))
+    varying = {name for group in seen.values() for name, values in group.items() if len(values) > 1}
+    return base + sorted(varying - set(base))

@@ -7,8 +7,6 @@ is built again without its teacher.
 
 import copy
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import write_whole
 from oefsmc_lib.models import VGG, Architecture
 from oefsmc_lib.paths import writable_folder
 
@@ -174,16 +173,19 @@ def pruned_copy(teacher, kept: dict[str, list[int]]) -> Student:
 # --- saving, without pickle ------------------------------------------------------------------
 
 def save(student: Student, folder: Path) -> None:
-    """Write ``student.safetensors`` and ``plan.json``; both whole or not at all."""
+    """Write ``student.safetensors`` and ``plan.json``, each whole or not at all."""
     from safetensors.torch import save as to_bytes
     folder = writable_folder(Path(folder))
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
-    _write(folder / "student.safetensors", to_bytes(tensors))
-    _write(folder / "plan.json", json.dumps(asdict(student.structure), indent=1).encode())
+    write_whole(folder / "student.safetensors", to_bytes(tensors))
+    write_whole(folder / "plan.json", json.dumps(asdict(student.structure), indent=1))
 
 
 def load(folder: Path) -> Student:
-    """A saved student, in eval mode, without its teacher; the same logits bit for bit."""
+    """A saved student, in eval mode, without its teacher; the same logits bit for bit.
+
+    Its memory is laid out channels last, as :mod:`oefsmc_lib.evaluation` runs it.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     folder = Path(folder)
@@ -191,28 +193,18 @@ def load(folder: Path) -> Student:
         plan = json.loads((folder / "plan.json").read_text())
         plan["architecture"] = Architecture(**plan["architecture"])
         structure = Structure(**plan)
-        state = load_file(folder / "student.safetensors")
+        weights = folder / "student.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(2, "no such file", str(weights))
+        state = load_file(weights)
     except FileNotFoundError as error:
         raise InputError(f"No student in {folder}: {Path(error.filename).name} is missing; "
                          "it is written by `oefsmc run ... --save FOLDER`.") from error
-    except (json.JSONDecodeError, TypeError, KeyError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
-    model = rebuild(structure)
     try:
+        model = rebuild(structure)
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
         raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
-    return Student(model.eval().requires_grad_(False), structure)
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure)

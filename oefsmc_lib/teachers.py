@@ -8,15 +8,16 @@ set's teachers are trained unasked.
 
 import hashlib
 import json
-import math
 import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -32,9 +33,27 @@ try:
 except ImportError:                                        # Windows: two trainings at once cost time, nothing else
     fcntl = None
 
-# Older cards name only model, classes and the image statistics.
-CARD_DEFAULTS = {"width": 1.0, "channels": 3, "image_size": 32}
-CARD_KEYS = ("model", "dataset", "classes", "mean", "std", "sha256", "test_accuracy")
+class Card(BaseModel):
+    """What must be on a card; recipes, notes and the like may stand beside it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str
+    dataset: str
+    classes: PositiveInt
+    width: PositiveFloat = 1.0                             # older cards lack these three
+    channels: PositiveInt = 3
+    image_size: PositiveInt = 32
+    mean: list[float]                                      # a channel, of images in 0-1
+    std: list[PositiveFloat]
+    test_accuracy: Annotated[float, Field(ge=0, le=1)]
+    sha256: str                                            # of the weights' file
+
+    @model_validator(mode="after")
+    def _statistics_for_each_channel(self):
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} values, one a channel")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +95,10 @@ def load(model: str, width: float, dataset: str, num_classes: int, channels: int
     is trained here instead), wrong checksum, card or weights that do not fit, NaN.
     """
     name = name_of(model, width, dataset)
-    if not exists(name):
-        if dataset != EMBEDDED:
-            raise InputError(_missing(name, model, width, dataset, image_size))
-        return train(dataset, model, width, unless_there=True)
-    teacher = read(name)
+    if not exists(name) and dataset != EMBEDDED:
+        raise InputError(f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
+                         f"or train it with `{_command(model, width, dataset, image_size)}`.")
+    teacher = read(name) if exists(name) else train(dataset, model, width, image_size=image_size, unless_there=True)
     asked = Architecture(model, num_classes, channels, width, image_size)
     for field, value in asked.as_dict().items():
         if (has := getattr(teacher.architecture, field)) != value:
@@ -98,21 +116,15 @@ def read_card(name: str) -> dict:
     """A teacher's card with the defaults of older ones; :class:`InputError` if it is none. Reads no weights."""
     path = folder() / f"{name}.json"
     try:
-        card = json.loads(path.read_text())
-        missing = [key for key in CARD_KEYS if key not in card]
-        if missing:
-            raise InputError(f"The teacher's card {path} lacks {missing[0]!r}; copy the card again or train the teacher.")
-        card = CARD_DEFAULTS | card
-        fits = all(len(card[key]) == card["channels"] and all(map(math.isfinite, card[key])) for key in ("mean", "std"))
-        fits = fits and min(card["std"]) > 0 and 0 <= card["test_accuracy"] <= 1
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"The teacher's card {path} cannot be read; copy it again or train the teacher.") from error
-    if not fits:
-        raise InputError(f"The teacher's card {path} needs a mean and a positive std for each of {card['channels']} "
-                         "channels and a test_accuracy in 0-1; copy it again or train the teacher.")
-    return card
+        return Card.model_validate_json(path.read_bytes()).model_dump()
+    except OSError as error:
+        raise InputError(f"The teacher's card {path} cannot be read ({error.strerror}); "
+                         "copy it again or train the teacher.") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "all of it"
+        raise InputError(f"The teacher's card {path} is not valid ({where}: {fault['msg'].lower()}); "
+                         "copy it again or train the teacher.") from None
 
 
 def read(name: str) -> Teacher:
@@ -138,7 +150,8 @@ def assemble(content: bytes, card: dict, path: Path) -> Teacher:
     except SafetensorError as error:
         raise InputError(f"{path} is no safetensors file ({error}); copy it again or train the teacher.") from error
     architecture = Architecture(card["model"], card["classes"], card["channels"], card["width"], card["image_size"])
-    model = architecture.build()
+    with torch.random.fork_rng(devices=[]):                # the caller's random numbers stay as they were
+        model = architecture.build()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     for key in sorted(wanted.keys() | weights.keys()):
         fault = ("is missing" if key not in weights else "does not belong to this network" if key not in wanted else
@@ -153,8 +166,9 @@ def assemble(content: bytes, card: dict, path: Path) -> Teacher:
 
 
 # --- training one ------------------------------------------------------------------------------
-def train(dataset: str, model: str, width: float, *, image_size: int | None = None, epochs: int | None = None,
-          lr: float | None = None, seed: int = 0, device: str = "auto", unless_there: bool = False) -> Teacher:
+def train(dataset: str, model: str, width: float, *, image_size: int | None = None, skip_broken: bool = False,
+          epochs: int | None = None, lr: float | None = None, seed: int = 0, device: str = "auto",
+          unless_there: bool = False) -> Teacher:
     """Train a teacher by the recipe of its data set, save it with its card and return it.
 
     A killed training goes on after its last finished epoch when called again. The test images are
@@ -166,7 +180,8 @@ def train(dataset: str, model: str, width: float, *, image_size: int | None = No
     with _alone(name):
         if unless_there and exists(name):
             return read(name)
-        images, test = (data.load(dataset, split, image_size=image_size) for split in ("train", "test"))
+        images, test = (data.load(dataset, split, image_size=image_size, skip_broken=skip_broken)
+                        for split in ("train", "test"))
         where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         changes = {key: value for key, value in {"epochs": epochs, "lr": lr}.items() if value is not None}
         recipe = training.recipe_for(dataset, where, seed=seed, **changes)
@@ -271,8 +286,3 @@ def _command(model: str, width: float, dataset: str, image_size: int) -> str:
     native = {"tiny-imagenet": 64, "imagenet": 224}.get(dataset, None if dataset.startswith(data.FOLDER) else 32)
     return (f"oefsmc teacher train dataset={dataset} model={model}" + (f" width={width:g}" if width != 1 else "")
             + (f" image_size={image_size}" if image_size != native else ""))
-
-
-def _missing(name: str, model: str, width: float, dataset: str, image_size: int) -> str:
-    return (f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
-            f"or train it with `{_command(model, width, dataset, image_size)}`.")

@@ -127,8 +127,8 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 def _bar(**settings):
     """Quiet in batch: where there is no terminal, or in a notebook under TQDM_DISABLE=1."""
-    in_notebook = "ipykernel" in sys.modules
-    return tqdm(**settings, leave=False, **({} if in_notebook else {"disable": None}))
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return tqdm(**settings, leave=False, **({} if hasattr(shell, "kernel") else {"disable": None}))
 
 
 # --- checkpoints: one safetensors file, with the epoch and what is trained in its header ----------

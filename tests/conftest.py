@@ -14,6 +14,7 @@ from oefsmc_lib.fewshot import Samples
 from oefsmc_lib.models import Architecture
 
 os.environ.setdefault("OEFSMC_QUIET", "1")
+torch.set_num_threads(1)                                   # the networks are small: more threads only wait for each other
 CLASSES = 5
 
 VGG = Architecture("vgg16", CLASSES, 3, 0.125, 32)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib import importance, layerwise, losses, plans, surgery
+from oefsmc_lib.errors import InputError
 
 
 def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
@@ -106,7 +107,7 @@ class Fit:
                                - layerwise.shortcut(self.student_block, student.around))
         scale = weights.sqrt().view(-1, 1, 1, 1)
         f_s, f_t = ((maps * scale).permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, target))
-        if self.settings.solver == "minnorm":
+        if self.settings.solver == "minnorm" or self.settings.rho == 0 and self.conv.groups == 1:
             self.rows.append((f_s, f_t))
         elif self.conv.groups > 1:
             self.gram = self.gram + (f_s * f_s).sum(0)
@@ -118,6 +119,8 @@ class Fit:
     def finish(self):
         """Solve for Q (C', C'), merge W <- Q W and b <- Q b; returns the layer's new output."""
         q = self.solve()
+        if not torch.isfinite(q).all():
+            raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
         if self.conv.groups > 1:                          # depthwise: a full Q would not merge, so Q is diagonal
             self.conv.weight.mul_(q.view(-1, 1, 1, 1))
             self._scale_bias(lambda bias: q * bias)
@@ -141,11 +144,12 @@ class Fit:
         if self.conv.groups > 1:
             ridge = self.settings.rho * self.gram.mean()
             return 1 + self.cross / (self.gram + ridge).clamp_min(1e-12)
-        gram, cross = self.gram.double(), self.cross.double()
-        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        ridge = self.settings.rho * gram.diagonal().mean()
-        if ridge > 0:
-            z = torch.linalg.solve(gram + ridge * identity, cross)
+        identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=self.conv.weight.device)
+        if self.rows:                                     # rho = 0: without squaring the condition number
+            f_s, f_t = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
+            z = torch.linalg.lstsq(f_s, f_t - f_s, driver="gelsd").solution.to(identity)
         else:
-            z = torch.linalg.pinv(gram, hermitian=True) @ cross
-        return (identity + z.T).to(self.gram)
+            gram, cross = self.gram.double(), self.cross.double()
+            ridge = self.settings.rho * gram.diagonal().mean().clamp_min(1e-30)
+            z = torch.linalg.solve(gram + ridge * identity, cross)
+        return (identity + z.T).to(self.conv.weight)

@@ -1,0 +1,304 @@
+"""The command line: ``oefsmc doctor | data | teacher | run | show | figures | grid | results``.
+
+Every command is a thin layer over the library. Bad input ends in one sentence on standard error and
+exit code 2. Torch loads only in the commands that compute.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from oefsmc_lib.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Compress a network with few, class-imbalanced images and images from elsewhere (OE-FSMC).")
+data_app = typer.Typer(no_args_is_help=True, help="The image sets: which are here, how to get the others.")
+teacher_app = typer.Typer(no_args_is_help=True, help="The networks to compress: train, list, check.")
+grid_app = typer.Typer(no_args_is_help=True, help="Grids of experiments: check, list, status, run.")
+results_app = typer.Typer(no_args_is_help=True, help="Stored rows: merge, pack, export.")
+for name, part in (("data", data_app), ("teacher", teacher_app), ("grid", grid_app), ("results", results_app)):
+    app.add_typer(part, name=name)
+
+Settings = Annotated[list[str] | None, typer.Argument(help="switches as KEY=VALUE, e.g. num=20 fskd.rho=0.1")]
+ProfileOption = Annotated[str | None, typer.Option("--profile", "-p", help="embedded, cifar10, cifar10+cpu, ...")]
+
+
+def main() -> None:
+    """Entry point: runs a command; an :class:`InputError` becomes its sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"oefsmc: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # `oefsmc show | head` closes the pipe early; that is no fault.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """``["num=20", "ood_exclude=[bus, tank]"]`` -> plain values, read as YAML."""
+    import yaml
+    found = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"{pair!r} is not KEY=VALUE; write for example num=20.")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"The value of {key} is not readable ({value!r}); quote it, as in {key}='[a, b]'.") from error
+    return found
+
+
+def print_table(title: str, columns: list[str], rows: list[list]) -> None:
+    """A rich table; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    # A pipe has no width; rows there must not be folded to 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device, folders, data and teachers: what is here, what is missing, how to get it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from oefsmc_lib import data, paths, teachers
+    rows = [["python", platform.python_version()]]
+    for package in ("torch", "torchvision", "torch-pruning", "papermill", "jupyterlab", "snakemake"):
+        try:
+            rows.append([package, version(package)])
+        except PackageNotFoundError:
+            rows.append([package, "not installed; pip install -e '.[all]'"])
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows += [["device", ", ".join(gpus) or f"CPU, {torch.get_num_threads()} threads"],
+             ["data folder", f"{paths.data_folder()} (OEFSMC_DATA)"],
+             ["outputs", f"{paths.outputs_folder()} (OEFSMC_OUTPUTS)"]]
+    print_table("This machine", ["what", "here"], rows)
+    print_table("Images", ["set", "found", "where", "get it with"],
+                [[s["name"], "yes" if s["found"] else "no", s["where"], "" if s["found"] else s["command"]]
+                 for s in data.sources()])
+    _teacher_table(teachers)
+
+
+def _teacher_table(teachers) -> None:
+    cards = teachers.available()
+    print_table("Teachers", ["teacher", "test accuracy %", "problem"],
+                [[c["name"], f"{100 * c['test_accuracy']:.2f}" if "test_accuracy" in c else None, c.get("problem")]
+                 for c in cards] or [["none yet", None, "the embedded one is trained on first use (a minute)"]])
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Every image set that the library knows, and where it looks for it."""
+    from oefsmc_lib import data
+    print_table("", ["set", "found", "what", "where"],
+                [[s["name"], "yes" if s["found"] else "no", s["description"], s["where"]] for s in data.sources()])
+
+
+@data_app.command("get")
+def data_get(name: str) -> None:
+    """Download a set, or build its cache; says what to do for one that cannot be downloaded."""
+    from oefsmc_lib import data
+    print(f"{name}: {data.get(name)}")
+
+
+@data_app.command("check")
+def data_check(name: str, image_size: int | None = None, skip_broken: bool = False) -> None:
+    """Read a set whole: counts, shapes, fingerprint, images that do not decode."""
+    from oefsmc_lib import data
+    print(json.dumps(data.check(name, image_size=image_size, skip_broken=skip_broken), indent=1))
+
+
+@teacher_app.command("train")
+def teacher_train(settings: Settings = None, profile: ProfileOption = None, epochs: int | None = None,
+                  seed: int = 0, again: bool = False) -> None:
+    """Train a teacher: dataset=... model=... [width=...] [image_size=...]. Resumes where it was killed."""
+    from oefsmc_lib import grid, teachers
+    chosen = settings_of(settings)
+    unknown = sorted(set(chosen) - {"dataset", "model", "width", "image_size", "device"})
+    if unknown:
+        raise InputError(f"A teacher has no switch {unknown[0]!r}; it has dataset, model, width, image_size and device.")
+    experiment = grid.profile_for(chosen, profile).experiment(chosen)
+    name = teachers.name_of(experiment.model, experiment.width, experiment.dataset)
+    if teachers.exists(name) and not again:
+        raise InputError(f"The teacher {name} is there already; --again trains it anew, which makes other rows.")
+    teacher = teachers.train(experiment.dataset, experiment.model, experiment.width, image_size=experiment.image_size,
+                             epochs=epochs, seed=seed, device=experiment.device)
+    print(f"{name}: test accuracy {100 * teacher.card['test_accuracy']:.2f} %, in {teachers.folder()}")
+
+
+@teacher_app.command("list")
+def teacher_list() -> None:
+    """The teachers in the data folder."""
+    from oefsmc_lib import teachers
+    _teacher_table(teachers)
+
+
+@teacher_app.command("check")
+def teacher_check(name: str, evaluate: Annotated[bool, typer.Option(help="run it on all test images")] = False) -> None:
+    """Verify a teacher's checksum and weights."""
+    from oefsmc_lib import teachers
+    print(json.dumps(teachers.check(name, evaluate), indent=1))
+
+
+@app.command()
+def run(settings: Settings = None,
+        file: Annotated[Path | None, typer.Option("--file", "-f", help="a YAML file of switches")] = None,
+        profile: ProfileOption = None,
+        as_json: Annotated[bool, typer.Option("--json", help="print the whole row as JSON")] = False,
+        save: Annotated[Path | None, typer.Option(help="write the student here")] = None,
+        again: Annotated[bool, typer.Option(help="compute although the row is there")] = False) -> None:
+    """One run, one row. Without a data set the embedded one; its defaults come from the data set's profile."""
+    from oefsmc_lib import grid
+    from oefsmc_lib.results import Store
+    chosen = (grid.read_yaml(file) if file else {}) | settings_of(settings)
+    used = grid.profile_for(chosen, profile)
+    experiment = used.experiment(chosen, str(file) if file else "the settings")
+    store = Store()
+    rows = [] if again or save else store.find(experiment.key)
+    if not rows:
+        from oefsmc_lib import pipeline
+        from oefsmc_lib.paths import writable_folder
+        writable_folder(store.folder / "rows")            # refused before the work, not after it
+        student, row = pipeline.run(experiment, profile=used.name)
+        store.write(row)
+        if save:
+            from oefsmc_lib import surgery
+            surgery.save(student, save)
+        rows = [row]
+    if as_json:
+        print(json.dumps(rows[0].flat()))
+        return
+    row = rows[0].flat()
+    names = ["id", "dataset", "network", "method", "variant", "plan", "num", "seed", "teacher_accuracy", "top1",
+             "balanced_accuracy", "head_accuracy", "tail_accuracy", "absent_accuracy", "macs_cut", "params_cut",
+             "seconds_total", "device"]
+    print_table(f"Profile {row['profile']}; percent and seconds", ["what", "value"],
+                [[n, round(row[n], 2) if isinstance(row[n], float) else row[n]] for n in names])
+
+
+@app.command()
+def show(settings: Settings = None, profile: ProfileOption = None,
+         grid_name: Annotated[str | None, typer.Option("--grid", help="only the rows of this grid")] = None,
+         value: Annotated[str, typer.Option(help="the column to summarise")] = "top1") -> None:
+    """Stored rows as a table: means over seeds with 95 % t-intervals. KEY=VALUE selects."""
+    from oefsmc_lib.results import Store
+    if grid_name:
+        from oefsmc_lib import grid
+        rows, absent = grid.rows_for(grid_name, profile or "embedded", run_missing=False)
+    else:
+        rows, absent = [r for r in Store().rows() if profile is None or r.profile == profile], []
+    for key, wanted in settings_of(settings).items():
+        if rows and all(key not in row.flat() for row in rows):
+            raise InputError(f"No row has a switch {key!r}; try dataset, method, variant, num or seed.")
+        rows = [row for row in rows if str(row.flat().get(key)) == str(wanted)]
+    if not rows:
+        raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
+    from oefsmc_lib.results import varying_columns, summary
+    by = varying_columns(rows)
+    table = summary(rows, by, value)
+    body = [[*(None if v != v else v for v in record[: len(by)]), int(record.n), round(record.mean, 2),
+             "" if record.half != record.half else f"± {record.half:.2f}"]
+            for record in table.itertuples(index=False)]
+    print_table(f"{value}, mean over seeds and 95 % t-interval", [*by, "seeds", value, "95 %"], body)
+    if absent:
+        print(f"{len(absent)} runs of the grid are missing: oefsmc grid run {grid_name} --profile {profile or 'embedded'}")
+
+
+@app.command()
+def figures(profile: ProfileOption = None,
+            only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None) -> None:
+    """Run the notebooks: figures to outputs/figures/, executed copies to outputs/executed/."""
+    from oefsmc_lib import books
+    books.run_all(profile or "embedded", only)
+
+
+@grid_app.command("check")
+def grid_check(name: str, profile: ProfileOption = None) -> None:
+    """Validate a grid as a whole, and run nothing."""
+    from oefsmc_lib import grid
+    found = grid.load_grid(name, profile or "embedded")
+    print(f"{name} ({found.profile.name}): {len(found.experiments)} runs in {len(found.cells())} cells, all valid")
+
+
+@grid_app.command("list")
+def grid_list(name: str, profile: ProfileOption = None) -> None:
+    """Cells, runs, done, missing, and an estimate of the time from stored rows."""
+    from oefsmc_lib import grid
+    from oefsmc_lib.results import Store
+    found, store = grid.load_grid(name, profile or "embedded"), Store()
+    absent, body = {e.key for e in grid.missing(found, store)}, []
+    for label, experiments in found.cells().items():
+        left = [e for e in experiments if e.key in absent]
+        seconds = grid.estimate(left, store)
+        body.append([label, len(experiments), len(experiments) - len(left), len(left),
+                     "" if not left else "unknown" if seconds is None else f"{seconds / 60:.1f} min"])
+    print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "estimate"], body)
+
+
+@grid_app.command("run")
+def grid_run(name: str, profile: ProfileOption = None,
+             only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated")] = None,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run")] = False,
+             in_process: Annotated[bool, typer.Option("--in-process", help="without Jupyter")] = False) -> None:
+    """Compute the missing rows of a grid; can be killed at any moment and goes on where it was."""
+    from oefsmc_lib import grid
+    from oefsmc_lib.results import Store
+    found, store = grid.load_grid(name, profile or "embedded", settings_of(only)), Store()
+    left = grid.missing(found, store)
+    print(f"{found.title} ({found.profile.name}): {len(found.experiments)} runs, {len(left)} missing")
+    if dry_run or not left:
+        for experiment in left:
+            print(f"  {experiment.method} {experiment.variant} num={experiment.num} {experiment.imbalance} "
+                  f"seed={experiment.seed} ({experiment.key})")
+        return
+    if in_process:
+        grid.compute(left, store, found.profile.name)
+        return
+    from oefsmc_lib import books
+    books.run_cells(found, left)
+
+
+@results_app.command("merge")
+def results_merge(folders: list[Path]) -> None:
+    """Take in rows from other machines' folders; identical ones count once, conflicts are named."""
+    from oefsmc_lib import results
+    new, same = results.merge(folders, results.Store())
+    print(f"{new} new rows, {same} known ones")
+
+
+@results_app.command("pack")
+def results_pack(name: str, profile: ProfileOption = None) -> None:
+    """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
+    from oefsmc_lib import grid, results
+    store = results.Store()
+    rows, absent = grid.rows_for(name, profile or "embedded", store, run_missing=False)
+    if not rows:
+        raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {name}`.")
+    path = store.folder / f"{profile or 'embedded'}-{name}.jsonl"
+    results.pack(rows, path)
+    print(f"{path}: {len(rows)} rows, {len(absent)} still missing")
+
+
+@results_app.command("table")
+def results_table(path: Path, profile: ProfileOption = None) -> None:
+    """Export stored rows as CSV."""
+    from oefsmc_lib import results
+    rows = [row for row in results.Store().rows() if profile is None or row.profile == profile]
+    results.to_csv(results.frame(rows), path)
+    print(f"{path}: {len(rows)} rows")

@@ -1,0 +1,214 @@
+"""Eq. 4, the labels of D_aux, the pool and its purity filter."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import experiment, image_set, pictures, source
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from oefsmc_lib import fewshot, ood
+from oefsmc_lib.errors import InputError
+
+counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
+
+
+def share(counts):
+    return torch.tensor(counts).double() / sum(counts)
+
+
+# --- eq. 4 ---------------------------------------------------------------------------------------
+@given(counts, st.sampled_from(["all", "nonzero"]))
+def test_rates_are_a_distribution_that_runs_against_the_shares(counts, alpha_min):
+    beta = share(counts)
+    gamma = ood.rates(beta, alpha_min)
+    assert float(gamma.sum()) == pytest.approx(1) and float(gamma.min()) >= -1e-15
+    order = beta.argsort()
+    assert bool((gamma[order].diff() <= 1e-15).all())     # the larger the share, the smaller the rate
+
+
+@given(counts)
+def test_rates_are_the_formula(counts):
+    beta = share(counts)
+    alpha = max(beta) + min(beta)
+    by_hand = [(alpha - b) / (len(beta) * alpha - 1) for b in beta]
+    assert ood.rates(beta).tolist() == pytest.approx([float(value) for value in by_hand])
+
+
+@given(st.integers(2, 50), st.integers(1, 9))
+def test_balanced_shares_give_even_rates_and_weight_one(classes, each):
+    gamma = ood.rates(share([each] * classes))
+    assert gamma.tolist() == pytest.approx([1 / classes] * classes)
+    for kind in ("k_gamma", "one", "normalised"):
+        assert ood.class_weights(gamma, kind).tolist() == pytest.approx([1] * classes)
+
+
+@given(counts.filter(lambda c: 0 in c and len(set(c)) > 2))
+def test_an_empty_class_leaves_the_head_nothing_unless_alpha_skips_it(counts):
+    beta = share(counts)
+    assert float(ood.rates(beta)[beta.argmax()]) == 0
+    assert float(ood.rates(beta, "nonzero").min()) > 0
+
+
+def test_rates_of_the_papers_smallest_case():
+    gamma = ood.rates(share([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]))
+    assert float(gamma[0]) == 0 and float(gamma[9]) == pytest.approx(0.1333, abs=5e-5)
+    assert float(ood.class_weights(gamma)[9]) == pytest.approx(1.333, abs=5e-4)
+    assert float((gamma * ood.class_weights(gamma)).sum()) == pytest.approx(1.18, abs=5e-3)
+
+
+@pytest.mark.parametrize("classes, num, flattest", [(10, 10, 3.0), (10, 100, 3.0), (100, 100, 4.0), (100, 200, 3.5), (100, 500, 3.6)])
+def test_m_equal_to_num_flattens_the_prior_without_evening_it(classes, num, flattest):
+    beta = share(fewshot.long_tailed_counts(num, classes, 100))
+    mixed = (beta + ood.rates(beta)) / 2
+    assert float(mixed.max() / mixed.min()) == pytest.approx(flattest, abs=0.05)
+
+
+@given(counts)
+def test_kinds_of_class_weights(counts):
+    gamma = ood.rates(share(counts))
+    k_gamma, one, normalised = (ood.class_weights(gamma, kind) for kind in ("k_gamma", "one", "normalised"))
+    assert k_gamma.tolist() == pytest.approx((len(counts) * gamma).tolist(), rel=1e-5)
+    assert float(k_gamma.mean()) == pytest.approx(1, rel=1e-5) and one.tolist() == [1] * len(counts)
+    assert float((gamma * normalised).sum()) == pytest.approx(1, rel=1e-5)
+
+
+# --- labels --------------------------------------------------------------------------------------
+@given(counts, st.integers(0, 200), st.integers(0, 99))
+def test_quota_labels_have_rounded_counts(counts, m, seed):
+    gamma = ood.rates(share(counts))
+    labels = ood.draw_labels(gamma, m, "quota", source(seed))
+    found = torch.bincount(labels, minlength=len(counts))
+    assert len(labels) == m and bool(((found - m * gamma).abs() < 1 + 1e-6).all())
+
+
+@given(counts, st.integers(0, 200), st.integers(0, 99))
+def test_iid_labels_fall_only_where_the_rate_is_positive(counts, m, seed):
+    gamma = ood.rates(share(counts))
+    labels = ood.draw_labels(gamma, m, "iid", source(seed))
+    assert len(labels) == m and bool((gamma[labels] > 0).all())
+    assert torch.equal(labels, ood.draw_labels(gamma, m, "iid", source(seed)))
+
+
+def test_iid_labels_follow_the_rates():
+    gamma = ood.rates(share([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]))
+    found = torch.bincount(ood.draw_labels(gamma, 100_000, "iid", source()), minlength=10) / 1e5
+    assert float((found - gamma).abs().max()) < 0.005
+
+
+def test_quota_breaks_ties_at_random_and_shuffles():
+    gamma = torch.full((10,), 0.1).double()
+    winners = {tuple(sorted(ood.draw_labels(gamma, 3, "quota", source(seed)).tolist())) for seed in range(20)}
+    assert len(winners) > 5
+    labels = ood.draw_labels(gamma, 50, "quota", source()).tolist()
+    assert labels != sorted(labels) and torch.bincount(torch.tensor(labels)).tolist() == [5] * 10
+
+
+# --- the pool ------------------------------------------------------------------------------------
+SHAPE = (3, 32, 32)
+
+
+def test_a_pool_has_n_images_of_the_source_without_repeats(tiny):
+    pool = ood.draw_pool(experiment(), SHAPE)
+    assert len(pool.images) == len(set(pool.indices)) == 30 and pool.removed == 0
+    assert torch.equal(pool.images, tiny["elsewhere", "train"].images[pool.indices])
+
+
+def test_pools_of_a_seed_are_nested_and_seeds_differ(tiny):
+    small, large, other = (ood.draw_pool(experiment(**s), SHAPE) for s in ({"n": 20}, {"n": 50}, {"n": 20, "seed": 1}))
+    assert large.indices[:20] == small.indices != other.indices
+
+
+def test_adding_ood_images_leaves_the_few_as_they_were(tiny):
+    labels = tiny["tiny", "train"].labels
+    assert fewshot.draw(labels, 5, experiment(m=3)) == fewshot.draw(labels, 5, experiment(m=30, n=80))
+
+
+def test_excluded_classes_stay_out(tiny):
+    labels = tiny["elsewhere", "train"].labels
+    pool = ood.draw_pool(experiment(ood_exclude=("elsewhere-1",)), SHAPE)
+    assert set(labels[pool.indices].tolist()) == {0, 2}
+    with pytest.raises(InputError, match="ood_exclude names 'bus', but elsewhere has no such class"):
+        ood.draw_pool(experiment(ood_exclude=("bus",)), SHAPE)
+
+
+def test_a_source_with_too_few_images_is_refused(tiny):
+    with pytest.raises(InputError, match="has 90 usable images, but the pool needs n=91; lower n and m"):
+        ood.draw_pool(experiment(n=91), SHAPE)
+
+
+def test_d_aux_is_drawn_without_repeats_and_grows_by_adding(tiny):
+    pool = ood.draw_pool(experiment(), SHAPE)
+    few, more = ood.draw_aux(pool, 5, 0), ood.draw_aux(pool, 12, 0)
+    assert torch.equal(more[:5], few) and len(set(more.tolist())) == 12
+
+
+def test_augmented_copies_take_the_few_in_turn():
+    images = pictures(3)
+    copies, origin = ood.augmented_copies(images, 7, experiment(augment="none", aux="augmented_few"))
+    assert origin.tolist() == [0, 1, 2, 0, 1, 2, 0] and torch.equal(copies, images[origin])
+    changed, _ = ood.augmented_copies(images, 7, experiment(augment="crop", aux="augmented_few"))
+    assert not torch.equal(changed[0], changed[3])
+
+
+# --- the purity filter ---------------------------------------------------------------------------
+def compressed(images, quality):
+    """The same pictures through a JPEG file."""
+    out = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        out.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return torch.stack(out)
+
+
+COPIES = {
+    "the same": lambda x: x,
+    "JPEG": lambda x: compressed(x, 75),
+    "brighter": lambda x: (x.float() * 0.8 + 20).round().to(torch.uint8),
+    "less contrast": lambda x: (128 + 0.5 * (x.float() - 128)).round().to(torch.uint8),
+    "enlarged and back": lambda x: torch.nn.functional.interpolate(torch.nn.functional.interpolate(
+        x.float(), (64, 64), mode="bilinear"), (32, 32), mode="area").round().clamp(0, 255).to(torch.uint8),
+}
+
+
+def nearest(images, known):
+    return (ood._thumbnails(images) @ ood._thumbnails(known).T)
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_found_and_different_pictures_are_not(kind):
+    known, others = pictures(60, seed=10), pictures(60, seed=20)
+    copies = COPIES[kind](known)
+    assert float(nearest(copies, known).diagonal().min()) > 0.99
+    hashes, thumbnails = frozenset(ood._hashes(known)), ood._thumbnails(known).half()
+    assert bool(ood.impure(copies, hashes, thumbnails).all())
+    assert not bool(ood.impure(others, hashes, thumbnails).any())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", ["the same", "JPEG"])
+def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
+    stolen = COPIES[kind](tiny["tiny", split].images[:30])
+    clean = tiny["elsewhere", "train"].images
+    tiny["elsewhere", "train"] = image_set("elsewhere", 120, 3, 3)
+    tiny["elsewhere", "train"].images[:30] = stolen
+    tiny["elsewhere", "train"].images[30:] = clean
+    pool = ood.draw_pool(experiment(n=90), SHAPE)
+    assert sorted(pool.indices) == list(range(30, 120)) and 0 < pool.removed <= 30
+    with pytest.raises(InputError, match="has 90 usable images"):
+        ood.draw_pool(experiment(n=91), SHAPE)
+
+
+def test_flat_images_are_no_duplicates_of_each_other():
+    black, gray = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
+    assert not bool(ood.impure(gray, frozenset(ood._hashes(black)), ood._thumbnails(black)).any())
+
+
+def test_gray_data_is_compared_with_coloured_sources(tiny):
+    gray = pictures(5, channels=1)
+    coloured = gray.expand(-1, 3, -1, -1).contiguous()
+    assert float(nearest(coloured, gray).diagonal().min()) > 0.99

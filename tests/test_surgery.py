@@ -1,0 +1,192 @@
+"""Removing channels, dropping blocks, folding batch norms, saving: all exact."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, same_state, state_of
+from safetensors.torch import save_file
+from torch import nn
+
+from oefsmc_lib import evaluation, importance, plans, surgery
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.models import Architecture
+
+R18 = Architecture("resnet18", CLASSES, 3, 1.0, 32)
+R50 = Architecture("resnet50", CLASSES, 3, 1.0, 32)
+EVERY = [VGG, RESNET, MOBILENET, R18]
+
+
+def plan_of(architecture):
+    return {"vgg16": "half", "resnet20": "all_inner", "resnet18": "all_inner"}.get(architecture.name, "inner_half")
+
+
+def kept_by(teacher, plan=None):
+    widths = plans.plan_widths(plan or plan_of(teacher.architecture), teacher.model, teacher.architecture)
+    return {name: importance.top_channels(teacher.model.get_submodule(name).weight.abs().sum((1, 2, 3)), keep)
+            for name, keep in widths.items()}
+
+
+def masked(teacher, kept):
+    """The same network with the removed filters silenced where the next layer reads them."""
+    model = copy.deepcopy(teacher.model)
+    layers = surgery.weight_layers(model, teacher.architecture)
+    for name, channels in kept.items():
+        reader = surgery.consumer(layers, model, name)
+        mask = torch.zeros(model.get_submodule(name).out_channels)
+        mask[channels] = 1
+        model.get_submodule(reader).register_forward_pre_hook(
+            lambda _m, x, mask=mask: (x[0] * mask.view(1, -1, *[1] * (x[0].dim() - 2)),))
+    return model
+
+
+@pytest.mark.parametrize("architecture", EVERY, ids=lambda a: a.name)
+def test_slicing_equals_masking(architecture):
+    teacher = make_teacher(architecture)
+    kept, before, x = kept_by(teacher), state_of(teacher.model), inputs(4, architecture)
+    student = surgery.pruned_copy(teacher, kept)
+    assert torch.allclose(logits(student.model, x), logits(masked(teacher, kept), x), atol=1e-4)
+    assert not torch.allclose(logits(student.model, x), logits(teacher.model, x), atol=1e-2)
+    for name, channels in kept.items():
+        assert student.model.get_submodule(name).out_channels == len(channels)
+    assert evaluation.macs(student.model, architecture) < evaluation.macs(teacher.model, architecture)
+    assert same_state(before, state_of(teacher.model))
+    assert not any(p.requires_grad for p in student.model.parameters())
+
+
+def test_keeping_everything_changes_nothing(teacher):
+    student = surgery.pruned_copy(teacher, {})
+    assert same_state(state_of(teacher.model), state_of(student.model))
+
+
+@pytest.mark.parametrize("channels", [[], [0, 0], [10**6], [-1, 2]])
+def test_channels_that_do_not_fit_are_refused(vgg, channels):
+    with pytest.raises(InputError, match="do not fit its 8 outputs; the plan is for another network"):
+        surgery.pruned_copy(vgg, {"features.0": channels})
+
+
+def test_a_layer_that_nothing_reads_cannot_lose_channels(vgg):
+    layers = surgery.weight_layers(vgg.model, VGG)
+    assert surgery.consumer(layers, vgg.model, "features.40") == "classifier"
+    with pytest.raises(InputError, match="No layer follows classifier"):
+        surgery.consumer(layers, vgg.model, "classifier")
+
+
+def test_the_reader_of_a_convolution_mixes_channels(mobilenet):
+    layers = surgery.weight_layers(mobilenet.model, MOBILENET)
+    # expansion -> (depthwise) -> projection
+    assert surgery.consumer(layers, mobilenet.model, "features.2.conv.0.0") == "features.2.conv.2"
+
+
+def test_a_layer_used_twice_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+    with pytest.raises(InputError, match="runs the layer conv twice"):
+        surgery.weight_layers(Twice(), VGG)
+
+
+@pytest.mark.parametrize("architecture", [*EVERY, R50], ids=lambda a: a.name)
+def test_folding_batch_norms_leaves_the_logits(architecture):
+    teacher = make_teacher(architecture)
+    folded, x = copy.deepcopy(teacher.model), inputs(4, architecture)
+    surgery.fold_batch_norms(folded, architecture)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    expected = logits(teacher.model, x)
+    assert torch.allclose(logits(folded, x), expected, atol=1e-4 * max(1, float(expected.abs().max())))
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+def test_a_batch_norm_without_a_convolution_cannot_be_folded():
+    architecture = Architecture("densenet121", CLASSES, 3, 1.0, 32)
+    with pytest.raises(InputError, match="does not follow a convolution.*which FSKD needs; use method=cd or mir"):
+        surgery.fold_batch_norms(architecture.build().eval(), architecture)
+
+
+def test_dropped_blocks_are_skipped(resnet):
+    model, x = copy.deepcopy(resnet.model), inputs(3, RESNET)
+    surgery.drop_units(model, ["layer1.1", "layer3.2"])
+    with torch.no_grad():
+        y = torch.relu(resnet.model.bn1(resnet.model.conv1(x)))
+        for name in ("layer1.0", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer3.0", "layer3.1"):
+            y = resnet.model.get_submodule(name)(y)
+        expected = resnet.model.fc(y.mean((2, 3)))
+    assert torch.equal(logits(model, x), expected)
+
+
+def test_a_dropped_unit_of_vgg_takes_its_batch_norm_and_relu_along(vgg):
+    model = copy.deepcopy(vgg.model)
+    surgery.drop_units(model, ["features.3"])
+    assert [type(m) for m in model.features[3:6]] == [nn.Identity] * 3 and len(model.features) == len(vgg.model.features)
+
+
+# --- saving --------------------------------------------------------------------------------------
+READ = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from oefsmc_lib import surgery
+torch.set_num_threads(1)
+student = surgery.load(sys.argv[1])
+x = load_file(sys.argv[1] + "/input.safetensors")["x"].contiguous(memory_format=torch.channels_last)
+with torch.no_grad():
+    save_file({"y": student.model(x)}, sys.argv[1] + "/output.safetensors")
+assert not any(p.requires_grad for p in student.model.parameters()) and not student.model.training
+"""
+
+
+def logits_of_a_new_process(folder, x):
+    from safetensors.torch import load_file
+    save_file({"x": x.contiguous()}, folder / "input.safetensors")
+    done = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "output.safetensors")["y"]
+
+
+@pytest.mark.parametrize("kind", ["pruned and folded", "dropped"])
+@pytest.mark.parametrize("architecture", [VGG, RESNET, MOBILENET], ids=lambda a: a.name)
+def test_a_saved_student_has_the_same_logits_in_a_new_process(tmp_path, architecture, kind):
+    teacher, x = make_teacher(architecture), inputs(5, architecture)
+    if kind == "dropped":
+        student = surgery.Student(copy.deepcopy(teacher.model),
+                                  surgery.Structure(architecture, dropped=plans.droppable_units(teacher.model)[1:3]))
+        surgery.drop_units(student.model, student.structure.dropped)
+    else:
+        student = surgery.pruned_copy(teacher, kept_by(teacher))
+        surgery.fold_batch_norms(student.model, architecture)
+        student.structure.folded = True
+    student.model.to(memory_format=torch.channels_last)   # as evaluated; another layout adds in another order
+    surgery.save(student, tmp_path)
+    assert torch.equal(logits_of_a_new_process(tmp_path, x), logits(student.model, x))
+    again = surgery.load(tmp_path)
+    assert again.structure == student.structure and same_state(state_of(student.model), state_of(again.model))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda folder: (folder / "plan.json").unlink(), "plan.json is missing"),
+    (lambda folder: (folder / "student.safetensors").unlink(), "student.safetensors is missing"),
+    (lambda folder: (folder / "plan.json").write_text("{"), "is damaged"),
+    (lambda folder: (folder / "plan.json").write_text('{"architecture": {}}'), "is damaged"),
+    (lambda folder: (folder / "student.safetensors").write_bytes(b"no"), "is damaged"),
+    (lambda folder: change(folder, kept={"features.0": [0, 1]}), "does not fit its plan.json"),
+    (lambda folder: change(folder, kept={"no.such": [0, 1]}), "does not fit its plan.json"),
+    (lambda folder: change(folder, dropped=["features.99"]), "does not fit its plan.json"),
+    (lambda folder: change(folder, folded=True), "does not fit its plan.json"),
+])
+def test_a_damaged_student_is_refused_in_one_sentence(tmp_path, vgg, damage, words):
+    surgery.save(surgery.pruned_copy(vgg, kept_by(vgg)), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=words) as refusal:
+        surgery.load(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def change(folder, **changes):
+    plan = json.loads((folder / "plan.json").read_text()) | changes
+    (folder / "plan.json").write_text(json.dumps(plan))
