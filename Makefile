@@ -17,9 +17,12 @@ help: ## Show this list
 figures: $(STAMP) ## Run the narrative notebooks: figures to outputs/figures/
 	@$(BIN)/oefsmc figures --profile $(PROFILE)
 
-# The notebooks' own check (nbval) is a second pytest call: it goes below the first line, with the same environment.
-test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest tests
+# Tests and notebooks share one temporary store, so that a row is computed once and nothing is written into the checkout.
+# nbval runs every notebook with its defaults and compares the cells that carry a claim.
+test: $(STAMP) ## Run the tests, then every notebook
+	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_OUTPUTS="$$store/outputs" OEFSMC_QUIET=1 && \
+	$(BIN)/python -m pytest tests && \
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
 
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests

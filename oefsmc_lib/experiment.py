@@ -115,6 +115,7 @@ class Experiment(Settings):
     num: Count = 10                                        # M, all classes together
     imbalance: Literal["long_tail", "step", "balanced", "counts"] = "long_tail"
     ratio: Annotated[float, Field(ge=1)] = 100.0           # imbalance ratio, head : tail
+    rounding: Literal["largest_remainder", "floor", "at_least_one"] = "largest_remainder"
     counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     class_order: Literal["permuted", "index"] = "permuted"
     draw_file: str | None = None                           # saved indices, instead of a draw by seed
@@ -239,7 +240,7 @@ class Experiment(Settings):
     def draw_switches(self) -> dict[str, Any]:
         """What decides the few images: shared by the methods and variants of a cell."""
         names = ["dataset", "image_size", "skip_broken", "num", "imbalance", "class_order", "seed"]
-        names += ["ratio"] if self.imbalance in ("long_tail", "step") else []
+        names += ["ratio", "rounding"] if self.imbalance in ("long_tail", "step") else []
         names += ["counts"] if self.imbalance == "counts" else []
         names += ["draw_file"] if self.draw_file else []
         return {name: getattr(self, name) for name in names}

@@ -31,19 +31,31 @@ def largest_remainder(weights: list[float], total: int) -> list[int]:
     return counts
 
 
-def long_tailed_counts(num: int, classes: int, ratio: float) -> list[int]:
+def rounded(weights: list[float], num: int, rounding: str) -> list[int]:
+    """Integers in proportion to ``weights``: ``largest_remainder`` adds up to ``num`` and may leave classes empty;
+    ``floor`` loses images (10 become 7); ``at_least_one`` first gives each class one (10 become balanced)."""
+    if rounding == "floor":
+        return [int(num * weight / sum(weights) + 1e-9) for weight in weights]
+    if rounding == "at_least_one":
+        if num < len(weights):
+            raise InputError(f"rounding=at_least_one needs an image for each of {len(weights)} classes, but num={num}.")
+        return [1 + count for count in largest_remainder(weights, num - len(weights))]
+    return largest_remainder(weights, num)
+
+
+def long_tailed_counts(num: int, classes: int, ratio: float, rounding: str = "largest_remainder") -> list[int]:
     """``num`` images, class j in proportion to ratio^(-j/(K-1)); classes may get none.
 
     With few images the integers cannot keep the ratio: 10 images of 10 classes at ratio 100 are
     4 2 2 1 1 0 0 0 0 0. Differs from LDAM's convention, which fixes the largest class instead.
     """
-    return largest_remainder([ratio ** (-j / max(classes - 1, 1)) for j in range(classes)], num)
+    return rounded([ratio ** (-j / max(classes - 1, 1)) for j in range(classes)], num, rounding)
 
 
-def step_counts(num: int, classes: int, ratio: float) -> list[int]:
+def step_counts(num: int, classes: int, ratio: float, rounding: str = "largest_remainder") -> list[int]:
     """The first half of the classes (rounded up) weighs ``ratio`` times the second half."""
     head = (classes + 1) // 2
-    return largest_remainder([1.0] * head + [1 / ratio] * (classes - head), num)
+    return rounded([1.0] * head + [1 / ratio] * (classes - head), num, rounding)
 
 
 def counts_by_rank(experiment, classes: int) -> list[int]:
@@ -55,7 +67,7 @@ def counts_by_rank(experiment, classes: int) -> list[int]:
     if experiment.imbalance == "balanced":
         return largest_remainder([1.0] * classes, experiment.num)
     rule = {"long_tail": long_tailed_counts, "step": step_counts}[experiment.imbalance]
-    return rule(experiment.num, classes, experiment.ratio)
+    return rule(experiment.num, classes, experiment.ratio, experiment.rounding)
 
 
 def class_order(experiment, classes: int) -> list[int]:

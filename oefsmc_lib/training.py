@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from oefsmc_lib.data import ImageSet
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
 from oefsmc_lib.models import Architecture
+from oefsmc_lib.progress import bar
 from oefsmc_lib.views import augment
 
 
@@ -85,27 +84,28 @@ def fit(architecture: Architecture, images: ImageSet, normalise, recipe: Recipe,
         if isinstance(images.images, Tensor):
             images = replace(images, images=images.images.to(device))
         steps = max(1, len(images) // recipe.batch)        # a smaller last batch is left out
-        with _bar(total=recipe.epochs * steps, initial=done * steps, desc=f"training {architecture.name}") as bar:
-            for epoch in range(done, recipe.epochs):
-                loss = _epoch(model, optimiser, images, normalise, recipe, epoch, steps, bar)
-                if not math.isfinite(loss):
-                    raise InputError(f"The training diverged in epoch {epoch + 1} of {recipe.epochs}; "
-                                     f"use a rate below lr={recipe.lr:g}.")
-                bar.set_postfix(loss=f"{loss:.3f}")
-                write_whole(checkpoint, _pack(epoch + 1, about, model, optimiser))
+        ticks = iter(bar(range(done * steps, recipe.epochs * steps), f"training {architecture.name}"))
+        for epoch in range(done, recipe.epochs):
+            loss = _epoch(model, optimiser, images, normalise, recipe, epoch, steps, ticks)
+            if not math.isfinite(loss):
+                raise InputError(f"The training diverged in epoch {epoch + 1} of {recipe.epochs}; "
+                                 f"use a rate below lr={recipe.lr:g}.")
+            write_whole(checkpoint, _pack(epoch + 1, about, model, optimiser))
+        next(ticks, None)                                  # the bar goes when it is exhausted
     return model
 
 
-def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch: int, steps: int, bar) -> float:
-    """One pass; returns the mean loss."""
+def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch: int, steps: int, ticks) -> float:
+    """One pass over the images, a step for each of ``ticks``; returns the mean loss."""
     seed = recipe.seed * 100_003 + epoch
     source = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)                                # dropout, where a network has it
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
-    for step, chosen in enumerate(torch.randperm(len(images), generator=source).split(recipe.batch)[:steps]):
+    order = torch.randperm(len(images), generator=source)
+    for chosen, step in zip(order.split(recipe.batch)[:steps], ticks):     # as many steps as batches
         for group in optimiser.param_groups:
-            group["lr"] = rate(epoch * steps + step, recipe.epochs * steps, recipe)
+            group["lr"] = rate(step, recipe.epochs * steps, recipe)
         views = augment(images.take(chosen), recipe.augment, source).to(device)
         x = normalise(views).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
@@ -115,7 +115,6 @@ def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch:
         loss.backward()
         optimiser.step()
         total += loss.detach()
-        bar.update()
     return float(total) / steps
 
 
@@ -123,12 +122,6 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
               {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-
-
-def _bar(**settings):
-    """Quiet in batch: where there is no terminal, or in a notebook under TQDM_DISABLE=1."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return tqdm(**settings, leave=False, **({} if hasattr(shell, "kernel") else {"disable": None}))
 
 
 # --- checkpoints: one safetensors file, with the epoch and what is trained in its header ----------

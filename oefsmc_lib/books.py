@@ -1,0 +1,155 @@
+"""Notebooks as a person and as a batch run them: the first cell's greeting, rows, figures, papermill.
+
+Papermill and Jupyter load only in the functions that execute notebooks.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from oefsmc_lib import grid
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.paths import outputs_folder, project_root, writable_folder
+from oefsmc_lib.results import Row, Store
+
+WORKER = "cell.ipynb"
+
+
+class Book:
+    """What a narrative notebook works with: its profile, its rows, and where its figures go."""
+
+    def __init__(self, profile: str = "embedded", compute: bool | None = None):
+        self.profile = grid.load_profile(profile)
+        self.compute = self.profile.compute if not compute else True
+        self.store = Store()
+
+    def experiment(self, **settings):
+        """An experiment of this profile."""
+        return self.profile.experiment(settings)
+
+    def rows(self, name: str, only: dict[str, Any] | None = None) -> list[Row]:
+        """The rows of a grid under this profile, computed first where the profile computes.
+
+        What is missing is said, with the command that computes it and an estimate.
+        """
+        rows, absent = grid.rows_for(name, self.profile, self.store, self.compute, only)
+        if absent:
+            seconds = grid.estimate(absent, self.store)
+            long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"
+            print(f"{len(absent)} of {len(absent) + len(rows)} runs are not in the store and are left out below; "
+                  f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
+                  "or set compute=True.")
+        return rows
+
+    def save(self, figure, name: str) -> None:
+        """Write a figure as PNG and SVG to ``outputs/figures/<profile>/``."""
+        folder = writable_folder(outputs_folder() / "figures" / self.profile.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # fonts without a glyph
+            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+
+
+def start_notebook(profile: str = "embedded", compute: bool | None = None) -> Book:
+    """Print versions, device and profile, set the look of figures, and return the notebook's :class:`Book`."""
+    import platform
+
+    import torch
+
+    from oefsmc_lib import __version__, figures
+    book = Book(profile, compute)
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}; {device}; "
+          f"profile {book.profile.name}")
+    figures.style()
+    return book
+
+
+def narrative() -> list[Path]:
+    """The numbered notebooks, in reading order."""
+    return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def run_all(profile: str, only: Sequence[str] | None = None) -> None:
+    """Execute the numbered notebooks under a profile: copies to ``outputs/executed/``, figures to ``outputs/figures/``.
+
+    A notebook that fails does not stop the others; at the end the failed ones are named and the
+    exit code is 1. Their executed copies hold the error.
+    """
+    grid.load_profile(profile)
+    chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
+    if not chosen:
+        raise InputError(f"No notebook starts with {only[0]!r}; there are "
+                         f"{', '.join(path.stem for path in narrative())}.")
+    folder = writable_folder(outputs_folder() / "executed" / profile)
+    failed = []
+    for number, path in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {path.stem}", flush=True)
+        try:
+            execute(path, folder / path.name, {"profile": profile})
+        except NotebookFailed as error:
+            failed.append(str(error))
+            print(f"    failed: {error}", file=sys.stderr)
+    print(f"executed copies: {folder}\nfigures: {outputs_folder() / 'figures' / profile}")
+    if failed:
+        raise SystemExit(1)
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook raised, or its kernel died; the executed copy keeps the error."""
+
+    def __init__(self, message: str, kernel_died: bool = False):
+        super().__init__(message)
+        self.kernel_died = kernel_died
+
+
+def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
+    """Run one notebook with papermill, in the notebook's own folder, with a progress bar on a terminal.
+
+    Parameters are checked against the notebook's first (papermill itself only warns). Raises
+    :class:`NotebookFailed`, and :class:`InputError` for a parameter that the notebook does not have.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    known = papermill.inspect_notebook(str(path))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise InputError(f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
+    # The kernel must write to this process's folders, however it was started.
+    os.environ.setdefault("OEFSMC_OUTPUTS", str(outputs_folder().resolve()))
+    try:
+        papermill.execute_notebook(str(path), str(into), parameters, cwd=str(path.parent), start_timeout=300,
+                                   progress_bar=sys.stderr.isatty(), kernel_name="python3")
+    except PapermillExecutionError as error:
+        raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})") from error
+    except RuntimeError as error:
+        # nbclient's DeadKernelError: the kernel was killed, by memory or by hand.
+        raise NotebookFailed(f"{path.name}: {error} (see {into})", kernel_died=True) from error
+
+
+def run_cells(found: grid.Grid, left: Iterable) -> None:
+    """Compute missing runs with papermill, one worker notebook a cell of the grid, one after the other.
+
+    A cell that fails is kept with its error under ``outputs/runs/`` and the others go on.
+    """
+    missing = {experiment.key for experiment in left}
+    cells = {label: [e for e in experiments if e.key in missing] for label, experiments in found.cells().items()}
+    cells = {label: experiments for label, experiments in cells.items() if experiments}
+    folder = writable_folder(outputs_folder() / "runs" / f"{found.profile.name}-{found.name}")
+    failed = []
+    for number, (label, experiments) in enumerate(cells.items(), 1):
+        print(f"[{number}/{len(cells)}] {label}: {len(experiments)} runs", flush=True)
+        parameters = {"grid": found.name, "profile": found.profile.name, "cell": label,
+                      "keys": ",".join(e.key for e in experiments)}
+        try:
+            execute(project_root() / "notebooks" / WORKER, folder / f"{label}.ipynb", parameters)
+        except NotebookFailed as error:
+            failed.append(label)
+            print(f"    failed: {error}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(cells)} cells failed ({', '.join(failed)}); the others are done. "
+              f"Their notebooks are in {folder}; run the same command again for what is missing.", file=sys.stderr)
+        raise SystemExit(1)

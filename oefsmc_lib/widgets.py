@@ -1,0 +1,179 @@
+"""Sliders that teach, each around a pure drawing function and with a static twin.
+
+``draw_...`` turns numbers into a figure; ``..._explorer`` puts sliders around it; ``..._panel`` shows
+a few telling settings side by side, for batch runs, print and the web. ipywidgets loads only where
+sliders are built.
+"""
+
+import io
+import os
+import sys
+from dataclasses import dataclass
+
+FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
+TELLING = ((10, 10, 100, 10), (100, 10, 100, 100), (100, 10, 10, 100), (10, 10, 100, 30))   # num, classes, ratio, m
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Eq. (4) for one long tail and what m images from elsewhere make of it; by rank, head class first."""
+
+    num: int
+    m: int
+    counts: list[int]                                     # m_j
+    rates: list[float]                                    # Gamma_j
+    balance: float                                        # the m from which on the mixture is even: M (K alpha - 1)
+
+    @property
+    def classes(self) -> int:
+        return len(self.counts)
+
+    @property
+    def mixed(self) -> list[float]:
+        """Expected class shares of D_few and D_aux together: (m_j + m Gamma_j) / (M + m)."""
+        return [(count + self.m * rate) / (self.num + self.m) for count, rate in zip(self.counts, self.rates)]
+
+    @property
+    def spread(self) -> float:
+        """Largest over smallest class share of the mixture; infinite while a class is empty."""
+        return max(self.mixed) / min(self.mixed) if min(self.mixed) > 0 else float("inf")
+
+
+def prior(num: int, classes: int, ratio: float, m: int) -> Prior:
+    """The numbers behind :func:`draw_prior`, from the library's own counts and rates."""
+    import torch
+
+    from oefsmc_lib import fewshot, ood
+    counts = fewshot.long_tailed_counts(num, classes, ratio)
+    beta = torch.tensor(counts).double() / num
+    balance = num * float(classes * (beta.max() + beta.min()) - 1)
+    return Prior(num, m, counts, ood.rates(beta).tolist(), balance)
+
+
+def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10):
+    """Three pictures: counts m_j and shares beta_j; rates Gamma_j and weights gamma_j; the mixture. A Figure."""
+    figure, axes = _canvas(1, 3, (11, 3.2))
+    found = prior(num, classes, ratio, m)
+    for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), axes.flat):
+        draw(ax, found)
+    figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} from elsewhere: "
+                    f"an even mixture needs {found.balance:.0f}")
+    return figure
+
+
+def prior_panel():
+    """The static twin of :func:`prior_explorer`: four settings, a column each. A Figure."""
+    figure, axes = _canvas(3, len(TELLING), (13, 7.5))
+    for column, (num, classes, ratio, m) in zip(axes.T, TELLING):
+        found = prior(num, classes, ratio, m)
+        for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), column):
+            draw(ax, found)
+        column[0].set_title(f"M = {num}, ratio {ratio}, m = {m}\n{column[0].get_title()}")
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    for ax in axes[:-1].flat:
+        ax.set_xlabel("")
+    return figure
+
+
+def prior_explorer():
+    """Sliders for ratio, K, M and m around :func:`draw_prior`."""
+    return _explorer(draw_prior, {"ratio": ("ratio", 100, 1, 200), "classes": ("classes K", 10, 2, 100),
+                                  "num": ("images M", 10, 1, 200), "m": ("elsewhere m", 10, 0, 600)})
+
+
+def show(static, explorer) -> None:
+    """Display a static figure, and under it the sliders that ``explorer()`` makes where someone can move them."""
+    from IPython.display import display
+    display(static)
+    if not has_frontend():
+        return
+    try:
+        display(explorer())
+    except ImportError:
+        print("The sliders need ipywidgets: pip install ipywidgets")
+
+
+def has_frontend() -> bool:
+    """Whether a person watches: a kernel whose client answers questions, as Jupyter's does and batch runners' do not."""
+    if os.environ.get("OEFSMC_QUIET") == "1" or "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))
+
+
+# --- how it is done -----------------------------------------------------------------------------
+def _canvas(rows: int, columns: int, size: tuple[float, float]):
+    """A figure that only its caller shows: Jupyter displays every open one a second time."""
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    plt.close(figure)
+    return figure, axes
+
+
+def _bars(ax, heights, color, label=None, bottom=0) -> None:
+    ranks = range(len(heights))
+    ax.bar(ranks, heights, width=0.8 if len(heights) <= 30 else 1, color=color, bottom=bottom, label=label, linewidth=0)
+    ax.set(xlabel="class, head first", xlim=(-0.7, len(heights) - 0.3))
+    if len(heights) <= 10:
+        ax.set_xticks(ranks, [str(rank + 1) for rank in ranks])
+
+
+def _draw_counts(ax, found: Prior) -> None:
+    _bars(ax, found.counts, FEW)
+    ax.set_ylabel("images $m_j$")
+    _second_scale(ax, found.num, r"share $\beta_j$", divide=True)
+    empty = found.counts.count(0)
+    ax.set_title(f"{empty} of {found.classes} classes have no image" if empty else "every class has an image")
+
+
+def _draw_rates(ax, found: Prior) -> None:
+    _bars(ax, found.rates, AUX)
+    _even(ax, found)
+    ax.set_ylabel(r"rate $\Gamma_j$")
+    _second_scale(ax, found.classes, r"weight $\gamma_j$")
+    ax.set_title(f"eq. 4 gives the head class {found.rates[0]:.2f}")
+
+
+def _draw_mixture(ax, found: Prior) -> None:
+    total = found.num + found.m
+    few = [count / total for count in found.counts]
+    _bars(ax, few, FEW, "few")
+    _bars(ax, [share - own for share, own in zip(found.mixed, few)], AUX, "elsewhere", bottom=few)
+    _even(ax, found)
+    ax.set_ylabel("share of the mixture")
+    ax.legend(loc="upper right", fontsize="small")
+    ax.set_title("some classes stay empty" if found.spread == float("inf") else f"mixture: {found.spread:.1f} : 1")
+
+
+def _even(ax, found: Prior) -> None:
+    ax.axhline(1 / found.classes, color=EVEN, linestyle="--", linewidth=1)
+
+
+def _second_scale(ax, factor: float, label: str, divide: bool = False) -> None:
+    up, down = (lambda value: value * factor), (lambda value: value / factor)
+    ax.grid(False)                                        # two scales: lines of one would cross the ticks of the other
+    ax.secondary_yaxis("right", functions=(down, up) if divide else (up, down)).set_ylabel(label)
+
+
+def _explorer(draw, ranges: dict[str, tuple[str, int, int, int]]):
+    """Sliders (label, value, low, high) for the arguments of ``draw``, over its picture; redrawn when one is let go."""
+    import ipywidgets
+    sliders = {name: ipywidgets.IntSlider(value, low, high, description=label, continuous_update=False,
+                                          style={"description_width": "90px"}, layout={"width": "480px"})
+               for name, (label, value, low, high) in ranges.items()}
+    picture = ipywidgets.Image(format="png")
+
+    def redraw(_change=None):
+        picture.value = _png(draw(**{name: slider.value for name, slider in sliders.items()}))
+
+    for slider in sliders.values():
+        slider.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([*sliders.values(), picture])
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

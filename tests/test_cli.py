@@ -1,0 +1,115 @@
+"""The command line as a person meets it: every bad input is one sentence and exit code 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from oefsmc_lib import teachers
+from oefsmc_lib.paths import data_folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Outputs of their own; the embedded teacher is trained once, in the data folder that is in force."""
+    teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
+    return {"OEFSMC_DATA": str(data_folder()), "OEFSMC_OUTPUTS": str(tmp_path_factory.mktemp("cli") / "outputs")}
+
+
+def oefsmc(home, *words, **more):
+    environment = os.environ | home | {"COLUMNS": "200"} | more
+    return subprocess.run([sys.executable, "-c", "from oefsmc_lib.cli import main; main()", *words],
+                          env=environment, capture_output=True, text=True)
+
+
+def refused(done):
+    """Exit code 2 and one sentence, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().count("\n") == 0 and done.stderr.startswith("oefsmc: ")
+    return done.stderr
+
+
+def test_help_is_quick_and_loads_no_torch(home):
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c",
+                           "import sys; sys.argv = ['oefsmc', '--help']; from oefsmc_lib.cli import main; main()"],
+                          env=os.environ | home, capture_output=True, text=True)
+    assert done.returncode == 0 and "doctor" in done.stdout
+    assert " torch" not in done.stderr
+    assert time.perf_counter() - begin < 30
+
+
+def test_one_run_makes_one_row_and_a_second_call_computes_nothing(home):
+    words = ("run", "variant=native", "num=10", "seed=3", "--json")
+    first = json.loads(oefsmc(home, *words).stdout)
+    again = json.loads(oefsmc(home, *words).stdout)
+    assert first == again
+    assert first["method"] == "fskd" and first["seed"] == 3 and sum(first["counts"]) == 10
+    shown = oefsmc(home, "show", "method=fskd").stdout
+    assert "fskd" in shown and "native" in shown
+
+
+def test_a_file_of_switches_and_words_after_it(home, tmp_path):
+    (tmp_path / "mine.yaml").write_text("variant: native\nnum: 10\nseed: 7\nfskd: {rho: 5.0e-4}\n")
+    row = json.loads(oefsmc(home, "run", "-f", str(tmp_path / "mine.yaml"), "num=20", "--json").stdout)
+    assert row["num"] == 20 and row["fskd.rho"] == 5e-4 and row["seed"] == 7
+
+
+@pytest.mark.parametrize("words, said", [
+    (("run", "nun=3"), "did you mean num"),
+    (("run", "fskd.rh=3"), "did you mean fskd.rho"),
+    (("run", "num=0"), "num=0"),
+    (("run", "ratio=-1"), "ratio=-1"),
+    (("run", "lam=1.5"), "lam=1.5"),
+    (("run", "num"), "not KEY=VALUE"),
+    (("run", "num=[1"), "num"),
+    (("run", "dataset=cifar10", "model=vgg16"), "oefsmc data get cifar10"),
+    (("run", "dataset=cifar1"), "cifar10"),
+    (("run", "ood_source=photo"), "did you mean photos"),
+    (("run", "plan=cfg_z"), "cfg_z"),
+    (("run", "--profile", "cifar11"), "did you mean cifar10"),
+    (("run", "-f", "nowhere.yaml"), "nowhere.yaml"),
+    (("run", "device=cuda:99"), "cuda:99"),
+    (("grid", "check", "tabel1"), "did you mean table1"),
+    (("data", "get", "cifar12"), "cifar10"),
+    (("teacher", "train", "dataset=cifar10", "foo=1"), "foo"),
+    (("data", "check", "folder:nowhere"), "nowhere"),
+    (("show", "lamb=3"), "lamb"),
+    (("results", "merge", "nowhere"), "nowhere"),
+])
+def test_bad_input_is_one_sentence(home, words, said, tmp_path):
+    missing = {"OEFSMC_DATA": str(tmp_path / "no-data")} if "dataset=cifar10" in words else {}
+    assert said in refused(oefsmc(home, *words, **missing))
+
+
+def test_an_output_path_under_a_file(home, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = refused(oefsmc(home, "run", "variant=native", "num=10", "seed=11",
+                          OEFSMC_OUTPUTS=str(tmp_path / "file" / "outputs")))
+    assert "a file stands in its way" in said
+
+
+def test_a_teacher_whose_checksum_is_wrong(home, tmp_path):
+    copied = tmp_path / "data" / "teachers"
+    shutil.copytree(Path(home["OEFSMC_DATA"]) / "teachers", copied)
+    weights = next(copied.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "checksum" in refused(oefsmc(home, "run", "num=10", "seed=12", OEFSMC_DATA=str(tmp_path / "data")))
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(home, tmp_path):
+    done = oefsmc(home, "doctor", OEFSMC_DATA=str(tmp_path))
+    assert done.returncode == 0
+    assert "oefsmc data get cifar10" in done.stdout and "torch" in done.stdout
+
+
+def test_dry_run_runs_nothing(home):
+    done = oefsmc(home, "grid", "run", "smoke", "--dry-run", OEFSMC_OUTPUTS=home["OEFSMC_OUTPUTS"] + "-dry")
+    assert "8 missing" in done.stdout and done.stdout.count("seed=") == 8
+    assert not os.path.exists(home["OEFSMC_OUTPUTS"] + "-dry")
