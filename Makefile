@@ -8,7 +8,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-slow lab clean
+.PHONY: help figures test test-slow bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -26,6 +26,9 @@ test: $(STAMP) ## Run the tests, then every notebook
 
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests
+
+bench: $(STAMP) ## Time literal procedures against ours: outputs/bench/ (an idle machine, images of the profiles)
+	@$(BIN)/python bench/recovery.py
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

@@ -9,6 +9,7 @@ no stage saw, for full runs only (column `error`); smaller is better.
 """
 
 import argparse
+import copy
 import csv
 import statistics
 import time
@@ -16,7 +17,7 @@ from datetime import date
 
 import torch
 
-from oefsmc_lib import grid, pipeline, provenance
+from oefsmc_lib import grid, importance, pipeline, plans, provenance, surgery
 from oefsmc_lib.methods import cd, fskd, mimic, mir, practise
 from oefsmc_lib.paths import outputs_folder, writable_folder
 
@@ -35,18 +36,18 @@ LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.sc
 def stage(experiment, ready, literal):
     """The recovery stage as a function without arguments; returns what it made."""
     if experiment.method == "fskd":
-        from oefsmc_lib import importance, plans, surgery
         teacher = ready.teacher
         widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
         kept = importance.choose_filters(teacher, widths, {}, ready.few, None, None, experiment)
 
+        pruned = surgery.pruned_copy(teacher, kept)
+
         def run():
-            student = surgery.pruned_copy(teacher, kept)
+            student = copy.deepcopy(pruned)
             fskd.recover(student, teacher, ready.few, None, experiment, literal_passes=literal)
             return student.model
         return run
     if experiment.method == "practise":
-        from oefsmc_lib import plans
         candidates = plans.droppable_units(ready.teacher.model)
         return lambda: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
     module = {"cd": cd, "mir": mir}[experiment.method]
