@@ -12,6 +12,7 @@ from typing import Any
 
 from oefsmc_lib import grid
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import EMBEDDED
 from oefsmc_lib.paths import outputs_folder, project_root, writable_folder
 from oefsmc_lib.results import Row, Store
 
@@ -43,6 +44,27 @@ class Book:
                   f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
                   "or set compute=True.")
         return rows
+
+    def images_here(self) -> bool:
+        """Whether the profile's images and teacher are on this machine; says what is missing and how to get it."""
+        from oefsmc_lib import data, teachers
+        wanted = self.experiment()
+        commands = {source["name"]: source["command"] for source in data.sources()}
+        for name in (wanted.dataset, wanted.ood_source):
+            if data.locate(name) is None:
+                print(f"{name} is not in the data folder, so this cell is left out (`{commands.get(name, 'oefsmc doctor')}`).")
+                return False
+        if wanted.dataset != EMBEDDED and not teachers.exists(teachers.name_of(wanted.model, wanted.width, wanted.dataset)):
+            print("The profile's teacher is not in the data folder, so this cell is left out "
+                  f"(`oefsmc teacher train --profile {self.profile.name}`).")
+            return False
+        return True
+
+    def may_run(self) -> bool:
+        """Whether a cell may run networks: where the profile computes and its images are here; says so otherwise."""
+        if not self.compute:
+            print("This cell runs networks, which this profile leaves to the grid; set compute=True to run it here.")
+        return self.compute and self.images_here()
 
     def save(self, figure, name: str) -> None:
         """Write a figure as PNG and SVG to ``outputs/figures/<profile>/``."""

@@ -134,6 +134,8 @@ def draw(labels: Tensor, classes: int, experiment) -> Draw:
             raise InputError(f"Class {j} of {experiment.dataset} has {len(members)} training images, but the draw needs "
                              f"{counts[j]}; lower num or ratio.")
         indices += shuffled[: counts[j]].tolist()
+    if not indices:
+        raise InputError(f"rounding={experiment.rounding} leaves no image of num={experiment.num}; raise num.")
     return Draw(indices, counts, order)
 
 

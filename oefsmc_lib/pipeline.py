@@ -94,8 +94,8 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     pool, aux, aux_indices, unused = None, None, [], None
     if experiment.reads_aux and experiment.aux_size:
         if experiment.aux == "ood":
-            pool = shared.get("pool", digest(experiment.aux_switches() | experiment.draw_switches()
-                                             | {"height": height}),
+            pool = shared.get("pool", (name, size, skip, train.shape, experiment.ood_source, experiment.ood_exclude,
+                                       experiment.pool_size, experiment.seed),
                               lambda: ood.draw_pool(experiment, train.shape))
             chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)
             images, aux_indices = pool.images[chosen], [pool.indices[i] for i in chosen.tolist()]

@@ -27,7 +27,7 @@ class Recipe:
     epochs: int = 40
     lr: float = 0.1                                        # its peak: linear up over the warm-up, then linear to 0
     batch: int = 128
-    augment: str = "crop_flip"                             # views.augment
+    augment: str = "crop_flip"                             # of views.augment, or `shift`
     warmup: float = 0.15                                   # share of all steps
     momentum: float = 0.9
     weight_decay: float = 5e-4                             # on matrices only
@@ -37,13 +37,14 @@ class Recipe:
     def __str__(self) -> str:
         return (f"{self.epochs} epochs, batch {self.batch}, SGD Nesterov {self.momentum:g}, weight decay "
                 f"{self.weight_decay:g} on matrices only, linear warm-up over {self.warmup:.0%} to {self.lr:g} then "
-                f"linear to 0, {self.augment} views (reflected border), cross-entropy, "
+                f"linear to 0, {self.augment} views, cross-entropy, "
                 f"{'bf16 autocast' if self.bf16 else 'fp32'}, seed {self.seed}; "
                 "last epoch, nothing selected on test images")
 
 
 RECIPES = {
-    "mnist5k": Recipe(epochs=10, lr=0.1, augment="crop"),  # a mirrored digit is no digit
+    # A mirrored digit is no digit, and one is never far off the middle: crops of 4 pixels cost half a point.
+    "mnist5k": Recipe(epochs=12, lr=0.05, batch=64, augment="shift"),
     "cifar10": Recipe(epochs=20, lr=0.05),
     "cifar100": Recipe(epochs=36),
     "tiny-imagenet": Recipe(epochs=40),
@@ -65,6 +66,14 @@ def rate(step: int, steps: int, recipe: Recipe) -> float:
     """The learning rate of one step: linear up, then linear to 0."""
     warm = max(1, round(recipe.warmup * steps))
     return recipe.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+
+
+def shift(images: Tensor, source: torch.Generator, pixels: int = 2) -> Tensor:
+    """Each image (N, C, H, W) moved by up to ``pixels`` in both directions, onto black."""
+    count, _, height, width = images.shape
+    places = F.pad(images, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)   # (N, C, 2p+1, 2p+1, H, W), no copy
+    down, right = torch.randint(0, 2 * pixels + 1, (2, count), generator=source)
+    return places[torch.arange(count), :, down, right]
 
 
 def fit(architecture: Architecture, images: ImageSet, normalise, recipe: Recipe, checkpoint: Path,
@@ -106,8 +115,9 @@ def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch:
     for chosen, step in zip(order.split(recipe.batch)[:steps], ticks):     # as many steps as batches
         for group in optimiser.param_groups:
             group["lr"] = rate(step, recipe.epochs * steps, recipe)
-        views = augment(images.take(chosen), recipe.augment, source).to(device)
-        x = normalise(views).contiguous(memory_format=torch.channels_last)
+        views = images.take(chosen)
+        views = shift(views, source) if recipe.augment == "shift" else augment(views, recipe.augment, source)
+        x = normalise(views.to(device)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), images.labels[chosen].to(device))

@@ -52,13 +52,13 @@ def prior(num: int, classes: int, ratio: float, m: int) -> Prior:
 
 def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10):
     """Three pictures: counts m_j and shares beta_j; rates Gamma_j and weights gamma_j; the mixture. A Figure."""
-    figure, axes = _canvas(1, 3, (11, 3.2))
+    figure, axes = _canvas(1, 3, (12, 3.2))
     found = prior(num, classes, ratio, m)
     for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), axes.flat):
         draw(ax, found)
     figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} from elsewhere: "
-                    f"an even mixture needs {found.balance:.0f}")
-    return figure
+                    f"an even mixture needs m = {found.balance:.0f}")
+    return _settled(figure)
 
 
 def prior_panel():
@@ -68,12 +68,20 @@ def prior_panel():
         found = prior(num, classes, ratio, m)
         for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), column):
             draw(ax, found)
-        column[0].set_title(f"M = {num}, ratio {ratio}, m = {m}\n{column[0].get_title()}")
+        column[0].set_title(f"M = {num}, ratio {ratio}, m = {m}\n{column[0].get_title()}", fontsize="small")
     for ax in axes[:, 1:].flat:
         ax.set_ylabel("")
+    for ax in axes[:, :-1].flat:
+        for second in ax.child_axes:
+            second.set_ylabel("")
     for ax in axes[:-1].flat:
         ax.set_xlabel("")
-    return figure
+    for ax in axes[-1, 1:]:
+        ax.get_legend().remove()
+    first = prior(*TELLING[0])
+    figure.suptitle(f"As many images from elsewhere flatten the long tail to {first.spread:.1f} : 1; "
+                    f"to level it takes {first.balance / first.num:.0f} times as many")
+    return _settled(figure)
 
 
 def prior_explorer():
@@ -107,8 +115,16 @@ def _canvas(rows: int, columns: int, size: tuple[float, float]):
     """A figure that only its caller shows: Jupyter displays every open one a second time."""
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     plt.close(figure)
     return figure, axes
+
+
+def _settled(figure):
+    """The same with its layout computed once; otherwise each saving computes it again, which takes most of the time."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _bars(ax, heights, color, label=None, bottom=0) -> None:
@@ -124,7 +140,7 @@ def _draw_counts(ax, found: Prior) -> None:
     ax.set_ylabel("images $m_j$")
     _second_scale(ax, found.num, r"share $\beta_j$", divide=True)
     empty = found.counts.count(0)
-    ax.set_title(f"{empty} of {found.classes} classes have no image" if empty else "every class has an image")
+    ax.set_title(f"{empty} of {found.classes} classes are empty" if empty else "no class is empty", fontsize="small")
 
 
 def _draw_rates(ax, found: Prior) -> None:
@@ -132,7 +148,7 @@ def _draw_rates(ax, found: Prior) -> None:
     _even(ax, found)
     ax.set_ylabel(r"rate $\Gamma_j$")
     _second_scale(ax, found.classes, r"weight $\gamma_j$")
-    ax.set_title(f"eq. 4 gives the head class {found.rates[0]:.2f}")
+    ax.set_title(rf"eq. 4: $\Gamma_{{head}}$ = {found.rates[0]:.2f}", fontsize="small")
 
 
 def _draw_mixture(ax, found: Prior) -> None:
@@ -142,8 +158,10 @@ def _draw_mixture(ax, found: Prior) -> None:
     _bars(ax, [share - own for share, own in zip(found.mixed, few)], AUX, "elsewhere", bottom=few)
     _even(ax, found)
     ax.set_ylabel("share of the mixture")
-    ax.legend(loc="upper right", fontsize="small")
-    ax.set_title("some classes stay empty" if found.spread == float("inf") else f"mixture: {found.spread:.1f} : 1")
+    ax.set_ylim(0, 1.1 * max(found.mixed))
+    ax.legend(loc="upper right", fontsize="x-small")
+    ax.set_title("mixture: some classes stay empty" if found.spread == float("inf") else
+                 "mixture: even" if found.spread < 1.05 else f"mixture: {found.spread:.1f} : 1", fontsize="small")
 
 
 def _even(ax, found: Prior) -> None:

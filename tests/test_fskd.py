@@ -260,7 +260,7 @@ def test_the_shortcuts_difference_is_what_the_branch_makes_up_for(resnet):
     assert torch.allclose(seen[1] - seen[0], torch.full((32, 8), -1.0), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_torchvisions_residual_networks_fit_shortcuts_before_the_blocks_end(name):
     architecture = Architecture(name, CLASSES, 3, 1.0, 32)
     teacher = make_teacher(architecture)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, same_state, state_of
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from oefsmc_lib import evaluation, importance, plans, surgery
@@ -129,43 +129,48 @@ def test_a_dropped_unit_of_vgg_takes_its_batch_norm_and_relu_along(vgg):
 
 # --- saving --------------------------------------------------------------------------------------
 READ = """
-import sys, torch
+import sys
+import torch
 from safetensors.torch import load_file, save_file
 from oefsmc_lib import surgery
 torch.set_num_threads(1)
-student = surgery.load(sys.argv[1])
-x = load_file(sys.argv[1] + "/input.safetensors")["x"].contiguous(memory_format=torch.channels_last)
-with torch.no_grad():
-    save_file({"y": student.model(x)}, sys.argv[1] + "/output.safetensors")
-assert not any(p.requires_grad for p in student.model.parameters()) and not student.model.training
+for folder in sys.argv[1:]:
+    student = surgery.load(folder)
+    x = load_file(folder + "/input.safetensors")["x"].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        save_file({"y": student.model(x)}, folder + "/output.safetensors")
+    assert not any(p.requires_grad for p in student.model.parameters()) and not student.model.training
 """
 
 
-def logits_of_a_new_process(folder, x):
-    from safetensors.torch import load_file
-    save_file({"x": x.contiguous()}, folder / "input.safetensors")
-    done = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return load_file(folder / "output.safetensors")["y"]
-
-
-@pytest.mark.parametrize("kind", ["pruned and folded", "dropped"])
-@pytest.mark.parametrize("architecture", [VGG, RESNET, MOBILENET], ids=lambda a: a.name)
-def test_a_saved_student_has_the_same_logits_in_a_new_process(tmp_path, architecture, kind):
-    teacher, x = make_teacher(architecture), inputs(5, architecture)
+def student_of(teacher, kind):
     if kind == "dropped":
-        student = surgery.Student(copy.deepcopy(teacher.model),
-                                  surgery.Structure(architecture, dropped=plans.droppable_units(teacher.model)[1:3]))
-        surgery.drop_units(student.model, student.structure.dropped)
+        dropped = plans.droppable_units(teacher.model)[1:3]
+        student = surgery.Student(copy.deepcopy(teacher.model), surgery.Structure(teacher.architecture, dropped=dropped))
+        surgery.drop_units(student.model, dropped)
     else:
         student = surgery.pruned_copy(teacher, kept_by(teacher))
-        surgery.fold_batch_norms(student.model, architecture)
+        surgery.fold_batch_norms(student.model, teacher.architecture)
         student.structure.folded = True
     student.model.to(memory_format=torch.channels_last)   # as evaluated; another layout adds in another order
-    surgery.save(student, tmp_path)
-    assert torch.equal(logits_of_a_new_process(tmp_path, x), logits(student.model, x))
-    again = surgery.load(tmp_path)
-    assert again.structure == student.structure and same_state(state_of(student.model), state_of(again.model))
+    return student
+
+
+def test_saved_students_have_the_same_logits_in_a_new_process(tmp_path):
+    students, folders = [], []
+    for architecture in (VGG, RESNET, MOBILENET):
+        for kind in ("pruned and folded", "dropped"):
+            students.append(student_of(make_teacher(architecture), kind))
+            folders.append(tmp_path / f"{architecture.name} {kind}")
+            surgery.save(students[-1], folders[-1])
+            save_file({"x": inputs(5, architecture).contiguous()}, folders[-1] / "input.safetensors")
+    done = subprocess.run([sys.executable, "-c", READ, *map(str, folders)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for student, folder in zip(students, folders):
+        x = inputs(5, student.structure.architecture)
+        assert torch.equal(load_file(folder / "output.safetensors")["y"], logits(student.model, x)), folder.name
+        again = surgery.load(folder)
+        assert again.structure == student.structure and same_state(state_of(student.model), state_of(again.model))
 
 
 @pytest.mark.parametrize("damage, words", [

@@ -34,7 +34,7 @@ def tiny(name="mnist5k", split="train", *, image_size=None, skip_broken=False):
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
     monkeypatch.setattr(data, "load", tiny)
-    monkeypatch.setitem(training.RECIPES, "mnist5k", training.Recipe(epochs=3, lr=0.05, batch=16, augment="crop"))
+    monkeypatch.setitem(training.RECIPES, "mnist5k", training.Recipe(epochs=3, lr=0.05, batch=16, augment="shift"))
     return tmp_path / "teachers"
 
 
@@ -129,6 +129,15 @@ def test_rate_rises_then_falls_to_zero():
     assert rates[19:] == sorted(rates[19:], reverse=True) and 0 < rates[-1] < 0.002
 
 
+def test_shift_moves_each_image_onto_black():
+    images = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
+    images[:, 0, 4, 4] = 255
+    moved = training.shift(images, torch.Generator().manual_seed(0))
+    assert moved.dtype == torch.uint8 and (moved.flatten(1).sum(1) == 255).all()
+    spots = {tuple(spot[1:].tolist()) for spot in moved[:, 0].nonzero()}
+    assert spots == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+
+
 # --- interrupted -------------------------------------------------------------------------------
 class Killed(BaseException):
     pass
@@ -166,7 +175,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_left(fault, said, home, mon
     monkeypatch.undo()
     monkeypatch.setenv("OEFSMC_DATA", str(home.parent))
     monkeypatch.setattr(data, "load", tiny)
-    monkeypatch.setitem(training.RECIPES, "mnist5k", training.Recipe(epochs=3, lr=0.05, batch=16, augment="crop"))
+    monkeypatch.setitem(training.RECIPES, "mnist5k", training.Recipe(epochs=3, lr=0.05, batch=16, augment="shift"))
     checkpoint = home / f"{NAME}.partial.safetensors"
     if fault == "cut off":
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -195,7 +204,7 @@ CHILD = """
 from oefsmc_lib import data, teachers, training
 from tests.test_teachers import TINY, tiny
 data.load = tiny
-training.RECIPES["mnist5k"] = training.Recipe(epochs=3, lr=0.05, batch=16, augment="crop")
+training.RECIPES["mnist5k"] = training.Recipe(epochs=3, lr=0.05, batch=16, augment="shift")
 fit = training.fit
 training.fit = lambda *a: print("trained") or fit(*a)
 print(teachers.load(*TINY).sha256)

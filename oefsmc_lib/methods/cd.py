@@ -30,6 +30,7 @@ from oefsmc_lib.methods.fskd import joined
 from oefsmc_lib.models import VGG
 
 ROWS_AT_ONCE = 16_384
+FINE = 1e-4                                               # below this ridge, float32 sums are too coarse
 
 
 def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
@@ -73,20 +74,20 @@ def channel_weights(teacher, readers, few, aux, w, experiment) -> dict[str, Tens
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """im2col: (N, Ci, H, W) -> (N, H'W', Ci k k), columns grouped by input channel; a linear layer is its own."""
+    """im2col: (N, Ci, H, W) -> P(X)^T (Ci k k, N H'W'), rows grouped by input channel; a linear layer's is X^T."""
     if isinstance(layer, nn.Linear):
-        return x[:, None, :]
-    return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
+        return x.T
+    return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(0, 1).flatten(1)
 
 
 class Fit:
-    """One layer: collects A = [sqrt(mu) P(X_T); sqrt(1 - mu) P(X_S)] or its Gram matrix, then prunes and solves."""
+    """One layer: collects A = [sqrt(mu) P(X_T); sqrt(1 - mu) P(X_S)], as A^T, or A^T A; then prunes and solves."""
 
     def __init__(self, layer, keep: int, weight: Tensor | None, images: int, mu: float, settings, report):
         self.layer, self.keep, self.weight, self.images = layer, keep, weight, images
         self.mu, self.settings, self.report = mu, settings, report
         self.rows: list[Tensor] = []
-        self.gram: Tensor | float | None = None
+        self.gram: Tensor | None = None
         self.taps: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, student: layerwise.Tap, teacher: layerwise.Tap, shares: Tensor) -> None:
@@ -94,20 +95,18 @@ class Fit:
         if self.settings.solver == "adam":
             self.taps.append((student.input.clone(), teacher.input.clone(), shares))
             return
-        taps = int(torch.tensor(teacher.output.shape[2:]).prod())         # H'W', 1 for a linear layer
-        columns = self.layer.weight[0].numel()
-        dual = 2 * self.images * taps < columns
-        at_once = max(1, ROWS_AT_ONCE // taps)
-        for x, part in ((teacher.input, self.mu), (student.input, 1 - self.mu)):
-            if part == 0:
-                continue
-            for images, share in zip(x.split(at_once), shares.split(at_once)):
-                rows = (patches(self.layer, images) * (part * share).sqrt().view(-1, 1, 1)).flatten(0, 1)
+        taps = teacher.output.shape[2:].numel()           # H'W', 1 for a linear layer
+        parts = [(x, part) for x, part in ((teacher.input, self.mu), (student.input, 1 - self.mu)) if part > 0]
+        dual = 2 * len(parts) * self.images * taps < self.layer.weight[0].numel()
+        for x, part in parts:
+            x = x * (part * shares).sqrt().view(-1, *[1] * (x.dim() - 1))
+            for images in x.split(max(1, ROWS_AT_ONCE // taps)):
+                a = patches(self.layer, images)
+                a = a.double() if self.settings.rho < FINE else a
                 if dual:
-                    self.rows.append(rows)
+                    self.rows.append(a)
                 else:
-                    gram = rows.T @ rows
-                    self.gram = gram if self.gram is None else self.gram.add_(gram)
+                    self.gram = a @ a.T if self.gram is None else self.gram.addmm_(a, a.T)
 
     def finish(self):
         """Write the fitted weight with its pruned inputs at zero; report the kept channels."""
@@ -117,9 +116,8 @@ class Fit:
         else:
             teacher = before.flatten(1).T.double()                        # (Ci k k, Co)
             size = before[0, 0].numel() if before.dim() == 4 else 1
-            rows = torch.cat(self.rows).double() if self.rows else None
-            gram = None if self.gram is None else self.gram.double()
-            solved, channels = prune(teacher, rows, gram, size, self.keep, self.weight, self.settings)
+            rows = torch.cat(self.rows, 1) if self.rows else None
+            solved, channels = prune(teacher, rows, self.gram, size, self.keep, self.weight, self.settings)
             weight = solved.T.reshape(before.shape).to(before)
         self.layer.weight.copy_(weight)
         self.report(channels)
@@ -142,17 +140,17 @@ def prune(teacher: Tensor, rows: Tensor | None, gram: Tensor | None, size: int, 
           channel_weight: Tensor | None, settings) -> tuple[Tensor, list[int]]:
     """Milestones of {solve on the channels left; drop the weakest}, then the exact solution on the kept set.
 
-    ``teacher`` (Ci k k, Co) in float64, and either ``rows`` A or its ``gram`` A^T A. Returns the full
-    weight with zeros, and the kept channels. Raises :class:`InputError` for numbers that are not finite.
+    ``teacher`` (Ci k k, Co) in float64, and either ``rows`` A^T (Ci k k, R) or ``gram`` A^T A. Returns the
+    full weight with zeros, and the kept channels. Raises :class:`InputError` for numbers that are not finite.
     """
-    data = gram if rows is None else rows
-    if not torch.isfinite(data).all():
+    if not torch.isfinite(gram if rows is None else rows).all():
         raise InputError("CD met activations that are not finite; check the teacher's weights and the images.")
-    mean_diagonal = gram.diagonal().mean() if rows is None else rows.square().sum() / rows.shape[1]
-    ridge = float(settings.rho * mean_diagonal)
-    channels = teacher.shape[0] // size
-    path = _PrimalPath(teacher, gram, max(ridge, 1e-9 * float(mean_diagonal), 1e-30)) if rows is None else \
-        _DualPath(teacher, rows, max(ridge, 1e-9 * float(mean_diagonal), 1e-30))
+    mean_diagonal = float(gram.diagonal().mean() if rows is None else rows.square().sum() / len(rows))
+    ridge = settings.rho * mean_diagonal
+    # Along the path a ridge is needed even where the solution has none.
+    path = (_PrimalPath if rows is None else _DualPath)(teacher, gram if rows is None else rows,
+                                                        max(ridge, 1e-9 * mean_diagonal, 1e-30))
+    channels = len(teacher) // size
     left = torch.arange(channels, device=teacher.device)
     for count in schedule(channels, keep, settings.milestones) if keep < channels else []:
         if count == len(left):
@@ -171,64 +169,70 @@ def solve_on(columns: Tensor, teacher: Tensor, rows: Tensor | None, gram: Tensor
     r"""W_S = W_{T,S} + (A_S^T A_S + rho I)^{-1} A_S^T A_{S'} W_{T,S'}, primal or dual; rho = 0 is minimum change.
 
     The dual form A_S^T (A_S A_S^T + rho I)^{-1} is the same and cheaper where rows are fewer than columns.
+    float64 throughout.
     """
     others = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
     others[columns] = False
     if not others.any():
         return teacher[columns]                           # nothing removed: the teacher's weight is optimal
     if rows is not None:
-        a, lost = rows[:, columns], rows[:, others] @ teacher[others]
+        a, lost = rows[columns].double(), rows[others].double().T @ teacher[others]
         if ridge == 0:
-            return teacher[columns] + torch.linalg.pinv(a) @ lost
-        inner = a @ a.T
-        inner.diagonal().add_(ridge)
-        return teacher[columns] + a.T @ torch.linalg.solve(inner, lost)
-    inner, lost = gram[columns][:, columns].clone(), gram[columns][:, others] @ teacher[others]
+            return teacher[columns] + torch.linalg.pinv(a.T) @ lost
+        return teacher[columns] + a @ torch.cholesky_solve(lost, _factor(a.T @ a, ridge))
+    near = gram[columns]
+    inner, lost = near[:, columns].double(), near[:, others].double() @ teacher[others]
     if ridge == 0:
         return teacher[columns] + torch.linalg.pinv(inner, hermitian=True) @ lost
-    inner.diagonal().add_(ridge)
-    return teacher[columns] + torch.cholesky_solve(lost, torch.linalg.cholesky(inner))
+    return teacher[columns] + torch.cholesky_solve(lost, _factor(inner, ridge))
+
+
+def _factor(matrix: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of ``matrix`` + ridge I; the ridge grows while rounding leaves the sum indefinite."""
+    while True:
+        inner = matrix.clone()
+        inner.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(inner)
+        if not failed:
+            return factor
+        ridge *= 10
 
 
 class _PrimalPath:
     """Weights along the schedule from P = (G + rho I)^{-1}: dropping D is W -= P_{:,D} P_DD^{-1} W_D."""
 
     def __init__(self, teacher: Tensor, gram: Tensor, ridge: float):
-        # The path only ranks channels, so float32 serves; the final solution is float64.
-        inner = gram.float()
-        inner = inner + ridge * torch.eye(len(inner), device=inner.device)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(inner))
-        self.weight = teacher.float()
+        # The path only ranks channels, so the Gram matrix's own precision serves.
+        self.inverse = torch.cholesky_inverse(_factor(gram, ridge))
+        self.weight = teacher.to(gram)
 
     def keep(self, columns: Tensor) -> None:
         gone = torch.ones(len(self.weight), dtype=torch.bool, device=columns.device)
         gone[columns] = False
-        tall = self.inverse[columns][:, gone]
+        tall = self.inverse[:, gone][columns]
         corner = torch.linalg.solve(self.inverse[gone][:, gone], torch.cat([self.weight[gone], tall.T], 1))
         self.weight = self.weight[columns] - tall @ corner[:, : self.weight.shape[1]]
         self.inverse = self.inverse[columns][:, columns] - tall @ corner[:, self.weight.shape[1]:]
 
 
 class _DualPath:
-    """The same weights from A itself, for fewer rows than columns: K = A_S A_S^T + rho I shrinks with S."""
+    """The same weights from A itself, for fewer rows than columns: K = A_S A_S^T + rho I shrinks with S, and
+    the output that is lost, A_D W_{T,D}, grows."""
 
     def __init__(self, teacher: Tensor, rows: Tensor, ridge: float):
-        self.full, self.rows = teacher, rows
-        self.kept = torch.arange(len(teacher), device=teacher.device)
-        self.inner = rows @ rows.T
-        self.inner.diagonal().add_(ridge)
-        self.output = rows @ teacher
-        self.weight = teacher
+        self.rows, self.weight, self.ridge = rows, teacher.to(rows), ridge
+        self.teacher, self.lost = self.weight, torch.zeros(rows.shape[1], teacher.shape[1]).to(teacher)
+        self.inner = rows.T.double() @ rows.double()
 
     def keep(self, columns: Tensor) -> None:
-        gone = torch.ones(len(self.kept), dtype=torch.bool, device=columns.device)
+        gone = torch.ones(len(self.rows), dtype=torch.bool, device=columns.device)
         gone[columns] = False
-        a_gone = self.rows[:, self.kept[gone]]
-        self.inner -= a_gone @ a_gone.T
-        self.kept = self.kept[columns]
-        a = self.rows[:, self.kept]
-        lost = self.output - a @ self.full[self.kept]
-        self.weight = self.full[self.kept] + a.T @ torch.linalg.solve(self.inner, lost)
+        a = self.rows[gone].double()
+        self.inner -= a.T @ a
+        self.lost += a.T @ self.teacher[gone].double()
+        self.rows, self.teacher = self.rows[columns], self.teacher[columns]
+        change = torch.cholesky_solve(self.lost, _factor(self.inner, self.ridge))
+        self.weight = self.teacher + self.rows @ change.to(self.rows)
 
 
 @torch.enable_grad()

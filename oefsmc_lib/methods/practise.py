@@ -112,7 +112,7 @@ class Stages:
             begin = self._prefix(images, start).clone()   # ReLU works in place further on
             return begin, _chain(tail, begin.clone())
 
-        purpose = "scoring-views"
+        purpose = "scoring-bank"
         self.banks = []
         for samples, _, name in self.sets:
             if self.settings.cache:
@@ -144,9 +144,9 @@ class Stages:
         steps = self.settings.scoring_iterations
         optimiser, schedule = mimic.sgd([q.weight for q in adaptors], self.settings.lr, steps)
         # The same batches and views for every candidate, so that their scores differ by the block alone.
-        source = generator(self.experiment.seed, "scoring")
-        draws = [mimic.batches(len(samples), self.settings.batch, source, samples.images.device)
-                 for samples, _, _ in self.sets]
+        source = generator(self.experiment.seed, "scoring-views")
+        draws = [mimic.batches(len(samples), self.settings.batch, generator(self.experiment.seed, f"scoring-{name}"),
+                               samples.images.device) for samples, _, name in self.sets]
         for _ in range(steps):
             picked = [bank.pick(next(draw), source)[1] for bank, draw in zip(self.banks, draws)]
             maps = _chain(tail, torch.cat([begin for begin, _ in picked]))

@@ -1,0 +1,260 @@
+"""What rows say, as text: findings with numbers for the titles of figures, and claims without, for comparing.
+
+A finding is for reading ("The long tail costs 9.5 points at 10 images"); a claim is a sign or a count
+that another teacher and another processor should give too, so that nbval can compare it. Both are
+computed from rows alone, whatever they say; where rows are missing the text is "not run".
+"""
+
+from collections.abc import Iterable, Sequence
+
+from oefsmc_lib import paper, results
+from oefsmc_lib.results import Row
+
+BASE = "native_ft"                                         # the paper's base columns
+NOT_RUN = "not run"
+GROUPS = ("head", "tail", "absent")
+
+
+# --- reading rows ------------------------------------------------------------------------------
+def column(row: Row, name: str):
+    """A column or a further switch of a row; None where the run did not read it."""
+    return getattr(row, name) if name in results.COLUMNS else row.switches.get(name)
+
+
+def select(rows: Iterable[Row], **columns) -> list[Row]:
+    """The rows whose columns and switches have these values."""
+    return [row for row in rows if all(column(row, name) == value for name, value in columns.items())]
+
+
+def values_of(rows: Iterable[Row], name: str) -> list:
+    """The values of a column that occur, sorted."""
+    return sorted({column(row, name) for row in rows})
+
+
+def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: str = "top1", **where) -> dict | None:
+    """The paired difference a - b over seeds, as :func:`results.paired` gives it; None without a pair."""
+    chosen = [row for row in select(rows, **where) if column(row, on) in (a, b)]
+    table = results.paired(chosen, a, b, on=on, value=value) if chosen else None
+    return None if table is None or table.empty else table.iloc[0].to_dict()
+
+
+def tail_cost(rows: Iterable[Row], num: int, variant: str = BASE, **where) -> dict | None:
+    """Balanced - long-tailed in points, paired by seed: what Table 1 asks."""
+    return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=variant, **where)
+
+
+def gain(rows: Iterable[Row], num: int, variant: str = "ours", base: str = BASE, value: str = "top1", **where) -> dict | None:
+    """A variant - the base under the long tail in points, paired by seed: what Table 2 asks."""
+    return difference(rows, variant, base, value=value, num=num, imbalance="long_tail", **where)
+
+
+def mean(rows: Iterable[Row], value: str = "top1", **where) -> float | None:
+    """The mean over seeds of one cell."""
+    table = results.summary(select(rows, **where), [], value)
+    return None if table.empty else float(table["mean"].iloc[0])
+
+
+def class_groups(counts: Sequence[int]) -> list[str]:
+    """Class groups of counts: ``head`` (m_j > M/K), ``tail`` (1 ... M/K) and ``absent`` (0), as ``fewshot.groups``."""
+    even = sum(counts) / len(counts)
+    return ["absent" if not m else "head" if m > even else "tail" for m in counts]
+
+
+def by_rank(row: Row, values: Sequence) -> list:
+    """Values by class as values by rank, the most frequent class first."""
+    return [values[j] for j in row.order]
+
+
+# --- claims: the same on another machine ---------------------------------------------------------
+def _answer(question: str, holds: bool | None) -> str:
+    return f"{question}: {NOT_RUN if holds is None else 'yes' if holds else 'no'}"
+
+
+def empty_classes(rows: Iterable[Row], num: int) -> str:
+    """How many classes a long-tailed draw leaves without an image."""
+    drawn = {(sum(m == 0 for m in row.counts), len(row.counts)) for row in select(rows, num=num, imbalance="long_tail")}
+    shown = ", ".join(f"{empty} of {classes}" for empty, classes in sorted(drawn))
+    return f"classes without an image at num={num}: {shown or NOT_RUN}"
+
+
+def size_left(rows: Iterable[Row], method: str = "fskd") -> str:
+    """What the plan leaves of the teacher's work and weights, in whole percent."""
+    left = sorted({(round(100 - row.macs_cut), round(100 - row.params_cut))
+                   for row in select(rows, method=method, variant=BASE)})
+    shown = ", ".join(f"{macs} % of the multiplications, {weights} % of the parameters" for macs, weights in left)
+    return f"left of the teacher: {shown or NOT_RUN}"
+
+
+def long_tail_costs(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
+    """Whether the long tail costs accuracy, by the sign of the mean paired difference."""
+    found = tail_cost(rows, num, variant, method=method)
+    return _answer(f"the long tail costs accuracy at num={num}", None if found is None else found["mean"] > 0)
+
+
+def costs_less_with_more(rows: Iterable[Row], few: int, many: int, method: str = "fskd") -> str:
+    """Whether the cost shrinks from the smallest to the largest training set."""
+    costs = [tail_cost(rows, num, method=method) for num in (few, many)]
+    holds = None if None in costs else costs[0]["mean"] > costs[1]["mean"]
+    return _answer(f"the long tail costs more at num={few} than at num={many}", holds)
+
+
+def lowest_group(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
+    """The class group with the lowest recall under the long tail."""
+    found = group_recalls(rows, num, variant, method)
+    return f"lowest recall at num={num}: " + (f"{min(found, key=found.get)} classes" if found else NOT_RUN)
+
+
+def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", method: str = "fskd") -> str:
+    """At how many training sizes a variant is above the base, by the sign of the mean paired difference."""
+    found = [d for num in nums if (d := gain(rows, num, variant, method=method)) is not None]
+    above = f"{sum(d['mean'] > 0 for d in found)} of {len(found)}" if found else NOT_RUN
+    return f"training sizes at which {VARIANT_WORDS[variant]} beats the fine-tuned base: {above}"
+
+
+def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
+    """Whether two students lost the same filters (``structure.kept`` of each)."""
+    return _answer("the same filters are removed", one == other)
+
+
+def rarely_predicted(share: Sequence[float], counts: Sequence[int]) -> str:
+    """Whether classes without an image are predicted less often than they occur; percent and counts by rank."""
+    absent = [float(s) for s, kind in zip(share, class_groups(counts), strict=True) if kind == "absent"]
+    return _answer("classes without an image are predicted less often than they occur",
+                   sum(absent) < 100 * len(absent) / len(counts) if absent else None)
+
+
+# --- findings: what a figure's title says ----------------------------------------------------------
+VARIANT_WORDS = {"native": "no fine-tuning", "native_ft": "the base", "extra_images": "images from elsewhere",
+                 "wo_ft": "w/o FT", "wo_comp": "w/o Comp.", "ours": "OE-FSMC"}
+
+
+def points(found: dict, plus: str = "gains", minus: str = "loses") -> str:
+    """A paired difference in words: its sign, its size, and "undecided" where its interval holds 0."""
+    return f"{plus if found['mean'] > 0 else minus} {abs(found['mean']):.1f} points{_undecided(found)}"
+
+
+def _undecided(found: dict) -> str:
+    return " (undecided)" if results.verdict(found["low"], found["high"]) == "undecided" else ""
+
+
+def _signed(found: dict) -> str:
+    return f"{found['mean']:+.1f}".replace("-", "−") + _undecided(found)
+
+
+def finding_draw(counts: Sequence[int]) -> str:
+    """What a draw gives the classes."""
+    return (f"{sum(counts)} images for {len(counts)} classes: the largest class has {max(counts)}, "
+            f"and {sum(m == 0 for m in counts)} classes have none")
+
+
+def finding_elsewhere(counts: Sequence[int], drawn: Sequence[int]) -> str:
+    """Where the drawn labels of eq. 4 go."""
+    absent = sum(a for a, m in zip(drawn, counts, strict=True) if m == 0)
+    return f"{absent} of {sum(drawn)} images from elsewhere are labelled as a class that has no image of its own"
+
+
+def finding_shares(predicted: dict[str, Sequence[float]], counts: Sequence[int]) -> str:
+    """How often each network predicts a class without an image, against how often they occur."""
+    kinds = class_groups(counts)
+    parts = [f"{sum(float(s) for s, kind in zip(share, kinds) if kind == 'absent'):.0f} % ({label})"
+             for label, share in predicted.items()]
+    occur = 100 * kinds.count("absent") / len(kinds)
+    return f"Classes without an image occur in {occur:.0f} % of the images and are predicted in {', '.join(parts)}"
+
+
+def finding_problem(rows: Sequence[Row], nums: Sequence[int]) -> str:
+    """What the long tail costs at the smallest and the largest training set; for several methods at the smallest."""
+    costs = {(m, n): d for m in values_of(rows, "method") for n in nums if (d := tail_cost(rows, n, method=m))}
+    if not costs:
+        return f"What does the long tail cost? {NOT_RUN.capitalize()}"
+    if len({m for m, _ in costs}) == 1:
+        (_, first), (_, last) = min(costs), max(costs)
+        parts = [f"{points(costs[_, n], 'costs', 'adds')} at {n} images" for n in dict.fromkeys((first, last))]
+        return f"The long tail {' and '.join(parts)}"
+    first = min(n for _, n in costs)
+    parts = [f"{paper.METHOD_NAMES[m]} {_signed(d)}" for (m, n), d in costs.items() if n == first]
+    return f"Points that the long tail costs at {first} images: {', '.join(parts)}"
+
+
+def finding_rescue(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
+    """The cost of the tail at one training size, and what the two remedies change about it."""
+    cost = tail_cost(rows, num, method=method)
+    back, more = (" back", " another") if cost is not None and cost["mean"] > 0 else ("", "")
+    parts = [] if cost is None else [f"the long tail {points(cost, 'costs', 'adds')}"]
+    if found := gain(rows, num, "extra_images", method=method):
+        parts.append(f"images from elsewhere {points(found, f'win{back}', f'lose{more}')}")
+    if found := gain(rows, num, "ours", method=method):
+        parts.append(f"OE-FSMC {points(found, f'wins{back}', f'loses{more}')}")
+    return f"With {num} images, " + "; ".join(parts) if parts else f"Problem and rescue: {NOT_RUN}"
+
+
+def finding_classes(rows: Sequence[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
+    """The groups with the lowest and the highest recall."""
+    found = group_recalls(rows, num, variant, method)
+    if not found:
+        return f"Which classes pay? {NOT_RUN.capitalize()}"
+    low, high = min(found, key=found.get), max(found, key=found.get)
+    return (f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %, "
+            f"against {found[high]:.0f} % of {high} classes")
+
+
+def finding_stages(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
+    """What fine-tuning on the few long-tailed images changes, by group."""
+    found = {g: gain(rows, num, BASE, "native", f"{g}_accuracy", method=method) for g in GROUPS}
+    parts = [f"{group} {_signed(d)}" for group, d in found.items() if d is not None]
+    return f"Points of recall that fine-tuning on {num} long-tailed images adds: " + (", ".join(parts) or NOT_RUN)
+
+
+def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> dict[str, float]:
+    """Mean recall of each class group under the long tail, without groups that are empty."""
+    chosen = select(rows, num=num, variant=variant, method=method, imbalance="long_tail")
+    found = {g: [v for row in chosen if (v := getattr(row, f"{g}_accuracy")) is not None] for g in GROUPS}
+    return {g: sum(v) / len(v) for g, v in found.items() if v}
+
+
+def draw_table(rows: Iterable[Row]):
+    """A pandas table of the long-tailed draws: what the classes get at each num, the most frequent first."""
+    import pandas as pd
+    drawn = {row.num: by_rank(row, row.counts) for row in select(rows, imbalance="long_tail")}
+    records = [{"num": num, "images by class": " ".join(str(m) for m in counts[:20]) + " …" * (len(counts) > 20),
+                "classes with an image": sum(m > 0 for m in counts), "classes without": sum(m == 0 for m in counts)}
+               for num, counts in sorted(drawn.items())]
+    return pd.DataFrame(records or [{"rows": NOT_RUN}])
+
+
+# --- Table 1 as a table ------------------------------------------------------------------------------
+def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE):
+    """A pandas table of balanced, long-tailed, their paired difference, its verdict, and the paper's difference."""
+    import pandas as pd
+    records = []
+    for method in values_of(rows, "method"):
+        for num in nums:
+            if not (cost := tail_cost(rows, num, variant, method=method)):
+                continue
+            own = select(rows, method=method, num=num, variant=variant)
+            printed = [paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail")]
+            records.append({"method": paper.METHOD_NAMES[method], "num": num, "seeds": cost["n"],
+                            "balanced": mean(own, imbalance="balanced"), "long-tailed": mean(own, imbalance="long_tail"),
+                            "lost": cost["mean"], "±": cost["half"], "imbalance hurts": results.verdict(cost["low"], cost["high"]),
+                            "lost in the paper": None if None in printed else printed[0] - printed[1]})
+    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
+
+
+def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
+    """A pandas table of each remedy - the base under the long tail: points, their half-interval, and whether it helps."""
+    import pandas as pd
+    records = []
+    for variant in ("extra_images", "ours"):
+        for num in nums:
+            if found := gain(rows, num, variant, method=method):
+                helps = {"reproduced": "yes", "not reproduced": "no"}.get(results.verdict(found["low"], found["high"]))
+                records.append({"remedy": VARIANT_WORDS[variant], "num": num, "seeds": found["n"], "points": found["mean"],
+                                "±": found["half"], "helps": helps or "undecided"})
+    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
+
+
+def paper_value(row: Row, imbalance: str | None = None) -> float | None:
+    """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
+    if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):
+        return None
+    return paper.paper_value(row.dataset, row.method, row.variant, row.num, imbalance or column(row, "imbalance"))

@@ -1,0 +1,130 @@
+"""Claims and findings follow the rows: other outcomes, other text."""
+
+import re
+
+import pytest
+from made_rows import made, plausible, rows_of
+
+from oefsmc_lib import claims, fewshot, grid
+
+NUMS = [10, 20, 50, 100]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(plausible)
+
+
+@pytest.fixture(scope="module")
+def upside_down():
+    """The same runs with every outcome mirrored, so that each order is the opposite."""
+    return rows_of(lambda e: (100 - plausible(e)[0], [100 - r for r in plausible(e)[1]]))
+
+
+CLAIMS = {
+    "long tail": (lambda rows: claims.long_tail_costs(rows, 10), "the long tail costs accuracy at num=10: yes"),
+    "more images": (lambda rows: claims.costs_less_with_more(rows, 10, 100),
+                    "the long tail costs more at num=10 than at num=100: yes"),
+    "group": (lambda rows: claims.lowest_group(rows, 10), "lowest recall at num=10: absent classes"),
+    "ours": (lambda rows: claims.gains_of(rows, NUMS), "training sizes at which OE-FSMC beats the fine-tuned base: 0 of 4"),
+}
+FINDINGS = {
+    "problem": (lambda rows: claims.finding_problem(rows, NUMS),
+                "The long tail costs 11.9 points at 10 images and costs 7.4 points at 100 images"),
+    "rescue": (lambda rows: claims.finding_rescue(rows, 10),
+               "With 10 images, the long tail costs 11.9 points; images from elsewhere win back 4.0 points; "
+               "OE-FSMC loses another 42.0 points"),
+    "classes": (lambda rows: claims.finding_classes(rows, 10),
+                "With 10 long-tailed images absent classes have the lowest recall, 77 %, against 89 % of head classes"),
+    "stages": (lambda rows: claims.finding_stages(rows, 10),
+               "Points of recall that fine-tuning on 10 long-tailed images adds: head −2.0, tail −2.0, absent −2.0"),
+}
+
+
+@pytest.mark.parametrize("name", [*CLAIMS, *FINDINGS])
+def test_the_text_is_what_the_rows_say(name, rows, upside_down):
+    text, expected = {**CLAIMS, **FINDINGS}[name]
+    assert text(rows) == expected
+    assert text(upside_down) != expected
+    assert claims.NOT_RUN in text([]).lower()
+
+
+def test_swapped_draws_turn_the_sign(rows):
+    swapped = rows_of(lambda e: plausible(e.model_copy(update={
+        "imbalance": "balanced" if e.imbalance == "long_tail" else "long_tail"})),
+        only=lambda e: e.variant in ("native", "native_ft"))
+    assert claims.long_tail_costs(swapped, 10) == "the long tail costs accuracy at num=10: no"
+    assert claims.finding_problem(swapped, NUMS).startswith("The long tail adds 11.9 points")
+
+
+def test_undecided_is_said(rows):
+    noisy = rows_of(lambda e: 80.0 + (5.0 if e.imbalance == "balanced" else 0.0) * (-1) ** e.seed)
+    assert "(undecided)" in claims.finding_problem(noisy, NUMS)
+    alone = [row for row in rows if row.seed == 0]
+    assert claims.finding_problem(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
+
+
+def test_a_gain_without_a_cost_is_no_rescue():
+    better = rows_of(lambda e: 70.0 if e.imbalance == "balanced" else {"extra_images": 82.0, "ours": 79.0}.get(e.variant, 80.0))
+    assert claims.finding_rescue(better, 10) == ("With 10 images, the long tail adds 10.0 points; images from elsewhere "
+                                                 "win 2.0 points; OE-FSMC loses 1.0 points")
+
+
+def test_counts_of_the_draw(rows):
+    assert claims.empty_classes(rows, 10) == "classes without an image at num=10: 5 of 10"
+    assert claims.size_left(rows) == "left of the teacher: 25 % of the multiplications, 40 % of the parameters"
+    assert claims.empty_classes([], 10).endswith(claims.NOT_RUN) and claims.size_left([]).endswith(claims.NOT_RUN)
+    assert list(claims.draw_table(rows)["classes without"]) == [5, 4, 2, 1]
+    assert claims.finding_draw([4, 0, 1]) == "5 images for 3 classes: the largest class has 4, and 1 classes have none"
+    assert claims.finding_elsewhere([4, 0, 1], [1, 3, 1]).startswith("3 of 5 images")
+
+
+@pytest.mark.parametrize("counts", [[4, 2, 2, 1, 1, 0, 0, 0, 0, 0], [1] * 10, [0, 5], [3]])
+def test_groups_are_those_of_the_draw(counts):
+    assert claims.class_groups(counts) == fewshot.groups(counts)
+
+
+def test_same_filters():
+    assert claims.same_filters({"a": [1, 2]}, {"a": [1, 2]}).endswith("yes")
+    assert claims.same_filters({"a": [1, 2]}, {"a": [1, 3]}).endswith("no")
+
+
+def test_predicted_shares():
+    counts = [4, 1, 0, 0]
+    assert claims.rarely_predicted([60, 20, 10, 10], counts).endswith("yes")
+    assert claims.rarely_predicted([10, 20, 35, 35], counts).endswith("no")
+    assert claims.rarely_predicted([25, 25, 25, 25], [1, 1, 1, 1]).endswith(claims.NOT_RUN)
+    assert "50 % of the images and are predicted in 20 % (a)" in claims.finding_shares({"a": [60, 20, 10, 10]}, counts)
+
+
+def test_tables(rows):
+    losses = claims.loss_table(rows, NUMS)
+    assert list(losses["imbalance hurts"]) == ["reproduced"] * 4 and losses["lost in the paper"].isna().all()
+    assert list(losses["lost"]) == [11.9, 11.4, 9.9, 7.4]
+    gains = claims.gain_table(rows, NUMS)
+    assert list(gains["helps"]) == ["yes"] * 4 + ["no"] * 4 and set(gains["points"]) == {4.0, -42.0}
+    for empty in (claims.loss_table([], NUMS), claims.gain_table([], NUMS), claims.draw_table([])):
+        assert empty.to_dict("list") == {"rows": [claims.NOT_RUN]}
+
+
+def test_several_methods_are_named():
+    rows = rows_of(lambda e: 90.0 if e.imbalance == "balanced" else 88.0, name="table1", profile="cifar10",
+                   only=lambda e: e.num == 10)
+    assert claims.finding_problem(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
+                                                  "MiR +2.0, PRACTISE +2.0")
+    assert list(claims.loss_table(rows, [10])["lost in the paper"]) == [3.55, 2.67, 2.58, 1.13]
+
+
+@pytest.mark.parametrize("changes, network, expected", [
+    ({}, "vgg16", 73.51), ({"variant": "ours"}, "vgg16", 75.93), ({"imbalance": "balanced"}, "vgg16", 76.18),
+    ({}, "vgg16-w0.5", None), ({"ratio": 10}, "vgg16", None), ({"num": 30}, "vgg16", None), ({"dataset": "mnist5k"}, "vgg16", None),
+    ({"variant": "native"}, "vgg16", None)])
+def test_the_papers_value_of_a_row(changes, network, expected):
+    experiment = grid.load_profile("cifar10").experiment({"variant": "native_ft", **changes})
+    assert claims.paper_value(made(experiment, 80.0, network=network)) == expected
+
+
+def test_no_claim_prints_a_fraction(rows):
+    """Claims are compared between machines: signs, counts and whole percent only."""
+    for text, _ in CLAIMS.values():
+        assert not re.search(r"\d\.\d", text(rows))

@@ -1,0 +1,164 @@
+"""Figures show the rows that there are, say where there are none, and load no torch."""
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from made_rows import made, plausible, rows_of
+
+from oefsmc_lib import claims, figures, grid
+
+PROFILE = grid.load_profile("embedded")
+DRAWN = {"problem": figures.problem, "losses": figures.losses, "rescue": figures.rescue, "by_class": figures.by_class,
+         "stages": figures.stages}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    figures.style()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(plausible)
+
+
+def texts(figure):
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def hollow(figure):
+    return [line.get_ydata()[0] for ax in figure.axes for line in ax.lines if line.get_label() == figures.PAPER]
+
+
+def explained(figure):
+    return figure.legends[0].get_title().get_text().replace("\n", " ")
+
+
+def means(figure):
+    """The y of every mean mark with its interval."""
+    return [container.lines[0].get_ydata()[0] for ax in figure.axes for container in ax.containers]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_title_is_computed_and_names_the_profile(name, rows, tmp_path):
+    figure = DRAWN[name](rows, PROFILE)
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.endswith("[profile embedded]") and claims.NOT_RUN not in title
+    other = DRAWN[name](rows_of(lambda e: (50.0 + e.num / 10, [90.0 - 5 * r for r in range(10)])), PROFILE)
+    assert other.get_suptitle() != figure.get_suptitle()
+    for kind in ("png", "svg"):
+        figure.savefig(tmp_path / f"figure.{kind}")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_without_rows_everything_says_not_run(name, tmp_path):
+    figure = DRAWN[name]([], PROFILE)
+    assert claims.NOT_RUN in figure.get_suptitle().lower() and claims.NOT_RUN in texts(figure)
+    figure.savefig(tmp_path / "empty.png")
+
+
+@pytest.mark.parametrize("name", ["problem", "rescue"])
+def test_a_missing_cell_is_a_gap_that_says_so(name, rows):
+    there = [row for row in rows if not (row.num == 20 and claims.column(row, "imbalance") == "long_tail")]
+    gaps = {"problem": 2, "rescue": 3}[name]               # two panels; three long-tailed conditions
+    assert texts(DRAWN[name](there, PROFILE)).count(claims.NOT_RUN) == gaps
+    assert texts(DRAWN[name](rows, PROFILE)).count(claims.NOT_RUN) == 0
+
+
+def test_marks_are_means_with_intervals_and_every_seed(rows):
+    figure = figures.rescue(rows, PROFILE)
+    expected = [claims.mean(rows, num=num, **figures.LOOKS[name].where)
+                for name in ("balanced", "long_tail", "extra_images", "ours") for num in (10, 20, 50, 100)]
+    assert means(figure) == pytest.approx(expected)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert len(dots) == 16 and all(len(line.get_ydata()) == 5 for line in dots)
+    assert "5 seeds" in explained(figure)
+
+
+def test_one_seed_has_no_bar_and_is_undecided(rows):
+    figure = figures.rescue([row for row in rows if row.seed == 0], PROFILE)
+    assert "undecided" in figure.get_suptitle() and "1 seed," in explained(figure)
+    assert not any(container.has_yerr for container in figure.axes[0].containers)
+
+
+def test_the_papers_values_are_hollow_only_where_the_setting_is_the_papers(rows):
+    assert hollow(figures.rescue(rows, PROFILE)) == []
+    theirs = rows_of(plausible, profile="cifar10")
+    figure = figures.rescue(theirs, grid.load_profile("cifar10"))
+    assert hollow(figure) == [76.18, 84.20, 88.63, 89.18, 73.51, 81.66, 86.31, 87.41, 75.93, 84.67, 88.24]
+    assert "hollow marks: the paper" in explained(figure)
+    narrow = rows_of(plausible, profile="cifar10", network="vgg16-w0.5")
+    assert hollow(figures.rescue(narrow, "narrow")) == []
+
+
+def test_four_methods_and_the_printed_losses():
+    def outcome(e):
+        return 90.0 - (e.imbalance == "long_tail") * (1 + e.seed / 10)
+    rows = rows_of(outcome, name="table1", profile="cifar10", only=lambda e: e.method != "mir")
+    figure = figures.losses(rows, grid.load_profile("cifar10"), ["cd", "fskd", "mir", "practise"])
+    assert texts(figure) == [claims.NOT_RUN] * 4 and len(hollow(figure)) == 12
+    assert hollow(figure)[0] == pytest.approx(3.55)
+    assert means(figure) == pytest.approx([1.2] * 12)
+    assert len(figures.problem(rows, grid.load_profile("cifar10")).axes) == 6
+
+
+def test_classes_stand_by_rank_not_by_number():
+    experiment = PROFILE.experiment({"num": 10, "variant": "native_ft"})
+    row = made(experiment, 80.0, recalls=[90.0 - 3 * j for j in range(10)])
+    turned = row.model_copy(update={"order": list(range(9, -1, -1)), "counts": row.counts[::-1],
+                                    "per_class": row.per_class[::-1]})
+    assert means(figures.by_class([turned], PROFILE, 10)) == means(figures.by_class([row], PROFILE, 10))
+
+
+def test_groups_of_a_balanced_row_are_those_of_the_long_tail(rows):
+    recall = figures._group_recall(rows, "absent")
+    row = claims.select(rows, num=10, imbalance="balanced", variant="native_ft", seed=0)[0]
+    assert recall(row) == pytest.approx(sum(row.per_class[5:]) / 5)
+
+
+def test_many_classes_are_binned():
+    rows = rows_of(lambda e: (60.0, [99.0 - 0.5 * r for r in range(100)]), profile="cifar100", classes=100)
+    figure = figures.by_class(rows, grid.load_profile("cifar100"))
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert len(labels) == 10 and labels[0] == "5–3" and labels[-1] == "0"
+    assert means(figure)[0] == pytest.approx(99 - 0.5 * 4.5)
+
+
+def test_gallery_shows_every_image_in_its_class():
+    images, labels = np.zeros((5, 1, 8, 8), dtype=np.uint8), [2, 2, 2, 0, 0]
+    figure = figures.gallery({"few": (images, labels)}, ["a", "b", "c"], [2, 0, 1], PROFILE, "a finding")
+    assert len(figure.axes[0].images) == 5 and texts(figure) == ["3", "2", "none"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["c", "a", "b"]
+    many = figures.gallery({"few": (images, labels)}, [str(j) for j in range(100)], list(range(100)), PROFILE, "")
+    assert [tick.get_text() for tick in many.axes[0].get_yticklabels()][6:9] == ["6", "…", "96"]
+
+
+def test_shares():
+    figure = figures.shares({"one": [60, 20, 10, 10], "two": [25, 25, 25, 25]}, [4, 1, 0, 0], PROFILE)
+    assert len(figure.axes[0].patches) == 8 + 3            # bars, and the shade of three groups
+    assert "20 % (one), 50 % (two)" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_svg_is_the_same_file_each_time(rows, tmp_path):
+    files = []
+    for name in ("one.svg", "two.svg"):
+        figures.rescue(rows, PROFILE).savefig(tmp_path / name, metadata={"Date": None})
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_no_torch():
+    code = "import sys; from oefsmc_lib import figures, grid; figures.style(); " \
+           "figures.rescue([], grid.load_profile('embedded')); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env={**os.environ, "MPLBACKEND": "Agg"})
+    assert done.stdout.strip() == "False"
