@@ -39,18 +39,16 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
     return found
 
 
-def macs(model: nn.Module, architecture) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image; one MAC is two FLOPs."""
-    counted = 0
+def macs_by_layer(model: nn.Module, architecture) -> dict[str, int]:
+    """Multiply-accumulates of each convolution and linear layer for one image; one MAC is two FLOPs."""
+    counted: dict[str, int] = {}
 
-    def count(module, _inputs, output):
-        nonlocal counted
-        if isinstance(module, nn.Conv2d):
-            counted += output[0].numel() * module.weight[0].numel()
-        else:
-            counted += module.weight.numel()
+    def count(module, output, name):
+        each = output[0].numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.numel()
+        counted[name] = counted.get(name, 0) + each
 
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    handles = [module.register_forward_hook(lambda m, _x, y, name=name: count(m, y, name))
+               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     training = model.training
     with torch.no_grad():
         model.eval()(architecture.example().to(next(model.parameters()).device))
@@ -58,6 +56,11 @@ def macs(model: nn.Module, architecture) -> int:
     for handle in handles:
         handle.remove()
     return counted
+
+
+def macs(model: nn.Module, architecture) -> int:
+    """Multiply-accumulates of all of them together."""
+    return sum(macs_by_layer(model, architecture).values())
 
 
 def parameters(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from oefsmc_lib import claims, paper, results
-from oefsmc_lib.claims import BASE, GROUPS, NOT_RUN, select
+from oefsmc_lib.claims import BASE, GROUPS, NOT_RUN, column, select
 from oefsmc_lib.results import Row
 
 BLUE, ORANGE, GREEN, PINK, GREY, PALE = "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#6f6f6f", "#f0c98a"
@@ -208,22 +208,44 @@ def _finish(figure, finding: str, profile, rows: Sequence[Row]):
     for ax in figure.axes if not any(ax.containers or ax.images for ax in figure.axes) else ():
         ax.set(ylim=(0, 1), yticks=[])                     # an empty axis has no scale
     wide = int(figure.get_size_inches()[0] * 10.4)
-    figure.suptitle(textwrap.fill(f"{finding} [profile {name}]", wide), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    cut = _cut_long_bars(figure)
+    title = f"{finding} [profile {name}]".replace("[profile ", "[profile\u00a0").replace(" %", "\u00a0%")
+    figure.suptitle(textwrap.fill(title, wide), x=0.01, ha="left", fontsize=12, fontweight="bold")
     labelled = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     if labelled:                                           # one block below: the explanation, then the marks
         legend = figure.legend(labelled.values(), labelled.keys(), loc="outside lower left", ncols=min(5, len(labelled)),
-                               title=_explain(figure, rows) if rows else None, alignment="left")
+                               title=_explain(figure, rows, cut) if rows else None, alignment="left")
         legend.get_title().set(fontsize=8.5, color=GREY)
     return figure
 
 
-def _explain(figure, rows: Sequence[Row]) -> str:
+def _cut_long_bars(figure) -> bool:
+    """Limit the y axes to what the seeds span, half as much again at each side: two seeds have endless intervals."""
+    marked = [ax for ax in figure.axes if any(hasattr(container, "has_yerr") for container in ax.containers)]
+    if not marked:
+        return False
+    lines = [line for ax in marked for line in ax.lines if line.get_marker() != "_"]        # the bars' caps
+    points = [y for line in lines for y in map(float, line.get_ydata()) if y == y]
+    span = max(max(points) - min(points), 4)
+    low, high = min(ax.get_ylim()[0] for ax in marked), max(ax.get_ylim()[1] for ax in marked)
+    limits = max(low, min(points) - span / 2), min(high, max(points) + span / 2)
+    for ax in marked:
+        ax.set_ylim(limits)
+    return limits != (low, high)
+
+
+def _explain(figure, rows: Sequence[Row], cut: bool) -> str:
     networks = ", ".join(sorted({f"{row.dataset} / {row.network}" for row in rows}))
     sources = ", ".join(sorted({row.ood_source for row in rows if row.ood_source}))
-    seeds = len({row.seed for row in rows})
+    cells: dict[str, int] = {}
+    for row in rows:
+        name = f"{row.method} {row.variant} {row.num} {column(row, 'imbalance')}"
+        cells[name] = cells.get(name, 0) + 1
+    seeds = "–".join(dict.fromkeys(str(count) for count in (min(cells.values()), max(cells.values()))))
     hollow = any(line.get_label() == PAPER for ax in figure.axes for line in ax.lines)
     text = (f"{networks}" + (f"; images from elsewhere: {sources}" if sources else "")
-            + f". Marks: mean over {seeds} seed{'s' * (seeds != 1)}, bars: 95 % t-interval, small dots: single seeds"
+            + f". Marks: mean over {seeds} seed{'s' * (seeds != '1')}, bars: 95 % t-interval"
+            + (" (cut at the edge)" if cut else "") + ", small dots: single seeds"
             + ("; hollow marks: the paper" if hollow else "")
             + (". Undecided: the interval of the paired difference holds 0." if "undecided" in figure.get_suptitle() else "."))
     return textwrap.fill(text, int(figure.get_size_inches()[0] * 15))

@@ -171,8 +171,9 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     begin = time.perf_counter()
     shared = shared or Shared()
     ready = prepare(experiment, shared)
+    pool = ready.pool if experiment.recovers_jointly or experiment.class_aware else None
     key = digest([experiment.recovery_switches(), ready.teacher.sha256, ready.train.fingerprint,
-                  ready.draw.indices, ready.pool and ready.pool.fingerprint])
+                  ready.draw.indices, pool and pool.fingerprint])
     recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready))
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)

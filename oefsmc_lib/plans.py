@@ -7,6 +7,7 @@ the *inputs* of the next convolution instead; that is the same number (methods o
 import copy
 import re
 
+import torch
 from torch import nn
 
 from oefsmc_lib.errors import InputError
@@ -104,7 +105,8 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
     import torch_pruning as tp
     # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
     copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
-    graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
     found = []
     for name, module in copied.named_modules():
         if not isinstance(module, nn.Conv2d) or module.groups > 1:

@@ -76,7 +76,8 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
     grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.eval().requires_grad_(True)                     # the graph is traced through autograd
     example = architecture.example().to(next(model.parameters()).device)
-    graph = tp.DependencyGraph().build_dependency(model, example)
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(model, example)
     for name, keep in kept.items():
         conv = model.get_submodule(name)
         if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:

@@ -31,6 +31,10 @@ def rows():
     return rows_of(plausible)
 
 
+def title_of(figure):
+    return figure.get_suptitle().replace("\n", " ").replace("\u00a0", " ")
+
+
 def texts(figure):
     return [text.get_text() for ax in figure.axes for text in ax.texts]
 
@@ -51,10 +55,10 @@ def means(figure):
 @pytest.mark.parametrize("name", DRAWN)
 def test_title_is_computed_and_names_the_profile(name, rows, tmp_path):
     figure = DRAWN[name](rows, PROFILE)
-    title = figure.get_suptitle().replace("\n", " ")
+    title = title_of(figure)
     assert title.endswith("[profile embedded]") and claims.NOT_RUN not in title
     other = DRAWN[name](rows_of(lambda e: (50.0 + e.num / 10, [90.0 - 5 * r for r in range(10)])), PROFILE)
-    assert other.get_suptitle() != figure.get_suptitle()
+    assert title_of(other) != title
     for kind in ("png", "svg"):
         figure.savefig(tmp_path / f"figure.{kind}")
 
@@ -62,7 +66,7 @@ def test_title_is_computed_and_names_the_profile(name, rows, tmp_path):
 @pytest.mark.parametrize("name", DRAWN)
 def test_without_rows_everything_says_not_run(name, tmp_path):
     figure = DRAWN[name]([], PROFILE)
-    assert claims.NOT_RUN in figure.get_suptitle().lower() and claims.NOT_RUN in texts(figure)
+    assert claims.NOT_RUN in title_of(figure).lower() and claims.NOT_RUN in texts(figure)
     figure.savefig(tmp_path / "empty.png")
 
 
@@ -86,8 +90,17 @@ def test_marks_are_means_with_intervals_and_every_seed(rows):
 
 def test_one_seed_has_no_bar_and_is_undecided(rows):
     figure = figures.rescue([row for row in rows if row.seed == 0], PROFILE)
-    assert "undecided" in figure.get_suptitle() and "1 seed," in explained(figure)
+    assert "undecided" in title_of(figure) and "1 seed," in explained(figure)
     assert not any(container.has_yerr for container in figure.axes[0].containers)
+
+
+def test_two_seeds_do_not_blow_up_the_axis(rows):
+    apart = rows_of(lambda e: 60.0 + 20 * e.seed + (e.imbalance == "balanced"), only=lambda e: e.seed < 2)
+    figure = figures.rescue(apart, PROFILE)
+    low, high = figure.axes[0].get_ylim()
+    assert 35 < low < 60 and 81 < high < 120 and "2 seeds, bars: 95 % t-interval (cut at the edge)" in explained(figure)
+    assert "cut" not in explained(figures.rescue(rows, PROFILE))
+    assert "1–2 seeds" in explained(figures.rescue(apart[:-1], PROFILE))
 
 
 def test_the_papers_values_are_hollow_only_where_the_setting_is_the_papers(rows):
@@ -145,7 +158,7 @@ def test_gallery_shows_every_image_in_its_class():
 def test_shares():
     figure = figures.shares({"one": [60, 20, 10, 10], "two": [25, 25, 25, 25]}, [4, 1, 0, 0], PROFILE)
     assert len(figure.axes[0].patches) == 8 + 3            # bars, and the shade of three groups
-    assert "20 % (one), 50 % (two)" in figure.get_suptitle().replace("\n", " ")
+    assert "20 % (one), 50 % (two)" in title_of(figure)
 
 
 def test_svg_is_the_same_file_each_time(rows, tmp_path):

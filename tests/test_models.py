@@ -49,26 +49,19 @@ def test_cost_of_networks(name, classes, size, mmac, params):
     assert f"{found[1]:.{len(params.partition('.')[2])}f}" == params
 
 
-def macs_by_layer(model, architecture):
-    found, handles = {}, []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(
-                lambda m, _x, y, name=name: found.__setitem__(name, y[0].numel() * m.weight[0].numel() / 1e6)))
-    logits(model, architecture.example())
-    for handle in handles:
-        handle.remove()
-    return found
+def macs_by_convolution(model, architecture):
+    found = evaluation.macs_by_layer(model, architecture)
+    return {name: count / 1e6 for name, count in found.items() if isinstance(model.get_submodule(name), nn.Conv2d)}
 
 
 def test_cost_of_every_vgg_convolution(vgg16):
-    found = [f"{value:.2f}" for value in macs_by_layer(*vgg16).values()]
+    found = [f"{value:.2f}" for value in macs_by_convolution(*vgg16).values()]
     assert found == "1.77 37.75 18.87 37.75 18.87 37.75 37.75 18.87 37.75 37.75 9.44 9.44 9.44".split()
 
 
 def blocks(model, architecture):
     found = {}
-    for name, value in macs_by_layer(model, architecture).items():
+    for name, value in macs_by_convolution(model, architecture).items():
         block = ".".join(name.split(".")[:2]) if name.startswith("layer") else "stem"
         found[block] = found.get(block, 0) + value
     return found

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from oefsmc_lib import importance, plans, surgery
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evaluation import latency, macs
+from oefsmc_lib.evaluation import latency, macs_by_layer
 from oefsmc_lib.fewshot import Samples, generator
 from oefsmc_lib.methods import mimic
 from oefsmc_lib.models import VGG, segments
@@ -51,13 +51,18 @@ def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
 
 def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
     """tau_b: percent of the teacher's MACs, or of its measured latency, that dropping b alone saves."""
-    cost = (lambda model: macs(model, teacher.architecture)) if kind == "macs" else \
-        (lambda model: latency(model, teacher.architecture, batch=64))
-    whole, found = cost(teacher.model), {}
-    for name in candidates:
-        model = copy.deepcopy(teacher.model)
-        surgery.drop_units(model, [name])
-        found[name] = 100 * (whole - cost(model)) / whole
+    found = {}
+    if kind == "macs":
+        spent = macs_by_layer(teacher.model, teacher.architecture)
+        for name in candidates:
+            inside = sum(cost for layer, cost in spent.items() if layer == name or layer.startswith(f"{name}."))
+            found[name] = 100 * inside / sum(spent.values())
+    else:
+        whole = latency(teacher.model, teacher.architecture, batch=64)
+        for name in candidates:
+            model = copy.deepcopy(teacher.model)
+            surgery.drop_units(model, [name])
+            found[name] = 100 * (1 - latency(model, teacher.architecture, batch=64) / whole)
     useless = [name for name, saving in found.items() if saving <= 0]
     if useless:
         raise InputError(f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "

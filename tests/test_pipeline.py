@@ -1,0 +1,351 @@
+"""The whole path on a tiny set in memory: variants, fairness, test images, sharing, saving."""
+
+import copy
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CLASSES, experiment, image_set, make_teacher, pictures, same_state, state_of
+from safetensors.torch import load_file, save_file
+
+from oefsmc_lib import data, evaluation, methods, ood, pipeline, surgery, teachers
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import METHODS, VARIANTS
+from oefsmc_lib.methods import cd
+
+RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
+NETWORKS = {"vgg": {}, "resnet": RESNET}
+EVERY = pytest.mark.parametrize("method", METHODS)
+BOTH = pytest.mark.parametrize("network", NETWORKS)
+
+
+def run(shared=None, **settings):
+    return pipeline.run(experiment(**settings), shared)
+
+
+def lasting(row):
+    """A row without how long it took and when."""
+    return {name: value for name, value in row.flat().items()
+            if not name.startswith("seconds") and name not in ("time", "latency_ms", "git_commit")}
+
+
+# --- every method, every variant ---------------------------------------------------------------------
+@EVERY
+@BOTH
+def test_all_six_variants_run(tiny, method, network):
+    shared, rows, students = pipeline.Shared(), {}, {}
+    for variant in VARIANTS:
+        students[variant], rows[variant] = run(shared, method=method, variant=variant, **NETWORKS[network])
+        row, e = rows[variant], experiment(method=method, variant=variant, **NETWORKS[network])
+        assert (row.method, row.variant, row.key, row.plan) == (method, variant, e.key, e.resolved_plan)
+        assert 0 <= row.top1 <= 100 and row.macs_cut > 0 and row.params_cut > 0
+        assert sum(row.counts) == len(row.few_indices) == 10 and row.aux_counts == ([] if not e.reads_aux else row.aux_counts)
+        assert (sum(row.aux_counts), len(row.aux_indices)) == ((10, 10) if e.reads_aux else (0, 0))
+        assert bool(row.dropped) == (method == "practise") and bool(row.kept) == (method != "practise")
+        assert not students[variant].model.training
+    assert len({row.id for row in rows.values()}) == 6
+    assert len({tuple(row.few_indices) for row in rows.values()}) == 1                     # paired
+    assert len({tuple(row.aux_indices) for row in rows.values() if row.aux_indices}) == 1
+    # Each pair differs by one part alone.
+    states = {variant: state_of(student.model) for variant, student in students.items()}
+    distinct = [("native_ft", "extra_images"), ("native_ft", "wo_comp"), ("wo_ft", "ours"), ("extra_images", "ours"), ("native", "native_ft")]
+    assert not any(same_state(states[one], states[other]) for one, other in distinct)
+    assert len({row.macs for row in rows.values()}) == 1 or method == "practise"
+
+
+@EVERY
+@BOTH
+def test_ours_without_its_parts_is_native_ft_bit_for_bit(tiny, method, network):
+    """Invariant 2: lam = 1, eta = 0 and the native importance."""
+    settings = {"method": method, **NETWORKS[network]}
+    base, row = run(variant="native_ft", **settings)
+    ours, other = run(variant="ours", lam=1, eta=0, importance="native", **settings)
+    assert same_state(state_of(base.model), state_of(ours.model))
+    assert (row.top1, row.per_class, row.kept, row.dropped) == (other.top1, other.per_class, other.kept, other.dropped)
+    wo_comp, _ = run(variant="wo_comp", eta=0, **settings)
+    assert same_state(state_of(base.model), state_of(wo_comp.model))
+    extra, _ = run(variant="extra_images", lam=1, **settings)
+    assert same_state(state_of(base.model), state_of(extra.model))
+
+
+@EVERY
+def test_nothing_of_the_teacher_changes(tiny, method):
+    e = experiment(method=method, variant="ours")
+    ready = pipeline.prepare(e)
+    before = state_of(ready.teacher.model)
+    modules = [type(m) for m in ready.teacher.model.modules()]
+    pipeline.run(e)
+    assert pipeline.prepare(e).teacher is ready.teacher and same_state(before, state_of(ready.teacher.model))
+    assert modules == [type(m) for m in ready.teacher.model.modules()] and not ready.teacher.model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in ready.teacher.model.modules())
+    assert all(p.grad is None and not p.requires_grad for p in ready.teacher.model.parameters())
+
+
+def test_runs_repeat_and_seeds_differ(tiny):
+    one, two, other = (run(variant="ours", seed=seed) for seed in (0, 0, 1))
+    assert same_state(state_of(one[0].model), state_of(two[0].model)) and lasting(one[1]) == lasting(two[1])
+    assert other[1].few_indices != one[1].few_indices and other[1].aux_indices != one[1].aux_indices
+
+
+# --- test images -------------------------------------------------------------------------------------
+@EVERY
+def test_test_images_change_no_weight(tiny, method):
+    before, row = run(method=method, variant="ours")
+    tiny["tiny", "test"] = dataclasses.replace(tiny["tiny", "test"], images=pictures(40, seed=900),
+                                               labels=torch.randint(0, CLASSES, (40,)))
+    ood._known.cache_clear()
+    after, other = run(method=method, variant="ours")
+    assert same_state(state_of(before.model), state_of(after.model)) and before.structure == after.structure
+    assert row.per_class != other.per_class
+
+
+class Watched(data.ImageSet):
+    """Counts how often images are read, and by whom."""
+    readers = []
+
+    def batches(self, size):
+        caller = sys._getframe(1)
+        self.readers.append((caller.f_globals["__name__"], caller.f_code.co_name))
+        yield from super().batches(size)
+
+    def take(self, indices):
+        self.readers.append(("take", ""))
+        return super().take(indices)
+
+
+@pytest.mark.parametrize("method, stop", [*((method, "fixed") for method in METHODS), ("fskd", "train_loss"), ("fskd", "pool")])
+def test_test_images_are_read_by_the_purity_filter_and_once_by_evaluation(tiny, method, stop):
+    tiny["tiny", "test"] = Watched(**{f.name: getattr(tiny["tiny", "test"], f.name) for f in dataclasses.fields(data.ImageSet)})
+    Watched.readers.clear()
+    run(method=method, variant="ours", **{"finetune.stop": stop})
+    assert Watched.readers == [("oefsmc_lib.ood", "_known"), ("oefsmc_lib.evaluation", "predictions")]
+
+
+def test_every_finished_model_is_evaluated_once(tiny, monkeypatch):
+    seen = []
+    original = evaluation.predictions
+    monkeypatch.setattr(evaluation, "predictions", lambda *a: (seen.append(1), original(*a))[1])
+    shared = pipeline.Shared()
+    for number, variant in enumerate(VARIANTS, 1):
+        run(shared, variant=variant)
+        assert len(seen) == number
+
+
+@pytest.mark.parametrize("settings", [{}, {"aux": "augmented_few"}, {"num": 20, "imbalance": "balanced"}])
+def test_few_pool_and_auxiliary_images_are_disjoint_sets_without_test_images(tiny, settings):
+    """Invariant 11, on pixels as well as on positions."""
+    ready = pipeline.prepare(experiment(variant="ours", **settings))
+    train, test, elsewhere = tiny["tiny", "train"], tiny["tiny", "test"], tiny["elsewhere", "train"]
+    expected = ready.teacher.normalise(train.take(ready.draw.indices))
+    assert torch.equal(ready.few.images, expected) and torch.equal(ready.few.labels, train.labels[ready.draw.indices])
+    tested = {image.numpy().tobytes() for image in test.images}
+    few = {image.numpy().tobytes() for image in train.take(ready.draw.indices)}
+    assert not few & tested
+    if ready.pool is None:
+        assert set(ready.aux_indices) <= set(ready.draw.indices)
+        return
+    pool = [image.numpy().tobytes() for image in ready.pool.images]
+    assert not set(pool) & (tested | few) and len(set(ready.aux_indices)) == len(ready.aux)
+    assert torch.equal(ready.aux.images, ready.teacher.normalise(elsewhere.take(ready.aux_indices)))
+    unused = {image.numpy().tobytes() for image in ready.unused}
+    auxiliary = {image.numpy().tobytes() for image in elsewhere.take(ready.aux_indices)}
+    assert not unused & auxiliary and unused | auxiliary == set(pool)
+
+
+# --- labels of the auxiliary set ---------------------------------------------------------------------
+def test_labels_are_complementary_uniform_or_the_teachers(tiny):
+    found = {kind: pipeline.prepare(experiment(ood_labels=kind, m=30)) for kind in ("complementary", "uniform", "teacher")}
+    one = found["complementary"]
+    assert torch.allclose(one.gamma_rates, ood.rates(one.beta)) and float(one.gamma_rates[one.beta.argmax()]) == 0
+    assert not bool((one.aux.labels == one.beta.argmax()).any())
+    assert found["uniform"].gamma_rates.tolist() == pytest.approx([1 / CLASSES] * CLASSES)
+    with torch.no_grad():
+        guesses = one.teacher.model(found["teacher"].aux.images).argmax(1)
+    assert torch.equal(found["teacher"].aux.labels, guesses)
+    assert all(torch.equal(ready.aux.images, one.aux.images) for ready in found.values())
+
+
+def test_augmented_copies_keep_the_labels_of_their_originals(tiny):
+    ready = pipeline.prepare(experiment(aux="augmented_few", m=23))
+    labels = tiny["tiny", "train"].labels
+    assert len(ready.aux) == 23 and ready.pool is None and ready.unused is None
+    assert ready.aux.labels.tolist() == labels[ready.aux_indices].tolist()
+    assert ready.aux_indices[:10] == ready.aux_indices[10:20] == ready.draw.indices
+
+
+def test_shares_are_those_of_the_draw(tiny):
+    ready = pipeline.prepare(experiment())
+    assert ready.beta.tolist() == pytest.approx([count / 10 for count in ready.draw.counts])
+    assert pipeline.prepare(experiment(variant="native_ft")).aux is None
+
+
+@pytest.mark.parametrize("settings", [
+    {"w": "complement"}, {"w": "inverse"}, {"w": "uniform"}, {"w": "few"}, {"contribution": "taylor"}, {"contribution": "bn_scale"},
+    {"aux": "augmented_few"}, {"ood_labels": "teacher"}, {"ood_labels": "uniform"}, {"label_sampling": "quota"},
+    {"alpha_min": "nonzero"}, {"redraw": True}, {"gamma": "one"}, {"gamma": "normalised"}, {"gamma_mean": "weighted"},
+    {"lam": 0}, {"m": 25}, {"ood_source": "elsewhere", "ood_exclude": ("elsewhere-0",)}, {"finetune.bn": "separate"},
+    {"finetune.recipe": "cd"}, {"finetune.rebalance": "oversample"}, {"class_order": "index"}, {"imbalance": "balanced"},
+    {"imbalance": "counts", "counts": (4, 3, 2, 1, 0)}, {"importance": "native"}, {"fskd.solver": "minnorm"},
+])
+def test_every_switch_runs_and_is_in_the_key(tiny, settings):
+    e = experiment(variant="ours", **settings)
+    row = pipeline.run(e)[1]
+    assert row.key == e.key != experiment(variant="ours").key
+
+
+@pytest.mark.parametrize("method, settings", [
+    ("mir", {"kd": "kl"}), ("mir", {"mir.views": 0}), ("mir", {"mir.bn": "eval"}), ("practise", {"practise.cache": False}),
+    ("cd", {"cd.solver": "adam"}), ("cd", {"cd.bn": "train"}), ("cd", {"plan": "cfg_a"}), ("fskd", {"plan": "prune_a"}),
+    ("fskd", {"variant": "native_ft", "finetune.scale_lr": True}), ("practise", {"practise.saving": "latency"}),
+])
+def test_every_switch_of_a_method_runs(tiny, method, settings, monkeypatch):
+    from oefsmc_lib.methods import practise
+    monkeypatch.setattr(practise, "latency", lambda model, *_, **__: float(sum(p.numel() for p in model.parameters())))
+    row = run(**{"method": method, "variant": "ours", **settings})[1]
+    assert {name: row.flat()[name] for name in settings} == settings
+
+
+# --- sharing -----------------------------------------------------------------------------------------
+@EVERY
+def test_what_runs_share_changes_no_row(tiny, method):
+    shared = pipeline.Shared()
+    together = {variant: run(shared, method=method, variant=variant) for variant in ("ours", "wo_ft", "native", "wo_comp")}
+    for variant in ("wo_ft", "wo_comp"):                  # fine-tuned from a copy of another's recovered student
+        student, row = run(method=method, variant=variant)
+        assert lasting(row) == lasting(together[variant][1])
+        assert same_state(state_of(student.model), state_of(together[variant][0].model))
+
+
+def test_recovered_students_pools_and_sets_are_made_once(tiny, monkeypatch):
+    made = {"recover": 0, "pool": 0}
+    recover, pool = pipeline.recover, ood.draw_pool
+    monkeypatch.setattr(pipeline, "recover", lambda *a: (made.__setitem__("recover", made["recover"] + 1), recover(*a))[1])
+    monkeypatch.setattr(ood, "draw_pool", lambda *a: (made.__setitem__("pool", made["pool"] + 1), pool(*a))[1])
+    shared = pipeline.Shared()
+    for variant in VARIANTS:
+        run(shared, variant=variant)
+    assert made == {"recover": 3, "pool": 1}              # native and native_ft and wo_comp; extra_images; wo_ft and ours
+    run(shared, variant="ours", eta=1)
+    assert made == {"recover": 3, "pool": 1}
+    run(shared, variant="ours", lam=0.2)
+    assert made == {"recover": 4, "pool": 1}
+    run(shared, variant="ours", seed=1)
+    assert made == {"recover": 5, "pool": 2}
+
+
+def test_only_the_latest_are_kept():
+    shared = pipeline.Shared()
+    for key in range(9):
+        assert shared.get("teacher", key, lambda key=key: key) == key
+    assert list(shared.kept["teacher"]) == [7, 8]
+    assert shared.get("teacher", 7, lambda: "again") == 7 and shared.get("teacher", 0, lambda: "again") == "again"
+
+
+def test_a_recovered_student_is_not_the_one_that_is_fine_tuned(tiny):
+    shared = pipeline.Shared()
+    native, _ = run(shared, variant="native")
+    before = state_of(native.model)
+    run(shared, variant="native_ft")
+    assert same_state(before, state_of(native.model)) and native.notes["finetune"]["epochs"] == 0
+
+
+# --- saving ------------------------------------------------------------------------------------------
+READ = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from oefsmc_lib import surgery
+torch.set_num_threads(1)
+x = load_file(sys.argv[1])["x"].contiguous(memory_format=torch.channels_last)
+for folder in sys.argv[2:]:
+    with torch.no_grad():
+        save_file({"y": surgery.load(folder).model(x)}, folder + "/output.safetensors")
+"""
+
+
+def test_students_of_every_method_have_the_same_logits_in_a_new_process(tiny, tmp_path):
+    x = (pictures(6, seed=40).float() / 255 - 0.5) / 0.25
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    students = {}
+    for network, settings in NETWORKS.items():
+        for method in METHODS:
+            students[network, method] = run(method=method, variant="ours", **settings)[0]
+            surgery.save(students[network, method], tmp_path / network / method)
+    folders = [str(tmp_path / network / method) for network, method in students]
+    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path / "x.safetensors"), *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (network, method), student in students.items():
+        again = load_file(tmp_path / network / method / "output.safetensors")["y"]
+        with torch.no_grad():
+            assert torch.equal(again, student.model(x.contiguous(memory_format=torch.channels_last))), (network, method)
+
+
+# --- accuracy and cost -------------------------------------------------------------------------------
+def test_scores_by_hand():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    guessed = torch.tensor([0, 0, 0, 1, 1, 0, 0, 0])
+    found = evaluation.scores(guessed, labels, [6, 1, 0])
+    assert found == {"top1": 50.0, "balanced_accuracy": pytest.approx(125 / 3), "per_class": [75.0, 50.0, 0.0],
+                     "head_accuracy": 75.0, "tail_accuracy": 50.0, "absent_accuracy": 0.0}
+    without = evaluation.scores(guessed[:6], labels[:6], [6, 1, 0])
+    assert without["per_class"][2] is None and without["absent_accuracy"] is None and without["balanced_accuracy"] == 62.5
+
+
+def test_the_row_has_the_students_cost_and_accuracy(tiny):
+    student, row = run(method="mir", variant="native")
+    teacher = teachers.load("vgg16", 0.125, "tiny", CLASSES, 3, 32)
+    images = teacher.normalise(tiny["tiny", "test"].images)
+    with torch.no_grad():
+        right = student.model(images).argmax(1) == tiny["tiny", "test"].labels
+    assert row.top1 == pytest.approx(100 * float(right.float().mean()))
+    assert row.macs == evaluation.macs(student.model, teacher.architecture)
+    assert row.params == sum(p.numel() for p in student.model.parameters())
+    assert row.macs_cut == pytest.approx(100 - 100 * row.macs / evaluation.macs(teacher.model, teacher.architecture))
+    assert row.file_size == sum(t.numel() * t.element_size() for t in student.model.state_dict().values())
+    assert row.kept == {name: len(channels) for name, channels in student.structure.kept.items()}
+
+
+def test_the_id_hangs_on_teacher_data_and_source(tiny, monkeypatch):
+    one = run()[1].id
+    teacher = teachers.load("vgg16", 0.125, "tiny", CLASSES, 3, 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "load", lambda *_: dataclasses.replace(teacher, sha256="another"))
+        assert run()[1].id != one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "fingerprint", lambda *_, **__: "another")
+        assert run()[1].id != one
+    tiny["elsewhere", "train"] = dataclasses.replace(tiny["elsewhere", "train"], fingerprint="another")
+    assert run(device="cpu")[1].id not in (one, run(variant="native_ft")[1].id)
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("settings, words", [
+    ({"n": 91, "m": 10}, "has 90 usable images, but the pool needs n=91"),
+    ({"ood_exclude": ("bus",)}, "ood_exclude names 'bus', but elsewhere has no such class"),
+    ({"num": 80, "n": 80}, "training images, but the draw needs"),
+    ({"imbalance": "counts", "counts": (5, 5)}, "counts names 2 classes, but tiny has 5"),
+    ({"plan": "skip_first"}, "'skip_first' is not one for vgg16"),
+    ({"method": "practise", "plan": "drop10"}, "drops 10 blocks, but the network has 9"),
+    ({"method": "mir", "plan": "half"}, "use a plan that keeps the last layer"),
+    ({"width": 1 / 64, "plan": "half"}, "without a channel; use a wider network"),
+    ({"model": "vgg_16"}, "did you mean vgg16"),
+    ({"device": "cuda:77"}, "The device 'cuda:77' is not here; use device=cpu"),
+    ({"draw_file": "nowhere.json"}, "No saved draw at nowhere.json"),
+    ({"num": 1, "rounding": "floor"}, "rounding=floor leaves no image"),
+])
+def test_bad_input_is_refused_in_one_sentence(tiny, settings, words):
+    with pytest.raises(InputError) as refusal:
+        run(**{"variant": "ours", **settings})
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@EVERY
+def test_nan_weights_are_refused_in_one_sentence(tiny, method, monkeypatch):
+    teacher = make_teacher(teachers.load("vgg16", 0.125, "tiny", CLASSES, 3, 32).architecture)
+    teacher.model.features[17].weight.view(-1)[5] = float("nan")
+    monkeypatch.setattr(teachers, "load", lambda *_: teacher)
+    with pytest.raises(InputError, match="check the teacher|NaN") as refusal:
+        run(method=method, variant="native")
+    assert "\n" not in str(refusal.value)
