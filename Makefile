@@ -7,6 +7,9 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
+# Threads that wait by spinning slow each other down on busy cores, many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help figures test test-slow bench lab clean
 

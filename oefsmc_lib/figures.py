@@ -228,10 +228,13 @@ def _cut_long_bars(figure) -> bool:
     points = [y for line in lines for y in map(float, line.get_ydata()) if y == y]
     span = max(max(points) - min(points), 4)
     low, high = min(ax.get_ylim()[0] for ax in marked), max(ax.get_ylim()[1] for ax in marked)
-    limits = max(low, min(points) - span / 2), min(high, max(points) + span / 2)
+    ceiling = 104 if marked[0].get_ylabel().endswith("%") else high
+    low, high = max(low, min(points) - span / 2), min(high, max(points) + span / 2, ceiling)
     for ax in marked:
-        ax.set_ylim(limits)
-    return limits != (low, high)
+        ax.set_ylim(low, high)
+    bars = [bar for ax in marked for container in ax.containers if container.has_yerr for bar in container.lines[2]]
+    ends = [y for bar in bars for segment in bar.get_segments() for _, y in segment]
+    return bool(ends) and (min(ends) < low or max(ends) > high)
 
 
 def _explain(figure, rows: Sequence[Row], cut: bool) -> str:

@@ -284,5 +284,5 @@ def check(name: str, evaluate: bool = False) -> dict:
 
 def _command(model: str, width: float, dataset: str, image_size: int) -> str:
     native = {"tiny-imagenet": 64, "imagenet": 224}.get(dataset, None if dataset.startswith(data.FOLDER) else 32)
-    return (f"oefsmc teacher train dataset={dataset} model={model}" + (f" width={width:g}" if width != 1 else "")
+    return (f"oefsmc teacher train dataset={dataset} model={model} width={width:g}"
             + (f" image_size={image_size}" if image_size != native else ""))

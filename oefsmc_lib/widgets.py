@@ -52,18 +52,19 @@ def prior(num: int, classes: int, ratio: float, m: int) -> Prior:
 
 def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10):
     """Three pictures: counts m_j and shares beta_j; rates Gamma_j and weights gamma_j; the mixture. A Figure."""
-    figure, axes = _canvas(1, 3, (12, 3.2))
+    figure, axes = _canvas(1, 3, (12, 3.4), left=0.06, right=0.98, bottom=0.16, top=0.8, wspace=0.62)
     found = prior(num, classes, ratio, m)
     for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), axes.flat):
         draw(ax, found)
     figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} from elsewhere: "
                     f"an even mixture needs m = {found.balance:.0f}")
-    return _settled(figure)
+    return figure
 
 
 def prior_panel():
     """The static twin of :func:`prior_explorer`: four settings, a column each. A Figure."""
-    figure, axes = _canvas(3, len(TELLING), (13, 7.5))
+    figure, axes = _canvas(3, len(TELLING), (13, 8), left=0.06, right=0.94, bottom=0.07, top=0.87,
+                           wspace=0.62, hspace=0.35)
     for column, (num, classes, ratio, m) in zip(axes.T, TELLING):
         found = prior(num, classes, ratio, m)
         for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), column):
@@ -81,7 +82,7 @@ def prior_panel():
     first = prior(*TELLING[0])
     figure.suptitle(f"As many images from elsewhere flatten the long tail to {first.spread:.1f} : 1; "
                     f"to level it takes {first.balance / first.num:.0f} times as many")
-    return _settled(figure)
+    return figure
 
 
 def prior_explorer():
@@ -98,7 +99,9 @@ def show(static, explorer) -> None:
         return
     try:
         display(explorer())
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "ipywidgets":
+            raise
         print("The sliders need ipywidgets: pip install ipywidgets")
 
 
@@ -111,26 +114,23 @@ def has_frontend() -> bool:
 
 
 # --- how it is done -----------------------------------------------------------------------------
-def _canvas(rows: int, columns: int, size: tuple[float, float]):
-    """A figure that only its caller shows: Jupyter displays every open one a second time."""
+def _canvas(rows: int, columns: int, size: tuple[float, float], **margins: float):
+    """A figure that only its caller shows: Jupyter displays every open one a second time.
+
+    Margins are fixed; a layout that is solved for takes longer than the drawing, at every move of a slider.
+    """
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="none", squeeze=False)
+    figure.subplots_adjust(**margins)
     plt.close(figure)
     return figure, axes
-
-
-def _settled(figure):
-    """The same with its layout computed once; otherwise each saving computes it again, which takes most of the time."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
 
 
 def _bars(ax, heights, color, label=None, bottom=0) -> None:
     ranks = range(len(heights))
     ax.bar(ranks, heights, width=0.8 if len(heights) <= 30 else 1, color=color, bottom=bottom, label=label, linewidth=0)
     ax.set(xlabel="class, head first", xlim=(-0.7, len(heights) - 0.3))
+    ax.locator_params(axis="y", nbins=5)
     if len(heights) <= 10:
         ax.set_xticks(ranks, [str(rank + 1) for rank in ranks])
 
@@ -171,7 +171,9 @@ def _even(ax, found: Prior) -> None:
 def _second_scale(ax, factor: float, label: str, divide: bool = False) -> None:
     up, down = (lambda value: value * factor), (lambda value: value / factor)
     ax.grid(False)                                        # two scales: lines of one would cross the ticks of the other
-    ax.secondary_yaxis("right", functions=(down, up) if divide else (up, down)).set_ylabel(label)
+    second = ax.secondary_yaxis("right", functions=(down, up) if divide else (up, down))
+    second.set_ylabel(label)
+    second.locator_params(axis="y", nbins=5)
 
 
 def _explorer(draw, ranges: dict[str, tuple[str, int, int, int]]):

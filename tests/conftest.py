@@ -145,7 +145,8 @@ def count_forwards():
 
 
 # --- a whole data set in memory ------------------------------------------------------------------
-TINY = dict(dataset="tiny", ood_source="elsewhere", model="vgg16", width=0.125, num=10, n=30, augment="crop")
+TINY = dict(dataset="tiny", ood_source="elsewhere", model="vgg16", width=0.125, num=10, n=30, augment="crop",
+            device="cpu")
 
 
 def image_set(name, count, classes, seed, size=32, label_seed=None):

@@ -63,6 +63,29 @@ def test_largest_remainder_rounds_every_share_by_less_than_one(weights, total):
     assert all(abs(count - weight * total / sum(weights)) < 1 + 1e-6 for count, weight in zip(counts, weights))
 
 
+@given(sizes, st.sampled_from(["long_tail", "step"]))
+def test_other_roundings_fall_with_the_rank_too(size, imbalance):
+    num, classes, ratio = size
+    e = {kind: Experiment(num=num, ratio=ratio, imbalance=imbalance, rounding=kind)
+         for kind in ("largest_remainder", "floor", "at_least_one")}
+    floor, most = fewshot.counts_by_rank(e["floor"], classes), fewshot.counts_by_rank(e["largest_remainder"], classes)
+    assert all(0 <= few <= more <= few + 1 for few, more in zip(floor, most)) and sum(floor) <= num
+    if num < classes:
+        with pytest.raises(InputError, match=f"needs an image for each of {classes} classes, but num={num}"):
+            fewshot.counts_by_rank(e["at_least_one"], classes)
+        return
+    counts = fewshot.counts_by_rank(e["at_least_one"], classes)
+    assert sum(counts) == num and min(counts) >= 1 and counts == sorted(counts, reverse=True)
+
+
+def test_other_roundings_of_the_papers_smallest_case():
+    """A3: floor loses three of ten images, and one each makes ten images balanced."""
+    assert fewshot.long_tailed_counts(10, 10, 100, "floor") == [4, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert fewshot.long_tailed_counts(10, 10, 100, "at_least_one") == [1] * 10
+    with pytest.raises(InputError, match="rounding=floor leaves no image of num=1"):
+        fewshot.draw(LABELS, 10, Experiment(num=1, rounding="floor"))
+
+
 def test_explicit_counts_are_taken_as_they_are():
     e = Experiment(num=6, imbalance="counts", counts=(3, 2, 1))
     assert fewshot.counts_by_rank(e, 3) == [3, 2, 1]

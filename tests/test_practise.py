@@ -200,6 +200,15 @@ def test_class_aware_recoverability_is_eq_5_over_images(resnet):
     assert len(errors) == 12 and found == pytest.approx(float(expected[0]))
 
 
+def test_equal_sets_at_one_half_are_scored_like_the_pooled_set(teacher):
+    few, aux = samples(6, teacher.architecture), samples(6, teacher.architecture, seed=3)
+    pooled = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
+    e = setting(augment="none", variant="extra_images", **{"practise.scoring_iterations": 4})
+    unit = plans.droppable_units(teacher.model)[1]
+    joint, plain = (practise.Stages(teacher, *sets, e).recover(unit) for sets in ((few, None, aux), (pooled, None, None)))
+    assert torch.allclose(joint, plain[:6], rtol=1e-2)
+
+
 def test_lam_one_scores_by_the_few_alone(resnet):
     few, aux = samples(6, RESNET), samples(6, RESNET, seed=3)
     alone, joint = scores(resnet, few, candidates=["layer1.1"]), scores(

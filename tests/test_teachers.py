@@ -220,10 +220,10 @@ def test_two_processes_train_an_embedded_teacher_once(home):
 
 # --- refused -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("asked, command", [
-    (("vgg16", 1.0, "cifar10", 10, 3, 32), "oefsmc teacher train dataset=cifar10 model=vgg16`"),
-    (("resnet34", 1.0, "tiny-imagenet", 200, 3, 64), "oefsmc teacher train dataset=tiny-imagenet model=resnet34`"),
+    (("vgg16", 1.0, "cifar10", 10, 3, 32), "oefsmc teacher train dataset=cifar10 model=vgg16 width=1`"),
+    (("resnet34", 1.0, "tiny-imagenet", 200, 3, 64), "oefsmc teacher train dataset=tiny-imagenet model=resnet34 width=1`"),
     (("vgg16", 0.5, "cifar10", 10, 3, 64), "dataset=cifar10 model=vgg16 width=0.5 image_size=64`"),
-    (("resnet32", 1.0, "folder:/some/where", 5, 3, 32), "dataset=folder:/some/where model=resnet32 image_size=32`")])
+    (("resnet32", 1.0, "folder:/some/where", 5, 3, 32), "dataset=folder:/some/where model=resnet32 width=1 image_size=32`")])
 def test_a_missing_teacher_is_refused_with_its_command(asked, command, home):
     with pytest.raises(InputError) as refused:
         teachers.load(*asked)
