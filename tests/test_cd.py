@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, state_of)
+from conftest import (CLASSES, MOBILENET, VGG, inputs, logits, make_teacher, map_error, same_state, samples, small,
+                      state_of)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -140,7 +140,8 @@ def test_the_path_equals_solving_again_at_each_milestone(path):
         assert torch.allclose(way.weight.double(), again, atol=1e-6)
 
 
-def test_prune_chooses_by_the_path_and_returns_its_end():
+@pytest.mark.parametrize("channel_weight", [None, torch.tensor([0.1, 9.0, 0.2, 5.0, 7.0, 0.3])], ids=["native", "class-aware"])
+def test_prune_chooses_by_the_path_and_returns_its_end(channel_weight):
     layer, x_s, x_t, shares = problem()
     teacher, rows = layer.weight.flatten(1).T.double(), cd.patches(layer, x_s).double()
     gram, setting = rows @ rows.T, small(**{"cd.milestones": 3}).cd
@@ -148,9 +149,11 @@ def test_prune_chooses_by_the_path_and_returns_its_end():
     for count in (4, 3, 2):                               # from 6 to 2: floor(4 (1 - i/3)) + 2
         columns = (left[:, None] * 9 + torch.arange(9)).flatten()
         weight = cd.solve_on(columns, teacher, None, gram, 1e-3 * float(gram.diagonal().mean()))
-        left = left[importance.top_channels(cd.group_scores(weight, 9, None), count)]
+        rms = None if channel_weight is None else channel_weight[left]
+        left = left[importance.top_channels(cd.group_scores(weight, 9, rms), count)]
     assert cd.schedule(6, 2, 3) == [4, 3, 2]
-    assert cd.prune(teacher, None, gram, 9, 2, None, setting)[1] == left.tolist()
+    found, channels = cd.prune(teacher, None, gram, 9, 2, channel_weight, setting)
+    assert channels == left.tolist() and not found.unflatten(0, (6, 9))[[i for i in range(6) if i not in channels]].any()
 
 
 @given(st.integers(1, 600), st.data())
@@ -225,7 +228,8 @@ def test_the_plans_counts_are_kept_and_the_teacher_is_not_changed(teacher, chang
 def test_cutting_dead_filters_out_changes_nothing(teacher, monkeypatch):
     whole = []
     original = surgery.remove_channels
-    monkeypatch.setattr(surgery, "remove_channels", lambda model, *rest: (whole.append(copy.deepcopy(model)), original(model, *rest)))
+    monkeypatch.setattr(surgery, "remove_channels",
+                        lambda model, *rest: (whole.append(copy.deepcopy(model)), original(model, *rest)))
     student, x = run(teacher), inputs(4, teacher.architecture, seed=3)
     assert torch.allclose(logits(whole[0], x), logits(student.model, x), atol=1e-4)
 
@@ -285,7 +289,8 @@ def test_train_mode_uses_batch_statistics_and_moves_only_the_students(vgg):
     evaluated, trained = run(vgg, few), run(vgg, few, **{"cd.bn": "train"})
     first = "features.1.running_mean"
     kept = trained.structure.kept["features.0"]
-    assert torch.equal(state_of(evaluated.model)[first], vgg.model.features[1].running_mean[evaluated.structure.kept["features.0"]])
+    same = vgg.model.features[1].running_mean[evaluated.structure.kept["features.0"]]
+    assert torch.equal(state_of(evaluated.model)[first], same)
     assert not torch.equal(state_of(trained.model)[first], vgg.model.features[1].running_mean[kept])
     assert int(state_of(trained.model)["features.1.num_batches_tracked"]) == \
         int(vgg.model.features[1].num_batches_tracked) + 12                   # one update a fitted layer

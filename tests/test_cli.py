@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oefsmc_lib import teachers
+from oefsmc_lib.cli import main
 from oefsmc_lib.paths import data_folder
 
 
@@ -61,6 +62,20 @@ def test_a_file_of_switches_and_words_after_it(home, tmp_path):
     assert row["num"] == 20 and row["fskd.rho"] == 5e-4 and row["seed"] == 7
 
 
+@pytest.fixture
+def inside(home, monkeypatch, capsys):
+    """The same entry point in this process: thirty new processes would only import torch thirty times."""
+    def call(*words, **more):
+        for name, value in (home | more).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["oefsmc", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, ended.value.code, said.out, said.err)
+    return call
+
+
 @pytest.mark.parametrize("words, said", [
     (("run", "nun=3"), "did you mean num"),
     (("run", "fskd.rh=3"), "did you mean fskd.rho"),
@@ -83,24 +98,28 @@ def test_a_file_of_switches_and_words_after_it(home, tmp_path):
     (("show", "lamb=3"), "lamb"),
     (("results", "merge", "nowhere"), "nowhere"),
 ])
-def test_bad_input_is_one_sentence(home, words, said, tmp_path):
+def test_bad_input_is_one_sentence(inside, words, said, tmp_path):
     missing = {"OEFSMC_DATA": str(tmp_path / "no-data")} if "dataset=cifar10" in words else {}
-    assert said in refused(oefsmc(home, *words, **missing))
+    assert said in refused(inside(*words, **missing))
 
 
-def test_an_output_path_under_a_file(home, tmp_path):
+def test_bad_input_exits_with_2_from_a_shell(home):
+    assert "did you mean num" in refused(oefsmc(home, "run", "nun=3"))
+
+
+def test_an_output_path_under_a_file(inside, tmp_path):
     (tmp_path / "file").write_text("")
-    said = refused(oefsmc(home, "run", "variant=native", "num=10", "seed=11",
-                          OEFSMC_OUTPUTS=str(tmp_path / "file" / "outputs")))
+    said = refused(inside("run", "variant=native", "num=10", "seed=11",
+                         OEFSMC_OUTPUTS=str(tmp_path / "file" / "outputs")))
     assert "a file stands in its way" in said
 
 
-def test_a_teacher_whose_checksum_is_wrong(home, tmp_path):
+def test_a_teacher_whose_checksum_is_wrong(home, inside, tmp_path):
     copied = tmp_path / "data" / "teachers"
     shutil.copytree(Path(home["OEFSMC_DATA"]) / "teachers", copied)
     weights = next(copied.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert "checksum" in refused(oefsmc(home, "run", "num=10", "seed=12", OEFSMC_DATA=str(tmp_path / "data")))
+    assert "checksum" in refused(inside("run", "num=10", "seed=12", OEFSMC_DATA=str(tmp_path / "data")))
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(home, tmp_path):

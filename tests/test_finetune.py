@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, VGG, make_teacher, same_state, samples, small, state_of
+from conftest import CLASSES, VGG, same_state, samples, small, state_of
 
 from oefsmc_lib import finetune as stage
 from oefsmc_lib import losses, ood

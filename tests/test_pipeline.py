@@ -1,19 +1,17 @@
 """The whole path on a tiny set in memory: variants, fairness, test images, sharing, saving."""
 
-import copy
 import dataclasses
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import CLASSES, experiment, image_set, make_teacher, pictures, same_state, state_of
+from conftest import CLASSES, experiment, make_teacher, pictures, same_state, state_of
 from safetensors.torch import load_file, save_file
 
-from oefsmc_lib import data, evaluation, methods, ood, pipeline, surgery, teachers
+from oefsmc_lib import data, evaluation, ood, pipeline, surgery, teachers
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.experiment import METHODS, VARIANTS
-from oefsmc_lib.methods import cd
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
 NETWORKS = {"vgg": {}, "resnet": RESNET}
@@ -50,7 +48,8 @@ def test_all_six_variants_run(tiny, method, network):
     assert len({tuple(row.aux_indices) for row in rows.values() if row.aux_indices}) == 1
     # Each pair differs by one part alone.
     states = {variant: state_of(student.model) for variant, student in students.items()}
-    distinct = [("native_ft", "extra_images"), ("native_ft", "wo_comp"), ("wo_ft", "ours"), ("extra_images", "ours"), ("native", "native_ft")]
+    distinct = [("native", "native_ft"), ("native_ft", "extra_images"), ("native_ft", "wo_comp"), ("wo_ft", "ours"),
+                ("extra_images", "ours")]
     assert not any(same_state(states[one], states[other]) for one, other in distinct)
     assert len({row.macs for row in rows.values()}) == 1 or method == "practise"
 
