@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
-TELLING = ((10, 10, 100, 10), (100, 10, 100, 100), (100, 10, 10, 100), (10, 10, 100, 30))   # num, classes, ratio, m
+TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10
 
 
 def prior_panel():
-    """The static twin of :func:`prior_explorer`: four settings, a column each. A Figure."""
-    figure, axes = _canvas(3, len(TELLING), (13, 8), left=0.06, right=0.94, bottom=0.07, top=0.87,
+    """The static twin of :func:`prior_explorer`: three settings, a column each. A Figure."""
+    figure, axes = _canvas(3, len(TELLING), (11, 8), left=0.07, right=0.93, bottom=0.07, top=0.87,
                            wspace=0.62, hspace=0.35)
     for column, (num, classes, ratio, m) in zip(axes.T, TELLING):
         found = prior(num, classes, ratio, m)
@@ -138,7 +138,7 @@ def _bars(ax, heights, color, label=None, bottom=0) -> None:
 def _draw_counts(ax, found: Prior) -> None:
     _bars(ax, found.counts, FEW)
     ax.set_ylabel("images $m_j$")
-    _second_scale(ax, found.num, r"share $\beta_j$", divide=True)
+    _second_scale(ax, 1 / found.num, r"share $\beta_j$")
     empty = found.counts.count(0)
     ax.set_title(f"{empty} of {found.classes} classes are empty" if empty else "no class is empty", fontsize="small")
 
@@ -168,10 +168,9 @@ def _even(ax, found: Prior) -> None:
     ax.axhline(1 / found.classes, color=EVEN, linestyle="--", linewidth=1)
 
 
-def _second_scale(ax, factor: float, label: str, divide: bool = False) -> None:
-    up, down = (lambda value: value * factor), (lambda value: value / factor)
+def _second_scale(ax, factor: float, label: str) -> None:
     ax.grid(False)                                        # two scales: lines of one would cross the ticks of the other
-    second = ax.secondary_yaxis("right", functions=(down, up) if divide else (up, down))
+    second = ax.secondary_yaxis("right", functions=(lambda value: value * factor, lambda value: value / factor))
     second.set_ylabel(label)
     second.locator_params(axis="y", nbins=5)
 

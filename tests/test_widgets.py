@@ -33,7 +33,9 @@ def test_bars_are_counts_rates_and_mixture(num, classes, ratio, m):
 
 
 def test_second_scales_are_shares_and_class_weights():
-    counts, rates, _ = widgets.draw_prior(10, 10, 100, 10).axes
+    figure = widgets.draw_prior(10, 10, 100, 10)
+    figure.draw_without_rendering()                        # a second scale follows the first when it is drawn
+    counts, rates, _ = figure.axes
     for ax, factor, label in ((counts, 1 / 10, r"share $\beta_j$"), (rates, 10, r"weight $\gamma_j$")):
         (second,) = ax.child_axes
         assert second.get_ylabel() == label
