@@ -117,11 +117,10 @@ class Stages:
             begin = self._prefix(images, start).clone()   # ReLU works in place further on
             return begin, _chain(tail, begin.clone())
 
-        purpose = "scoring-bank"
         self.banks = []
         for samples, _, name in self.sets:
             if self.settings.cache:
-                bank = mimic.views_of(samples.images, self.experiment, self.settings, look, f"{purpose}-{name}")
+                bank = mimic.views_of(samples.images, self.experiment, self.settings, look, f"scoring-bank-{name}")
             else:
                 bank = mimic.Fresh(samples.images, self.experiment.augment, look)
             self.banks.append(bank)
