@@ -3,9 +3,10 @@
     python bench/recovery.py [--methods fskd cd mir practise] [--networks vgg16-w0.25 vgg16 resnet32] [--nums 10 100]
 
 Each pair is timed in turn, A B A B ..., after one warm-up; the median and the range are printed and written to
-outputs/bench/<date>_<cpu or gpu>_<torch>.csv. Long literal loops are timed on a share of their steps and scaled
-(column `timed_share`). Quality is the squared error of the last map before the pooling on 500 training images that
-no stage saw, for full runs only (column `error`); smaller is better.
+outputs/bench/<date>_<cpu or gpu>_<torch>.csv. Long loops, on both sides, are timed on a share of their steps and
+scaled (column `timed_share`): what comes before the first step counts once, the steps are multiplied. Quality is the
+squared error of the last map before the pooling on 500 training images that no stage saw, for whole runs only (column
+`error`); smaller is better.
 """
 
 import argparse
@@ -78,42 +79,68 @@ def measure(run, device):
     return time.perf_counter() - begin, made
 
 
+def loop_length(experiment):
+    """Steps of the loop that `LOOP` names; None where there is none."""
+    if experiment.method == "cd":
+        return experiment.cd.iterations if experiment.cd.solver == "adam" else None
+    return {"mir": experiment.mir.iterations, "practise": experiment.practise.scoring_iterations}.get(experiment.method)
+
+
+class Side:
+    """One procedure of a pair: timed whole, or on a share of its loop and scaled to the whole."""
+
+    def __init__(self, profile, settings, ready, literal, share):
+        self.experiment = profile.experiment(settings)
+        steps = loop_length(self.experiment)
+        self.whole = stage(self.experiment, ready, literal)
+        self.short = self.single = None
+        self.share = 1.0
+        if steps and share < 1:
+            count = max(5, round(steps * share))
+            self.share, self.factor = count / steps, (steps - 1) / (count - 1)
+            loop = LOOP[self.experiment.method]
+            self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
+            self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal)
+
+    def seconds(self, device):
+        """Seconds of the whole procedure, and what it made where it ran whole."""
+        if self.short is None:
+            return measure(self.whole, device)
+        once, _ = measure(self.single, device)
+        many, _ = measure(self.short, device)
+        return once + (many - once) * self.factor, None
+
+
 def compare(method, network, num, repeats, share, quality):
     """One line of the table: literal against ours."""
     profile = grid.load_profile(NETWORKS[network])
     base = {"method": method, "variant": "native", "num": num, "imbalance": "long_tail", **LENGTHS}
-    ours = profile.experiment(base)
-    literal = profile.experiment(base | LITERAL[method])
-    short, part = literal, 1.0
-    if method in LOOP and share < 1:
-        steps = literal.cd.iterations if method == "cd" else literal.mir.iterations if method == "mir" else \
-            literal.practise.scoring_iterations
-        part = max(1, round(steps * share)) / steps
-        short = profile.experiment(base | LITERAL[method] | {LOOP[method]: max(1, round(steps * share))})
-    ready = pipeline.prepare(ours)
+    ready = pipeline.prepare(profile.experiment(base))
     device = ready.few.images.device
-    a, b = stage(short, ready, True), stage(ours, ready, False)
+    literal, ours = Side(profile, base | LITERAL[method], ready, True, share), Side(profile, base, ready, False, share)
     times = {"literal": [], "ours": []}
-    measure(b, device)                                    # warm-up
+    ours.seconds(device)                                  # warm-up
     for _ in range(repeats):
-        seconds, made_literal = measure(a, device)
-        times["literal"].append(seconds / part)
-        seconds, made = measure(b, device)
-        times["ours"].append(seconds)
-    if quality and part < 1:
-        _, made_literal = measure(stage(literal, ready, True), device)
-    full = quality or part == 1
+        for side, name in ((literal, "literal"), (ours, "ours")):
+            seconds, side.made = side.seconds(device)
+            times[name].append(seconds)
+    for side in (literal, ours):
+        if side.made is None and quality:
+            side.made = side.whole()
     left, right = statistics.median(times["literal"]), statistics.median(times["ours"])
     line = {"method": method, "network": network, "num": num, "literal_s": round(left, 3), "ours_s": round(right, 3),
             "ratio": round(left / right, 2), "literal_range": f"{min(times['literal']):.3f}-{max(times['literal']):.3f}",
-            "ours_range": f"{min(times['ours']):.3f}-{max(times['ours']):.3f}", "timed_share": part,
-            "literal_error": error(made_literal, ready) if full else None, "ours_error": error(made, ready)}
-    if method == "practise" and full:
-        k = int(ours.resolved_plan.removeprefix("drop"))
-        def order(scores):
-            return sorted(sorted(scores, key=lambda name: scores[name]["score"])[:k])
-        line["same_blocks"] = order(made_literal) == order(made)
+            "ours_range": f"{min(times['ours']):.3f}-{max(times['ours']):.3f}", "timed_share": literal.share,
+            "literal_error": error(literal.made, ready), "ours_error": error(ours.made, ready)}
+    if method == "practise" and quality:
+        k = int(ours.experiment.resolved_plan.removeprefix("drop"))
+        line["same_blocks"] = lowest(literal.made, k) == lowest(ours.made, k)
     return line
+
+
+def lowest(scores, k):
+    """Names of the k candidates that PRACTISE would drop."""
+    return sorted(sorted(scores, key=lambda name: scores[name]["score"])[:k])
 
 
 def main():

@@ -92,10 +92,7 @@ def latency(model: nn.Module, architecture, batch: int = 1, runs: int = 20) -> f
 
 
 def cost(student_model: nn.Module, teacher, structure) -> dict:
-    """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image.
-
-    Counted on the student as it stands; folded batch norms make a few parameters fewer.
-    """
+    """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image."""
     architecture = structure.architecture
     found = {"macs": macs(student_model, architecture), "params": parameters(student_model),
              "file_size": file_size(student_model), "latency_ms": round(latency(student_model, architecture), 3)}

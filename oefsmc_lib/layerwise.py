@@ -30,7 +30,7 @@ class Tap:
 
 
 def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module]:
-    """{last convolution of a residual block: the block}: where a shortcut is added after the layer."""
+    """{last of ``layers`` in a residual block: the block}: where a shortcut is added after the layer."""
     closing = {}
     for name, block in model.named_modules():
         if shortcut(block, None, probe=True):
@@ -51,9 +51,12 @@ def shortcut(block: nn.Module, x: Tensor | None, probe: bool = False):
     return False if probe else None
 
 
-def _record(model: nn.Module, layers: list[str], keep, stop: bool):
-    """Hooks that hand each layer's Tap to ``keep(name, tap)``; returns the handles."""
-    closing = blocks_closed_by(model, [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)])
+def _record(model: nn.Module, layers: list[str], keep, stop: bool, ends: list[str]):
+    """Hooks that hand each layer's Tap to ``keep(name, tap)``; returns the handles.
+
+    Blocks that close with one of ``ends`` hand over their input, too.
+    """
+    closing = blocks_closed_by(model, ends)
     around: dict[str, Tensor] = {}
     handles = []
     for name in layers:
@@ -71,8 +74,9 @@ def _record(model: nn.Module, layers: list[str], keep, stop: bool):
     return handles
 
 
-def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool = False) -> None:
-    handles = _record(model, layers, keep, stop)
+def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool = False,
+         ends: list[str] | None = None) -> None:
+    handles = _record(model, layers, keep, stop, layers if ends is None else ends)
     try:
         model(images)
     except _Reached:
@@ -103,7 +107,7 @@ def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tens
             for net, side in ((teacher, "teacher"), (student, "student")):
                 # A pass that goes on may change the output in place (ReLU), so it is copied.
                 _run(net, [name], x, lambda _n, tap, side=side: taps.__setitem__(side, tap.copied() if per_pass else tap),
-                     stop=not per_pass)
+                     stop=not per_pass, ends=layers)
             fit.add(taps["student"], taps["teacher"], share)
         fit.finish()
 

@@ -1,4 +1,4 @@
-"""Changing a network's shape: removing channels, dropping blocks, folding batch norms, saving.
+"""Changing a network's shape: removing channels, dropping blocks, merging 1x1 convolutions, saving.
 
 Channel removal goes through Torch-Pruning's dependency graph, so that it works on a network that
 nobody here wrote. What was done is recorded in a :class:`Structure`, from which the same network
@@ -21,12 +21,11 @@ from oefsmc_lib.paths import writable_folder
 
 @dataclass
 class Structure:
-    """What surgery did to an architecture: units dropped, channels kept, batch norms folded."""
+    """What surgery did to an architecture: units dropped, channels kept."""
 
     architecture: Architecture
     dropped: list[str] = field(default_factory=list)
     kept: dict[str, list[int]] = field(default_factory=dict)
-    folded: bool = False
 
 
 @dataclass
@@ -101,31 +100,11 @@ def drop_units(model: nn.Module, names: list[str]) -> None:
             stack[int(child) + 2] = nn.Identity()
 
 
-def fold_batch_norms(model: nn.Module, architecture: Architecture) -> None:
-    r"""Fold every batch norm into the convolution before it, in place, with running statistics.
-
-    W~ = diag(g/s) W,  b~ = beta - g mu / s + (g/s) b,  s = sqrt(var + eps); the batch norm becomes
-    the identity and the convolution gets a bias. Raises :class:`InputError` for a batch norm
-    that does not directly follow a convolution.
-    """
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-    for conv_name, norm_name in _norms_after_convolutions(model, architecture):
-        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-        grad = conv.weight.requires_grad
-        _replace(model, conv_name, fuse_conv_bn_eval(conv.eval(), norm.eval()).requires_grad_(grad))
-        _replace(model, norm_name, nn.Identity())
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    model.get_submodule(parent).register_module(child, module)
-
-
-def _norms_after_convolutions(model: nn.Module, architecture: Architecture) -> list[tuple[str, str]]:
+def batch_norms(model: nn.Module, architecture: Architecture) -> dict[str, str]:
+    """{convolution: the batch norm that directly follows it}, found by one forward pass."""
     makers: dict[int, str] = {}
     alive: list[Tensor] = []                              # tensors must live, or their ids are used again
-    pairs: list[tuple[str, str]] = []
-    loose: list[str] = []
+    pairs: dict[str, str] = {}
 
     def see_conv(_module, _inputs, output, name):
         makers[id(output)] = name
@@ -133,34 +112,68 @@ def _norms_after_convolutions(model: nn.Module, architecture: Architecture) -> l
 
     def see_norm(_module, inputs, name):
         made = makers.pop(id(inputs[0]), None)
-        if made is None:
-            loose.append(name)
-        else:
-            pairs.append((made, name))
+        if made is not None:
+            pairs[made] = name
 
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_conv(m, i, o, name)))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
-    with torch.no_grad():
-        model.eval()(architecture.example().to(next(model.parameters()).device))
-    for handle in handles:
-        handle.remove()
-    if loose:
-        raise InputError(f"The batch norm {loose[0]} of {architecture.name} does not follow a convolution, so it cannot "
-                         "be folded, which FSKD needs; use method=cd or mir, or another network.")
+    try:
+        with torch.no_grad():
+            model.eval()(architecture.example().to(next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
     return pairs
 
 
+@torch.no_grad()
+def merge(q: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
+    r"""Merge a 1x1 convolution Q (C, C) behind ``conv``, or behind ``conv`` and its batch norm, in place.
+
+    Without a batch norm W' = Q W and b' = Q b. With one, d = g/s and s = sqrt(var + eps) being its scale,
+
+        Q BN(W x + b) = V x - Q D (mu - b) + Q beta,      V = Q diag(d) W,
+
+    is written as a convolution and a batch norm again: each row of V gets back the norm that W's row had,
+    W'_o = V_o / d'_o, |d'_o| = ||V_o|| / ||W_o||, so that a later gradient step is as large as the teacher's
+    would be; mu' = Q D mu / d', b' = Q D b / d', beta' = Q beta, g' = d' s. The running variance stays, which
+    is right in eval mode. A depthwise convolution takes a diagonal ``q`` (C,), which scales.
+    """
+    old, full = conv.weight.double(), torch.diag(q.double()) if q.dim() == 1 else q.double()
+    if norm is None:
+        mixed, scale = full, torch.ones_like(full[0])
+        rows = _mixed_rows(mixed, old, conv.groups)
+    else:
+        spread = (norm.running_var.double() + norm.eps).sqrt()
+        mixed = full * (norm.weight.double() / spread)
+        rows = _mixed_rows(mixed, old, conv.groups)
+        lengths = [w.flatten(1).norm(dim=1) for w in (rows, old)]
+        alive = (lengths[0] > 0) & (lengths[1] > 0)
+        scale = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(alive, lengths[0] / lengths[1], 1.0)
+        rows = torch.where(alive.view(-1, 1, 1, 1), rows, old * scale.view(-1, 1, 1, 1))
+        norm.running_mean.copy_(mixed @ norm.running_mean.double() / scale)
+        norm.bias.copy_(full @ norm.bias.double())
+        norm.weight.copy_(torch.where(alive, scale, 0.0) * spread)
+    if conv.bias is not None:
+        conv.bias.copy_(mixed @ conv.bias.double() / scale)
+    conv.weight.copy_(rows / scale.view(-1, 1, 1, 1))
+
+
+def _mixed_rows(mixed: Tensor, weight: Tensor, groups: int) -> Tensor:
+    if groups > 1:
+        return mixed.diagonal().view(-1, 1, 1, 1) * weight
+    return torch.einsum("oc,cikl->oikl", mixed, weight)
+
+
 def rebuild(structure: Structure) -> nn.Module:
-    """An untrained network of this structure: build, drop, remove channels, fold."""
+    """An untrained network of this structure: build, drop, remove channels."""
     model = structure.architecture.build().eval()
     drop_units(model, structure.dropped)
     remove_channels(model, structure.kept, structure.architecture)
-    if structure.folded:
-        fold_batch_norms(model, structure.architecture)
     return model
 
 

@@ -94,20 +94,50 @@ def test_a_layer_used_twice_is_refused():
 
 
 @pytest.mark.parametrize("architecture", [*EVERY, R50], ids=lambda a: a.name)
-def test_folding_batch_norms_leaves_the_logits(architecture):
-    teacher = make_teacher(architecture)
-    folded, x = copy.deepcopy(teacher.model), inputs(4, architecture)
-    surgery.fold_batch_norms(folded, architecture)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    expected = logits(teacher.model, x)
-    assert torch.allclose(logits(folded, x), expected, atol=1e-4 * max(1, float(expected.abs().max())))
-    assert not any(p.requires_grad for p in folded.parameters())
+def test_every_convolution_here_is_followed_by_a_batch_norm(architecture):
+    model = make_teacher(architecture).model
+    found = surgery.batch_norms(model, architecture)
+    assert set(found) == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert set(found.values()) == {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
-def test_a_batch_norm_without_a_convolution_cannot_be_folded():
+def test_a_batch_norm_before_its_convolution_is_not_taken_for_one_behind():
     architecture = Architecture("densenet121", CLASSES, 3, 1.0, 32)
-    with pytest.raises(InputError, match="does not follow a convolution.*which FSKD needs; use method=cd or mir"):
-        surgery.fold_batch_norms(architecture.build().eval(), architecture)
+    found = surgery.batch_norms(architecture.build().eval(), architecture)
+    assert found["features.denseblock1.denselayer1.conv1"] == "features.denseblock1.denselayer1.norm2"
+    assert "features.denseblock1.denselayer1.conv2" not in found
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_merging_is_the_1x1_convolution_behind(batch_norm, bias, groups):
+    """Invariant 3, with a negative, a zero and a large scale among the batch norm's."""
+    g = torch.Generator().manual_seed(3)
+    conv = nn.Conv2d(6, 6, 3, bias=bias, groups=groups).requires_grad_(False)
+    norm = nn.BatchNorm2d(6).requires_grad_(False).eval() if batch_norm else nn.Identity()
+    if batch_norm:
+        norm.weight.copy_(torch.tensor([-1.0, 0.0, 30.0, 1e-3, 1.0, 2.0]))
+        norm.bias.copy_(torch.randn(6, generator=g))
+        norm.running_mean.copy_(torch.randn(6, generator=g))
+        norm.running_var.copy_(torch.rand(6, generator=g) + 0.1)
+    q = torch.randn(6, generator=g) if groups > 1 else torch.eye(6) + 0.3 * torch.randn(6, 6, generator=g)
+    x, before = torch.randn(4, 6, 8, 8, generator=g), copy.deepcopy(conv)
+    y = norm(conv(x))
+    expected = y * q.view(1, -1, 1, 1) if groups > 1 else nn.functional.conv2d(y, q[:, :, None, None])
+    surgery.merge(q, conv, norm if batch_norm else None)
+    assert torch.allclose(norm(conv(x)), expected, atol=1e-4)
+    if batch_norm:                                        # the step of a later gradient: rows as long as they were
+        assert torch.allclose(conv.weight.flatten(1).norm(dim=1), before.weight.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_merging_the_identity_changes_nothing():
+    conv, norm = nn.Conv2d(4, 5, 3).requires_grad_(False), nn.BatchNorm2d(5).requires_grad_(False).eval()
+    norm.running_mean.normal_()
+    before = [copy.deepcopy(m.state_dict()) for m in (conv, norm)]
+    surgery.merge(torch.eye(5), conv, norm)
+    for old, module in zip(before, (conv, norm)):
+        assert all(torch.allclose(old[name], value, atol=1e-6) for name, value in module.state_dict().items())
 
 
 def test_dropped_blocks_are_skipped(resnet):
@@ -150,8 +180,12 @@ def student_of(teacher, kind):
         surgery.drop_units(student.model, dropped)
     else:
         student = surgery.pruned_copy(teacher, kept_by(teacher))
-        surgery.fold_batch_norms(student.model, teacher.architecture)
-        student.structure.folded = True
+        pairs = surgery.batch_norms(student.model, teacher.architecture)
+        for conv, norm in pairs.items():
+            conv, norm = student.model.get_submodule(conv), student.model.get_submodule(norm)
+            width = conv.out_channels
+            q = torch.rand(width) if conv.groups > 1 else torch.eye(width) + 0.01 * torch.randn(width, width)
+            surgery.merge(q, conv, norm)
     student.model.to(memory_format=torch.channels_last)   # as evaluated; another layout adds in another order
     return student
 
@@ -159,7 +193,7 @@ def student_of(teacher, kind):
 def test_saved_students_have_the_same_logits_in_a_new_process(tmp_path):
     students, folders = [], []
     for architecture in (VGG, RESNET, MOBILENET):
-        for kind in ("pruned and folded", "dropped"):
+        for kind in ("pruned and merged", "dropped"):
             students.append(student_of(make_teacher(architecture), kind))
             folders.append(tmp_path / f"{architecture.name} {kind}")
             surgery.save(students[-1], folders[-1])
@@ -182,7 +216,7 @@ def test_saved_students_have_the_same_logits_in_a_new_process(tmp_path):
     (lambda folder: change(folder, kept={"features.0": [0, 1]}), "does not fit its plan.json"),
     (lambda folder: change(folder, kept={"no.such": [0, 1]}), "does not fit its plan.json"),
     (lambda folder: change(folder, dropped=["features.99"]), "does not fit its plan.json"),
-    (lambda folder: change(folder, folded=True), "does not fit its plan.json"),
+    (lambda folder: change(folder, dropped=["features.3"]), "does not fit its plan.json"),
 ])
 def test_a_damaged_student_is_refused_in_one_sentence(tmp_path, vgg, damage, words):
     surgery.save(surgery.pruned_copy(vgg, kept_by(vgg)), tmp_path)

@@ -1,9 +1,9 @@
 r"""FSKD, Few Sample Knowledge Distillation (Li, Li, Liu and Zhang, CVPR 2020).
 
 Filters are removed; then a 1x1 convolution Q_l, at first the identity, is added after each
-convolution so that its output before the ReLU comes close to the teacher's on the kept channels:
-one least-squares problem a layer, in forward order, and Q_l merges into the convolution. No
-gradients, no labels.
+convolution and its batch norm so that its output before the ReLU comes close to the teacher's on the
+kept channels: one least-squares problem a layer, in forward order, and Q_l merges into the
+convolution and the batch norm. No gradients, no labels.
 
 With few images a deep layer gives fewer rows than it has channels. The released solution (minimum
 norm) then projects onto the few directions that were seen and deletes the rest. The default here
@@ -14,8 +14,6 @@ OE-FSMC: filters by eq. (5), the least squares over both sets by eq. (7): Gram m
 G = lambda G_few / M + (1 - lambda) G_aux / m.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from oefsmc_lib.errors import InputError
 
 
 def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
-    """Remove filters, fold batch norms, fit and merge every Q_l. See the module's text."""
+    """Remove filters, fit and merge every Q_l. See the module's text."""
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
@@ -36,26 +34,27 @@ def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
 
 
 def recover(student: surgery.Student, teacher, few, aux, experiment, literal_passes: bool = False) -> None:
-    """Fold, then fit Q_1 ... Q_L in forward order and merge each, in place.
+    """Fit Q_1 ... Q_L in forward order and merge each, in place.
 
     ``literal_passes`` makes a full pass of both networks a layer, as the released code does; the
     result is the same.
     """
-    surgery.fold_batch_norms(student.model, teacher.architecture)
-    student.structure.folded = True
-    reference = copy.deepcopy(teacher.model)
-    surgery.fold_batch_norms(reference, teacher.architecture)
-    layers = fitting_order(reference, teacher.architecture)
+    model, reference = student.model, teacher.model
+    convolutions = fitting_order(reference, teacher.architecture)
+    norms = surgery.batch_norms(reference, teacher.architecture)
+    # Where a layer's output stands: behind its batch norm, if it has one.
+    ends = {norms.get(name, name): name for name in convolutions}
     images, weights = joined(few, aux, experiment.lam)
-    outputs = kept_outputs(reference, layers, student.structure.kept)
-    closing = {side: layerwise.blocks_closed_by(net, layers)
-               for side, net in (("student", student.model), ("teacher", reference))}
+    outputs = kept_outputs(reference, convolutions, student.structure.kept)
+    closing = [layerwise.blocks_closed_by(net, list(ends)) for net in (model, reference)]
 
-    def start(name):
-        blocks = (closing["student"].get(name), closing["teacher"].get(name))
-        return Fit(student.model.get_submodule(name), outputs.get(name), blocks, experiment.fskd)
+    def start(end):
+        name = ends[end]
+        norm = model.get_submodule(norms[name]) if name in norms else None
+        return Fit(model.get_submodule(name), norm, outputs.get(name), [blocks.get(end) for blocks in closing],
+                   experiment.fskd)
 
-    layerwise.walk(student.model, reference, layers, images, weights, start, per_pass=literal_passes)
+    layerwise.walk(model, reference, list(ends), images, weights, start, per_pass=literal_passes)
 
 
 def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
@@ -92,8 +91,8 @@ def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]
 class Fit:
     """The least-squares problem of one layer: collects rows, solves for Q, merges it."""
 
-    def __init__(self, conv: nn.Conv2d, kept: list[int] | None, blocks, settings):
-        self.conv, self.kept, self.settings = conv, kept, settings
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, kept: list[int] | None, blocks, settings):
+        self.conv, self.norm, self.kept, self.settings = conv, norm, kept, settings
         self.student_block, self.teacher_block = blocks
         self.gram = self.cross = 0.0
         self.rows: list[tuple[Tensor, Tensor]] = []
@@ -117,21 +116,14 @@ class Fit:
             self.cross = self.cross + f_s.T @ (f_t - f_s)
 
     def finish(self):
-        """Solve for Q (C', C'), merge W <- Q W and b <- Q b; returns the layer's new output."""
+        """Solve for Q (C', C'), or its diagonal for a depthwise layer, and merge it; returns the layer's new output."""
         q = self.solve()
         if not torch.isfinite(q).all():
             raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
-        if self.conv.groups > 1:                          # depthwise: a full Q would not merge, so Q is diagonal
-            self.conv.weight.mul_(q.view(-1, 1, 1, 1))
-            self._scale_bias(lambda bias: q * bias)
+        surgery.merge(q, self.conv, self.norm)
+        if q.dim() == 1:                                  # a full Q would not merge into a depthwise layer
             return lambda x, y: y * q.view(1, -1, 1, 1)
-        self.conv.weight.copy_(torch.einsum("oc,cikl->oikl", q, self.conv.weight))
-        self._scale_bias(lambda bias: q @ bias)
         return lambda x, y: F.conv2d(y, q[:, :, None, None])
-
-    def _scale_bias(self, change) -> None:
-        if self.conv.bias is not None:
-            self.conv.bias.copy_(change(self.conv.bias))
 
     def solve(self) -> Tensor:
         """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the literal minimum norm."""
