@@ -2,9 +2,10 @@ r"""The fine-tuning stage, eq. 8 and 9, the same for every variant but for its l
 
     L_total = mean_few CE(f(x), y) + eta mean_aux gamma_y~ CE(f(x~), y~)
 
-The paper gives the rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms
-are open. Defaults: SGD, momentum 0.9, weight decay 5e-4, 40 passes over the few images, batch norms
-in eval mode, a fixed length. "Early stopping" has nothing to watch (no validation images exist), so
+The paper gives a rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms
+are open, and so is whether the printed rate is this stage's: it is also that of CD's layer fits.
+Defaults: SGD at CD's own rate of fine-tuning (1e-5), momentum 0.9, weight decay 5e-4, 40 passes over
+the few images, batch norms in eval mode, a fixed length. "Early stopping" has nothing to watch (no validation images exist), so
 its readings are options, and none looks at test images.
 """
 

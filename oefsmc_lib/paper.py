@@ -204,7 +204,9 @@ DOUBTS: dict[str, Doubt] = {
         "There are no validation images; watching test images would be a leak, so the length is fixed here."),
     "learning_rate": Doubt(
         "§5.1", "A learning rate of 0.0005 and a batch of 128 are given, and all original hyper-parameters are said to "
-        "be kept.", "The methods have rates of their own; the given ones are read as those of the fine-tuning stage."),
+        "be kept.", "Both cannot hold: CD, the one method with a fine-tuning stage of its own, fine-tunes at 0.00001, and "
+        "0.0005 is the rate of its layer fits. CD's rate of fine-tuning is the default here, and the printed one an option: "
+        "on the embedded images it undoes what recovery won."),
     "wo_comp": Doubt(
         "§5.4", "w/o Comp. removes \"the class-dependent weight factor\".",
         "Both w_j of the pruning and γ of the fine-tuning fit these words; w_j is meant here, as the variant is about "

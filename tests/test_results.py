@@ -46,7 +46,7 @@ def test_row_is_flat_json_and_comes_back(store):
     one = row()
     path = store.write(one)
     values = json.loads(path.read_text())
-    assert values["num"] == 10 and values["fskd.rho"] == 0.01 and values["lam"] == 0.5 and "switches" not in values
+    assert values["num"] == 10 and values["fskd.rho"] == 1e-4 and values["lam"] == 0.5 and "switches" not in values
     assert store.rows() == [one]
 
 
@@ -308,8 +308,8 @@ def test_summary_refuses_wrong_columns(by, value, named):
 
 
 def test_versions_are_not_mixed_silently():
-    with pytest.warns(UserWarning, match="several versions of the algorithm .1, 2."):
-        summary([row(0), row(1, algorithm=2)], by=["num"])
+    with pytest.warns(UserWarning, match="several versions of the algorithm .1, 9."):
+        summary([row(0, algorithm=1), row(1, algorithm=9)], by=["num"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         summary([row(0), row(1)], by=["num"])
