@@ -36,7 +36,11 @@ class Book:
 
         What is missing is said, with the command that computes it and an estimate.
         """
-        rows, absent = grid.rows_for(name, self.profile, self.store, self.compute, only)
+        try:
+            rows, absent = grid.rows_for(name, self.profile, self.store, self.compute, only)
+        except grid.RunsFailed as error:
+            print(error)
+            rows, absent = grid.rows_for(name, self.profile, self.store, False, only)
         if absent:
             seconds = grid.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"

@@ -1,104 +1,25 @@
-"""Profiles and grids: YAML in ``params/`` becomes validated experiments, and rows that are missing become rows.
+"""Grids: YAML in ``params/grids`` becomes validated experiments, and experiments without a row become rows.
 
-A profile is defaults of an :class:`Experiment` and named lists; a grid is blocks of products over
-switches. ``cifar10+cpu`` lays the profile ``cpu`` over ``cifar10``. Nothing here decides a number:
-the experiments carry every switch, and tables show exactly the rows that their grid expands to.
+A grid is blocks of products over switches, on a profile's defaults (:mod:`oefsmc_lib.profiles`). Nothing
+here decides a number: the experiments carry every switch, and tables show exactly the rows that their
+grid expands to.
 """
 
 import itertools
+import re
 import statistics
+import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.experiment import Experiment, digest
-from oefsmc_lib.paths import project_root
+from oefsmc_lib.experiment import EMBEDDED, Experiment, digest, known_keys
+from oefsmc_lib.files import write_whole
+from oefsmc_lib.profiles import (Profile, find, flat, load_profile, names, nearest, profile_for,  # noqa: F401
+                                 read_yaml, union)
 from oefsmc_lib.results import Row, Store
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Defaults of an experiment under one name; ``lists`` are what ``$name`` in a grid stands for."""
-
-    name: str
-    defaults: dict[str, Any] = field(default_factory=dict)
-    lists: dict[str, list] = field(default_factory=dict)
-    compute: bool = False
-
-    def experiment(self, settings: dict[str, Any], where: str = "the settings") -> Experiment:
-        """The profile's defaults with ``settings`` over them."""
-        return Experiment.parse(_flat(self.defaults) | _flat(settings), where)
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; an :class:`InputError` names the file and the line that is wrong."""
-    import yaml
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line} is not readable as YAML ({getattr(error, 'problem', error)}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold `key: value` lines, but holds {type(content).__name__}.")
-    return content
-
-
-def _names(folder: str) -> list[str]:
-    return sorted(path.stem for path in (project_root() / folder).glob("*.yaml"))
-
-
-def _find(folder: str, name: str, kind: str) -> Path:
-    import difflib
-    path = project_root() / folder / f"{name}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, _names(folder), n=1) or _names(folder)[:1]
-        raise InputError(f"There is no {kind} {name!r} in {folder}/; did you mean {near[0] if near else 'none'}?")
-    return path
-
-
-def load_profile(name: str) -> Profile:
-    """``embedded``, ``cifar10``, ``cifar10+cpu``, ...: later parts lie over earlier ones."""
-    defaults: dict[str, Any] = {}
-    lists: dict[str, list] = {}
-    compute = False
-    for part in name.split("+"):
-        path = _find("params", part, "profile")
-        content = read_yaml(path)
-        unknown = sorted(set(content) - {"defaults", "lists", "compute"})
-        if unknown:
-            raise InputError(f"{path} has the unknown section {unknown[0]!r}; a profile has defaults, lists and compute.")
-        defaults |= _flat(content.get("defaults") or {})
-        lists |= content.get("lists") or {}
-        compute = content.get("compute", compute)
-    profile = Profile(name, defaults, lists, compute)
-    profile.experiment({}, f"the profile {name}")
-    return profile
-
-
-def profile_for(settings: dict[str, Any], name: str | None = None) -> Profile:
-    """The named profile; else the one of the settings' data set; else plain defaults; embedded for no data set."""
-    if name:
-        return load_profile(name)
-    dataset = settings.get("dataset")
-    if dataset is None:
-        return load_profile("embedded")
-    for candidate in _names("params"):
-        content = read_yaml(project_root() / "params" / f"{candidate}.yaml").get("defaults") or {}
-        if content.get("dataset") == dataset:
-            return load_profile(candidate)
-    return Profile("none")
 
 
 @dataclass(frozen=True)
@@ -109,13 +30,15 @@ class Grid:
     profile: Profile
     title: str
     experiments: list[Experiment]
+    source: str                                            # what load_grid takes, from any folder: a name or a path
 
     def cells(self) -> dict[str, list[Experiment]]:
         """Experiments that share a teacher and a draw: all seeds and variants of one method, data set and num."""
         grouped: dict[str, list[Experiment]] = {}
         for experiment in self.experiments:
             mark = digest([experiment.dataset, experiment.model, experiment.width, experiment.method])
-            label = f"{experiment.method}-{experiment.dataset}-{experiment.num}-{experiment.imbalance}-{mark[:4]}"
+            dataset = re.sub(r"\W+", "_", experiment.dataset)   # folder:PATH must not become a path
+            label = f"{experiment.method}-{dataset}-{experiment.num}-{experiment.imbalance}-{mark[:4]}"
             grouped.setdefault(label, []).append(experiment)
         return grouped
 
@@ -126,10 +49,11 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
     ``only`` keeps the experiments whose switches have these values.
     """
     profile = load_profile(profile) if isinstance(profile, str) else profile
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _find("params/grids", name, "grid")
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser().resolve() if own else find("params/grids", name, "grid")
     content = read_yaml(path)
     unknown = sorted(set(content) - {"title", "blocks"})
-    if unknown or not isinstance(content.get("blocks"), list):
+    if unknown or not isinstance(content.get("blocks"), list) or not content["blocks"]:
         raise InputError(f"{path} needs a list `blocks`, and may have a `title`"
                          + (f"; it has {unknown[0]!r}." if unknown else "."))
     found: dict[str, Experiment] = {}
@@ -138,18 +62,45 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
         for experiment in _expand(block, profile, where):
             found.setdefault(experiment.key, experiment)
     experiments = [e for e in found.values() if _matches(e, only or {})]
-    return Grid(path.stem, profile, content.get("title", path.stem), experiments)
+    return Grid(path.stem, profile, str(content.get("title", path.stem)), experiments, str(path) if own else name)
+
+
+def grids_of(profile: str, only: dict[str, Any] | None = None) -> list[Grid]:
+    """The grids of a profile: those that it or a union (``paper``) names; else all of ``params/grids`` but smoke."""
+    if (members := union(profile)) is not None:
+        return [load_grid(name, member, only) for member, grids in members.items() for name in grids]
+    loaded = load_profile(profile)
+    listed = [name for name in names("params/grids") if name != "smoke"] if loaded.grids is None else loaded.grids
+    return [load_grid(name, loaded, only) for name in listed]
+
+
+def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -> list[Grid]:
+    """A named grid under a profile, once for each member of a union; without a name, every grid of the profile."""
+    if name is None or (members := union(profile)) is None:
+        found = grids_of(profile, only) if name is None else [load_grid(name, profile, only)]
+    else:
+        found = [load_grid(name, member, only) for member, grids in members.items() if name in grids]
+        if not found:
+            known = sorted({grid for grids in members.values() for grid in grids})
+            raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {nearest(name, known)}?")
+    if only and not any(grid.experiments for grid in found):
+        wanted = ", ".join(f"{key}={value}" for key, value in only.items())
+        raise InputError(f"No experiment of {name or 'these grids'} ({profile}) has {wanted}; "
+                         "see `oefsmc grid run --dry-run` for those that it has.")
+    return found
 
 
 def _expand(block: Any, profile: Profile, where: str) -> Iterable[Experiment]:
     if not isinstance(block, dict):
         raise InputError(f"In {where}, a block should hold `switch: value` pairs, but holds {type(block).__name__}.")
     axes = []
-    for key, value in _flat(block).items():
+    for key, value in flat(block).items():
+        if value == []:                                    # a profile's list may be empty: it leaves the block out
+            raise InputError(f"In {where}, {key} is an empty list, which leaves the block without experiments.")
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in profile.lists:
                 raise InputError(f"In {where}, {key} asks for the list {value}, which the profile {profile.name} "
-                                 f"does not have; it has {', '.join(profile.lists) or 'none'}.")
+                                 f"does not have; did you mean ${nearest(value[1:], profile.lists)}?")
             value = profile.lists[value[1:]]
         # A switch whose value is itself a list (ood_exclude) is written as a list of lists.
         axes.append([(key, item) for item in (value if isinstance(value, list) else [value])])
@@ -172,13 +123,35 @@ def _relative(settings: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _matches(experiment: Experiment, only: dict[str, Any]) -> bool:
-    have = _flat(experiment.model_dump())
-    for key, value in only.items():
-        if key not in have:
-            raise InputError(f"--only names the unknown switch {key!r}.")
-        if str(have[key]) != str(value):
-            return False
-    return True
+    for key in only:
+        if key not in known_keys():
+            raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
+    have = flat(experiment.model_dump()) | experiment.switches()   # the second with plan, m and n resolved
+    return all(_same(have[key], value) for key, value in only.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return float(one) == float(other)                  # 1e-4, which YAML reads as text, is 0.0001
+    except (TypeError, ValueError):
+        return str(one) == str(other)
+
+
+def check_networks(experiments: Iterable[Experiment]) -> None:
+    """Refuse a method or plan that its network cannot have. Builds each network, so this loads torch."""
+    from oefsmc_lib import models, plans
+    seen, built = set(), {}
+    for e in experiments:
+        size = e.image_size or 32
+        network = models.Architecture(e.model, 10, 1 if e.dataset == EMBEDDED else 3, e.width, size)
+        if (network, e.method, e.resolved_plan) in seen:
+            continue
+        seen.add((network, e.method, e.resolved_plan))
+        built[network] = built.get(network) or network.build().eval()
+        if e.method == "practise":
+            plans.units_to_drop(e.resolved_plan, plans.droppable_units(built[network]))
+        else:
+            plans.plan_widths(e.resolved_plan, built[network], network)
 
 
 def missing(grid: Grid, store: Store) -> list[Experiment]:
@@ -187,19 +160,55 @@ def missing(grid: Grid, store: Store) -> list[Experiment]:
     return [experiment for experiment in grid.experiments if experiment.key not in have]
 
 
-def compute(experiments: Iterable[Experiment], store: Store, profile: str, again: bool = False) -> list[Row]:
-    """Run what is missing, in this process, and write each row as it is finished."""
+class RunsFailed(RuntimeError):
+    """Some runs failed and the others are done; the message names the failed ones, in one sentence."""
+
+
+# What one run may fail of without a word about the next: its input, memory, and what torch reports (singular
+# matrices, a full GPU). Anything else is a fault of the program and stops at once.
+FAILURES = (InputError, MemoryError, RuntimeError)
+
+
+def compute(experiments: Iterable[Experiment], store: Store, profile: str, again: bool = False, shared=None) -> list[Row]:
+    """Run what is missing, in this process, and write each row as it is finished.
+
+    A run that fails is logged beside the rows and the others go on; :class:`RunsFailed` is raised
+    at the end. A row that cannot be written stops everything: no later one could be.
+    """
     from oefsmc_lib import pipeline
     from oefsmc_lib.progress import bar
-    experiments, shared, rows = list(experiments), pipeline.Shared(), []
+    experiments, shared, rows = list(experiments), shared or pipeline.Shared(), []
+    failed: dict[str, Experiment] = {}                     # the last run that failed of each sentence
+    count, cause = 0, None
     for experiment in bar(_in_sharing_order(experiments), "runs"):
         found = store.find(experiment.key, on_error="warn") if not again else []
         if not found:
-            _, row = pipeline.run(experiment, shared, profile)
+            try:
+                _, row = pipeline.run(experiment, shared, profile)
+            except FAILURES as error:
+                write_whole(failure_log(experiment, store), traceback.format_exc())
+                failed[f"{type(error).__name__}: {' '.join(str(error).split())}"] = experiment
+                count, cause = count + 1, cause or error
+                continue
             store.write(row)
+            failure_log(experiment, store).unlink(missing_ok=True)
             found = [row]
         rows += found
+    if failed:
+        reasons = "; ".join(f"{describe(experiment)}: {reason}" for reason, experiment in failed.items())
+        raise RunsFailed(f"{count} of {len(experiments)} runs failed, the others are done ({reasons}).") from cause
     return rows
+
+
+def describe(experiment: Experiment) -> str:
+    """An experiment for people, with its key for the logs."""
+    return (f"{experiment.method} {experiment.variant} num={experiment.num} {experiment.imbalance} "
+            f"seed={experiment.seed} [{experiment.key}]")
+
+
+def failure_log(experiment: Experiment, store: Store) -> Path:
+    """Where the traceback of an experiment's last failure is kept until it has a row."""
+    return store.folder / "failed" / f"{experiment.key}.log"
 
 
 def _in_sharing_order(experiments: list[Experiment]) -> list[Experiment]:
