@@ -212,6 +212,99 @@ def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: st
     return {g: sum(v) / len(v) for g, v in found.items() if v}
 
 
+def against(rows: Sequence[Row], reference: Sequence[Row], value: str = "top1") -> dict | None:
+    """The paired difference of two lists of rows that differ in one switch, by seed; None without a pair."""
+    a, b = ({row.seed: getattr(row, value) for row in side} for side in (rows, reference))
+    seeds = sorted(set(a) & set(b))
+    if not seeds:
+        return None
+    differences = [a[seed] - b[seed] for seed in seeds]
+    mean, _, half = results.t_interval(differences)
+    return {"n": len(seeds), "mean": mean, "half": half, "low": mean - half, "high": mean + half, "differences": differences}
+
+
+def finding_effect(rows: Sequence[Row], variant: str = "ours") -> str:
+    """What OE-FSMC adds to each compressor's base, averaged over its training sizes within each seed."""
+    from oefsmc_lib import verdict
+    parts = []
+    for method, name in paper.METHOD_NAMES.items():
+        own = select(rows, method=method, imbalance="long_tail")
+        found = verdict.over(own, lambda row: row.variant == variant, lambda row: row.variant == BASE)
+        if found:
+            parts.append(f"{name} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
+    return f"Points that {VARIANT_WORDS[variant]} adds to the base: {', '.join(parts) or NOT_RUN}"
+
+
+def finding_gains(rows: Sequence[Row]) -> str:
+    """In how many cells each remedy is significantly above and below the base."""
+    from oefsmc_lib import verdict
+    parts = []
+    for variant in ("extra_images", "ours"):
+        table = verdict.cells(rows, variant)
+        if "verdict" in table:
+            words = list(table["verdict"])
+            parts.append(f"{VARIANT_WORDS[variant]} significantly above it in {words.count('reproduced')}, below it in "
+                         f"{words.count('not reproduced')} of {len(words)} cells")
+    return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
+
+
+def finding_groups(rows: Sequence[Row], num: int) -> str:
+    """What OE-FSMC does to the recall of each class group, method by method."""
+    parts = []
+    for method, name in paper.METHOD_NAMES.items():
+        found = {g: gain(rows, num, value=f"{g}_accuracy", method=method) for g in GROUPS}
+        if said := [f"{group} {_signed(d)}" for group, d in found.items() if d]:
+            parts.append(f"{name}: {', '.join(said)}")
+    return f"Points of recall that OE-FSMC adds at {num} images. {'; '.join(parts) or NOT_RUN.capitalize()}"
+
+
+def finding_ablation(rows: Sequence[Row]) -> str:
+    """What either part alone and both together add to the base, averaged over compressors and sizes."""
+    from oefsmc_lib import verdict
+    found = {v: verdict.over(select(rows, imbalance="long_tail"), lambda row, v=v: row.variant == v,
+                             lambda row: row.variant == BASE) for v in ("wo_comp", "wo_ft", "ours")}
+    parts = [f"{VARIANT_WORDS[v]} {_signed(vars(d) | {'low': d.low, 'high': d.high})}" for v, d in found.items() if d]
+    return f"Points against neither part (w/o all): {', '.join(parts) or NOT_RUN}"
+
+
+def finding_settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
+    """Which settings are significantly above the reference, and which below."""
+    words: dict[str, list[str]] = {"reproduced": [], "not reproduced": []}
+    found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
+    for label, difference in found.items():
+        if difference and (word := results.verdict(difference["low"], difference["high"])) in words:
+            words[word].append(f"{label} ({difference['mean']:+.1f})".replace("-", "−"))
+    if not any(found.values()):
+        return f"Against {reference}: {NOT_RUN}"
+    above, below = ("; ".join(group) or "none" for group in words.values())
+    return f"Significantly above {reference}: {above}. Below: {below}"
+
+
+def finding_features(distances: dict[str, float]) -> str:
+    """How far groups of images lie from the nearest class centre, as multiples of the first group's distance."""
+    (first, unit), *others = distances.items()
+    parts = [f"{label} {distance / unit:.1f} times as far" for label, distance in others]
+    return f"Against {first}, from the nearest class centre: {', '.join(parts)}"
+
+
+def finding_channels(kept: dict[str, Sequence[int]], channels: int) -> str:
+    """How many channels two criteria both keep, and how many by chance."""
+    (one, a), (other, b) = kept.items()
+    both = len(set(a) & set(b))
+    return (f"{one} and {other} both keep {both} of {len(a)} channels; two choices by chance would share "
+            f"{len(a) * len(b) / channels:.0f}")
+
+
+def dropped_units(rows: Iterable[Row], method: str) -> str:
+    """What PRACTISE drops, as a claim: the units, most often dropped first."""
+    dropped: dict[str, int] = {}
+    for row in select(rows, method=method):
+        for unit in row.dropped:
+            dropped[unit] = dropped.get(unit, 0) + 1
+    shown = ", ".join(f"{unit} ({times})" for unit, times in sorted(dropped.items(), key=lambda item: -item[1]))
+    return f"dropped units and how often: {shown or NOT_RUN}"
+
+
 def draw_table(rows: Iterable[Row]):
     """A pandas table of the long-tailed draws: what the classes get at each num, the most frequent first."""
     import pandas as pd

@@ -133,7 +133,7 @@ def test_classes_stand_by_rank_not_by_number():
 
 
 def test_groups_of_a_balanced_row_are_those_of_the_long_tail(rows):
-    recall = figures._group_recall(rows, "absent")
+    recall = figures.ranks.group_recall(rows, "absent")
     row = claims.select(rows, num=10, imbalance="balanced", variant="native_ft", seed=0)[0]
     assert recall(row) == pytest.approx(sum(row.per_class[5:]) / 5)
 

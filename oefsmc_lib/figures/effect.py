@@ -1,0 +1,81 @@
+"""Does it help: Table 2 and the ablation of Fig. 3a."""
+
+from collections.abc import Sequence
+
+from oefsmc_lib import claims, paper, verdict
+from oefsmc_lib.claims import BASE, GROUPS, NOT_RUN, select
+from oefsmc_lib.figures.marks import (GREY, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
+                                      series, teacher_line, trained)
+from oefsmc_lib.results import Row
+
+
+def effect(rows: Sequence[Row], profile, nums: str = "nums"):
+    """Table 2: top-1 over num, a panel a compressor, a line a variant, the paper's values hollow."""
+    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours"), claims.finding_effect(rows), nums)
+
+
+def ablation(rows: Sequence[Row], profile):
+    """Fig. 3a: top-1 over num with either part of the method, with both and with none, a panel a compressor."""
+    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours"), claims.finding_ablation(rows), "few_nums")
+
+
+def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
+    methods = list(paper.METHOD_NAMES)
+    sizes = [nums_of(select(rows, method=m), profile, trained(m, name)) for m in methods]
+    figure, axes = canvas(1, len(methods), width=13, height=4.4, sharey=True, width_ratios=[len(s) + 0.6 for s in sizes])
+    for ax, method, nums in zip(axes[0], methods, sizes):
+        own = select(rows, method=method, imbalance="long_tail")
+        for number, variant in enumerate(variants):
+            shift = 0.14 * (number - (len(variants) - 1) / 2)
+            series(ax, select(own, variant=variant), nums, VARIANT_LOOKS[variant], shift)
+        teacher_line(ax, own)
+        ax.set_title(paper.METHOD_NAMES[method], loc="left")
+        num_axis(ax, nums)
+        if ax is not axes[0, 0]:
+            ax.set_xlabel("few images")
+    axes[0, 0].set_ylabel("test accuracy, %")
+    return finish(figure, finding, profile, [row for row in rows if row.variant in variants])
+
+
+def gains(rows: Sequence[Row], profile):
+    """Paired differences to the fine-tuned base, in points: extra images on the left, OE-FSMC on the right."""
+    figure, axes = canvas(1, 2, width=11, height=4.4, sharey=True)
+    methods = [m for m in paper.METHOD_NAMES if select(rows, method=m)] or ["fskd"]
+    nums = sorted({num for m in methods for num in nums_of(select(rows, method=m), profile, trained(m, "nums"))})
+    for ax, variant in zip(axes[0], ("extra_images", "ours")):
+        for number, method in enumerate(methods):
+            colour, marker = METHOD_LOOKS[method]
+            look = Look(paper.METHOD_NAMES[method], colour, marker, {}, "")
+            asked = nums_of(select(rows, method=method), profile, trained(method, "nums"))
+            for num in asked:
+                found = claims.gain(rows, num, variant, method=method)
+                both = [select(rows, method=method, num=num, variant=v) for v in (variant, BASE)]
+                printed = [claims.paper_value(own[0]) if own else None for own in both]
+                x = nums.index(num) + 0.7 / len(methods) * (number - (len(methods) - 1) / 2)
+                mark(ax, x, found, look, None if None in printed else printed[0] - printed[1])
+            ax.plot([], [], marker, color=colour, label=look.label)
+        ax.axhline(0, color=GREY, linewidth=1)
+        ax.set_title(f"{VARIANT_LOOKS[variant].label.removeprefix('+ ')} − base", loc="left")
+        num_axis(ax, nums)
+    axes[0, 0].set_ylabel("points of accuracy, paired by seed")
+    return finish(figure, claims.finding_gains(rows), profile, rows)
+
+
+def groups(rows: Sequence[Row], profile, num: int):
+    """Where it helps: the change of recall of head, tail and absent classes, a panel a compressor."""
+    methods = list(paper.METHOD_NAMES)
+    figure, axes = canvas(1, len(methods), width=12, height=4.2, sharey=True)
+    for ax, method in zip(axes[0], methods):
+        for number, variant in enumerate(("extra_images", "ours")):
+            for place, group in enumerate(GROUPS):
+                found = claims.gain(rows, num, variant, value=f"{group}_accuracy", method=method)
+                mark(ax, place + 0.24 * (number - 0.5), found, VARIANT_LOOKS[variant], None)
+            look = VARIANT_LOOKS[variant]
+            ax.plot([], [], look.marker, color=look.colour, label=f"{look.label.removeprefix('+ ')} − base")
+        ax.axhline(0, color=GREY, linewidth=1)
+        ax.set_xticks(range(len(GROUPS)), GROUPS)
+        ax.set_xlim(-0.5, len(GROUPS) - 0.5)
+        ax.set_title(paper.METHOD_NAMES[method], loc="left")
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("points of recall, paired by seed")
+    return finish(figure, claims.finding_groups(rows, num), profile, select(rows, num=num))

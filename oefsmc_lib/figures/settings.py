@@ -1,0 +1,86 @@
+"""One switch at a time: the sweeps of Fig. 3b-d, and any list of settings against a reference."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from oefsmc_lib import claims, paper, results, verdict
+from oefsmc_lib.claims import NOT_RUN, column, select
+from oefsmc_lib.figures.marks import BLUE, GREEN, GREY, METHOD_LOOKS, ORANGE, PALE, Look, canvas, finish, mark, spread
+from oefsmc_lib.results import Row
+
+# switch -> (axis label, value of a row, the value that the paper calls best, its claim)
+SWEEPS: dict[str, tuple[str, Callable[[Row], float], float, str]] = {
+    "m": ("auxiliary images over few images, m / M", lambda row: column(row, "m") / row.num, 1.0, "m_equals_num"),
+    "lam": ("share of the few images in distillation, λ", lambda row: column(row, "lam"), 0.5, "lam_half"),
+    "eta": ("weight of the auxiliary images in fine-tuning, η", lambda row: column(row, "eta"), 2.5, "eta_best"),
+}
+
+
+def sweep(rows: Sequence[Row], profile, name: str):
+    """Fig. 3b (``m``), 3c (``lam``) or 3d (``eta``): top-1 over the switch, a panel a training size."""
+    label, value, best, claim = SWEEPS[name]
+    nums = sorted({*getattr(profile, "lists", {}).get("few_nums", []), *(row.num for row in rows)}) or [10]
+    values = sorted({value(row) for row in rows})
+    figure, axes = canvas(1, len(nums), width=12, height=4.2, sharey=True)
+    for ax, num in zip(axes[0], nums):
+        if best in values:
+            ax.axvspan(values.index(best) - 0.4, values.index(best) + 0.4, color="#efefef", zorder=0)
+        for number, method in enumerate(claims.values_of(rows, "method") or ["fskd"]):
+            colour, marker = METHOD_LOOKS[method]
+            look, means = Look(paper.METHOD_NAMES[method], colour, marker, {}), []
+            own = select(rows, method=method, num=num)
+            for place, x in enumerate(values or [0]):
+                found = spread([row.top1 for row in own if value(row) == x])
+                mark(ax, place + 0.12 * number, found, look, None)
+                means.append(found["mean"] if found else float("nan"))
+            ax.plot([p + 0.12 * number for p in range(len(means))], means, color=colour, linewidth=1.3, zorder=2)
+            ax.plot([], [], look.line, marker=marker, color=colour, label=look.label)
+        ax.set_xticks(range(len(values)), [f"{v:g}" for v in values])
+        ax.set_title(f"{num} few images", loc="left")
+        ax.grid(axis="x", visible=False)
+    axes[0, len(nums) // 2].set_xlabel(label)
+    axes[0, 0].set_ylabel("test accuracy, %")
+    word, numbers = verdict.best(rows, value, best)
+    title = f"“{paper.CLAIMS[claim].sentence}” {word}" + (f" ({numbers})" if numbers else "")
+    one = [row for row in rows if value(row) == best]
+    return finish(figure, title, profile, one)
+
+
+def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, finding: str | None = None):
+    """A line a setting: its accuracy on the left, the paired difference to the ``reference`` setting on the right.
+
+    ``entries`` are label -> rows that differ in the seed alone. Blue: significantly above the reference, orange:
+    below, grey: undecided or the reference itself.
+    """
+    labels = list(entries)
+    figure, axes = canvas(1, 2, width=11, height=0.34 * len(labels) + 1.7, sharey=True, width_ratios=[1, 1.2])
+    accuracy, change = axes[0]
+    for place, label in enumerate(labels):
+        rows = list(entries[label])
+        found = claims.against(rows, entries[reference]) if label != reference else None
+        word = results.verdict(found["low"], found["high"]) if found else "undecided"
+        colour = {"reproduced": BLUE, "not reproduced": ORANGE}.get(word, GREY)
+        _across(accuracy, place, spread([row.top1 for row in rows]), colour)
+        if label != reference:
+            _across(change, place, found, colour)
+    accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
+    accuracy.invert_yaxis()
+    accuracy.set_xlabel("test accuracy, %")
+    change.axvline(0, color=GREY, linewidth=1)
+    change.set_xlabel(f"points against: {reference}")
+    for colour, label in ((BLUE, "above the reference"), (ORANGE, "below"), (GREY, "undecided")):
+        change.plot([], [], "o", color=colour, label=label)
+    for ax in axes[0]:
+        ax.grid(axis="y", visible=False)
+    every = [row for rows in entries.values() for row in rows]
+    title = finding or claims.finding_settings(entries, reference)
+    return finish(figure, title, profile, every[: len(entries[reference])] if every else [])
+
+
+def _across(ax, y: float, found: dict | None, colour: str) -> None:
+    """A mean with its interval and its seeds along a line; or the words "not run"."""
+    if found is None:
+        ax.annotate(NOT_RUN, (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)
+        return
+    half = found["half"] if found["half"] == found["half"] else 0
+    ax.plot(found["differences"], [y] * len(found["differences"]), ".", color=colour, alpha=0.45, markersize=5, zorder=2)
+    ax.errorbar(found["mean"], y, xerr=half or None, fmt="o", color=colour, capsize=3, elinewidth=1.3, markersize=5, zorder=3)
