@@ -4,6 +4,7 @@ Papermill and Jupyter load only in the functions that execute notebooks.
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,10 +14,8 @@ from typing import Any
 from oefsmc_lib import grid
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.experiment import EMBEDDED
-from oefsmc_lib.paths import outputs_folder, project_root, writable_folder
+from oefsmc_lib.paths import data_folder, outputs_folder, project_root, writable_folder
 from oefsmc_lib.results import Row, Store
-
-WORKER = "cell.ipynb"
 
 
 class Book:
@@ -127,16 +126,17 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
 class NotebookFailed(RuntimeError):
     """A notebook raised, or its kernel died; the executed copy keeps the error."""
 
-    def __init__(self, message: str, kernel_died: bool = False):
+    def __init__(self, message: str, kernel_died: bool = False, traceback: str = ""):
         super().__init__(message)
-        self.kernel_died = kernel_died
+        self.kernel_died, self.traceback = kernel_died, traceback
 
 
 def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     """Run one notebook with papermill, in the notebook's own folder, with a progress bar on a terminal.
 
     Parameters are checked against the notebook's first (papermill itself only warns). Raises
-    :class:`NotebookFailed`, and :class:`InputError` for a parameter that the notebook does not have.
+    :class:`NotebookFailed`, and :class:`InputError` for a parameter that the notebook does not have
+    and where the copy cannot be written.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -144,38 +144,28 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise InputError(f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
-    # The kernel must write to this process's folders, however it was started.
-    os.environ.setdefault("OEFSMC_OUTPUTS", str(outputs_folder().resolve()))
+    # The kernel must read and write in this process's folders, though it starts in the notebook's.
+    os.environ["OEFSMC_OUTPUTS"] = str(outputs_folder().resolve())
+    os.environ["OEFSMC_DATA"] = str(data_folder().resolve())
     try:
         papermill.execute_notebook(str(path), str(into), parameters, cwd=str(path.parent), start_timeout=300,
                                    progress_bar=sys.stderr.isatty(), kernel_name="python3")
     except PapermillExecutionError as error:
-        raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})") from error
+        plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+        raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error
     except RuntimeError as error:
-        # nbclient's DeadKernelError: the kernel was killed, by memory or by hand.
+        # nbclient's DeadKernelError, or a kernel that never answered: killed, by memory or by hand.
+        _keep_error(into, str(error))
         raise NotebookFailed(f"{path.name}: {error} (see {into})", kernel_died=True) from error
+    except OSError as error:
+        raise InputError(f"Cannot run {path.name} into {into}: {error.strerror or error}; make room or name another "
+                         "folder with OEFSMC_OUTPUTS, and run again.") from error
 
 
-def run_cells(found: grid.Grid, left: Iterable) -> None:
-    """Compute missing runs with papermill, one worker notebook a cell of the grid, one after the other.
-
-    A cell that fails is kept with its error under ``outputs/runs/`` and the others go on.
-    """
-    missing = {experiment.key for experiment in left}
-    cells = {label: [e for e in experiments if e.key in missing] for label, experiments in found.cells().items()}
-    cells = {label: experiments for label, experiments in cells.items() if experiments}
-    folder = writable_folder(outputs_folder() / "runs" / f"{found.profile.name}-{found.name}")
-    failed = []
-    for number, (label, experiments) in enumerate(cells.items(), 1):
-        print(f"[{number}/{len(cells)}] {label}: {len(experiments)} runs", flush=True)
-        parameters = {"grid": found.name, "profile": found.profile.name, "cell": label,
-                      "keys": ",".join(e.key for e in experiments)}
-        try:
-            execute(project_root() / "notebooks" / WORKER, folder / f"{label}.ipynb", parameters)
-        except NotebookFailed as error:
-            failed.append(label)
-            print(f"    failed: {error}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of {len(cells)} cells failed ({', '.join(failed)}); the others are done. "
-              f"Their notebooks are in {folder}; run the same command again for what is missing.", file=sys.stderr)
-        raise SystemExit(1)
+def _keep_error(into: Path, message: str) -> None:
+    """Papermill marks a cell that raised; a kernel that died leaves no mark, so it gets one here."""
+    import nbformat
+    if into.is_file():
+        notebook = nbformat.read(into, as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**The run ended here with an error:** {message}"))
+        nbformat.write(notebook, into)

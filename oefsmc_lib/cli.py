@@ -228,50 +228,105 @@ def figures(profile: ProfileOption = None,
     books.run_all(profile or "embedded", only)
 
 
+GridName = Annotated[str | None, typer.Argument(help="a grid in params/grids, or a path; all of the profile's if left out")]
+Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated")]
+
+
 @grid_app.command("check")
-def grid_check(name: str, profile: ProfileOption = None) -> None:
-    """Validate a grid as a whole, and run nothing."""
+def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
+    """Validate grids as a whole, networks and plans too, and run nothing."""
     from oefsmc_lib import grid
-    found = grid.load_grid(name, profile or "embedded")
-    print(f"{name} ({found.profile.name}): {len(found.experiments)} runs in {len(found.cells())} cells, all valid")
+    found = grid.chosen(name, profile or "embedded")
+    for each in found:
+        grid.check_networks(each.experiments)
+        print(f"{each.name} ({each.profile.name}): {len(each.experiments)} runs in {len(each.cells())} cells, all valid")
 
 
 @grid_app.command("list")
-def grid_list(name: str, profile: ProfileOption = None) -> None:
+def grid_list(name: GridName = None, profile: ProfileOption = None) -> None:
     """Cells, runs, done, missing, and an estimate of the time from stored rows."""
     from oefsmc_lib import grid
     from oefsmc_lib.results import Store
-    found, store = grid.load_grid(name, profile or "embedded"), Store()
-    absent, body = {e.key for e in grid.missing(found, store)}, []
-    for label, experiments in found.cells().items():
-        left = [e for e in experiments if e.key in absent]
-        seconds = grid.estimate(left, store)
-        body.append([label, len(experiments), len(experiments) - len(left), len(left),
-                     "" if not left else "unknown" if seconds is None else f"{seconds / 60:.1f} min"])
-    print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "estimate"], body)
+    store = Store()
+    for found in grid.chosen(name, profile or "embedded"):
+        absent, body = {e.key for e in grid.missing(found, store)}, []
+        for label, experiments in found.cells().items():
+            left = [e for e in experiments if e.key in absent]
+            seconds = grid.estimate(left, store)
+            body.append([label, len(experiments), len(experiments) - len(left), len(left),
+                         "" if not left else "unknown" if seconds is None else f"{seconds / 60:.1f} min"])
+        print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "estimate"], body)
+
+
+@grid_app.command("status")
+def grid_status(name: GridName = None, profile: ProfileOption = None) -> None:
+    """Done, missing and failed runs by cell; of a failure the last line and the log."""
+    from oefsmc_lib import grid, runner
+    from oefsmc_lib.results import Store
+    store, failures = Store(), []
+    for found in grid.chosen(name, profile or "embedded"):
+        states = {cell.label: runner.state(cell, store) for cell in runner.cells([found])}
+        print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "failed"],
+                    [[label, *(s[column] for column in ("runs", "done", "missing", "failed"))]
+                     for label, s in states.items()])
+        failures += [(label, s) for label, s in states.items() if s["failed"]]
+    for label, s in failures:
+        print(f"{label}: {s['last']}\n    {s['log']}")
 
 
 @grid_app.command("run")
-def grid_run(name: str, profile: ProfileOption = None,
-             only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated")] = None,
+def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = None,
+             jobs: Annotated[int, typer.Option(min=1, help="cells at a time")] = 1,
              dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run")] = False,
              in_process: Annotated[bool, typer.Option("--in-process", help="without Jupyter")] = False) -> None:
-    """Compute the missing rows of a grid; can be killed at any moment and goes on where it was."""
-    from oefsmc_lib import grid
+    """Compute the missing rows of grids; can be killed at any moment and goes on where it was."""
+    from oefsmc_lib import grid, runner
     from oefsmc_lib.results import Store
-    found, store = grid.load_grid(name, profile or "embedded", settings_of(only)), Store()
-    left = grid.missing(found, store)
-    print(f"{found.title} ({found.profile.name}): {len(found.experiments)} runs, {len(left)} missing")
-    if dry_run or not left:
-        for experiment in left:
-            print(f"  {experiment.method} {experiment.variant} num={experiment.num} {experiment.imbalance} "
-                  f"seed={experiment.seed} ({experiment.key})")
+    if name is None and profile is None:
+        raise InputError("Name a grid, as in `oefsmc grid run smoke`, or a profile for all of its grids.")
+    if in_process and jobs > 1:
+        raise InputError("--in-process runs one cell at a time; leave it or --jobs out.")
+    found, store = grid.chosen(name, profile or "embedded", settings_of(only)), Store()
+    todo = runner.cells(found, store)
+    for each in found:
+        print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(grid.missing(each, store))} missing")
+    if dry_run:
+        for cell in todo:
+            print("\n".join(f"  {grid.describe(experiment)}" for experiment in cell.experiments))
         return
-    if in_process:
-        grid.compute(left, store, found.profile.name)
-        return
-    from oefsmc_lib import books
-    books.run_cells(found, left)
+    grid.check_networks(e for cell in todo for e in cell.experiments)
+    failed = runner.run_in_process(todo, store) if in_process else runner.run_cells(todo, jobs)
+    if failed:
+        again = f"{name or ''} --profile {profile or 'embedded'}".strip()
+        print(f"{len(failed)} of {len(todo)} cells failed ({', '.join(failed)}), the others are done; `oefsmc grid status "
+              f"{again}` says why, and the same command computes what is missing.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@grid_app.command("cell")
+def grid_cell(name: str, cell: str, profile: ProfileOption = None,
+              keys: Annotated[str, typer.Option(help="only these experiments, joined by commas")] = "",
+              threads: Annotated[int | None, typer.Option(min=1, help="cores, unless OMP_NUM_THREADS is set")] = None,
+              marker: Annotated[Path | None, typer.Option(help="write the row ids here once all are there")] = None,
+              wait: Annotated[bool, typer.Option(help="for another runner of this cell")] = True) -> None:
+    """Run one cell with papermill, as every engine does. Exits 1 with rows missing, 75 if another runner has it."""
+    import os
+
+    from oefsmc_lib import runner
+    from oefsmc_lib.results import Store
+    chosen, store = runner.find_cell(name, profile or "embedded", cell, keys), Store()
+    if threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # spinning threads slow down a shared machine
+    try:
+        runner.run_cell(chosen, store, wait)
+    except runner.CellFailed as error:
+        print(f"oefsmc: {chosen.label}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except runner.Busy as error:
+        raise typer.Exit(runner.BUSY) from error
+    if marker:
+        runner.write_marker(chosen, store, marker)
 
 
 @results_app.command("merge")

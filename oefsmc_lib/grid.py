@@ -156,8 +156,13 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
 
 def missing(grid: Grid, store: Store) -> list[Experiment]:
     """Experiments of the grid that have no row yet; a row that cannot be read counts as none."""
-    have = {row.key for row in store.rows([e.key for e in grid.experiments], on_error="warn")}
-    return [experiment for experiment in grid.experiments if experiment.key not in have]
+    return without_row(grid.experiments, store)
+
+
+def without_row(experiments: list[Experiment], store: Store) -> list[Experiment]:
+    """Those of these experiments that the store has no readable row of."""
+    have = {row.key for row in store.rows([e.key for e in experiments], on_error="warn")}
+    return [experiment for experiment in experiments if experiment.key not in have]
 
 
 class RunsFailed(RuntimeError):
