@@ -312,7 +312,7 @@ def grid_cell(name: str, cell: str, profile: ProfileOption = None,
     """Run one cell with papermill, as every engine does. Exits 1 with rows missing, 75 if another runner has it."""
     import os
 
-    from oefsmc_lib import runner
+    from oefsmc_lib import runner, slots
     from oefsmc_lib.results import Store
     chosen, store = runner.find_cell(name, profile or "embedded", cell, keys), Store()
     if threads:
@@ -323,7 +323,7 @@ def grid_cell(name: str, cell: str, profile: ProfileOption = None,
     except runner.CellFailed as error:
         print(f"oefsmc: {chosen.label}: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except runner.Busy as error:
+    except slots.Busy as error:
         raise typer.Exit(runner.BUSY) from error
     if marker:
         runner.write_marker(chosen, store, marker)
@@ -351,9 +351,20 @@ def results_pack(name: str, profile: ProfileOption = None) -> None:
 
 
 @results_app.command("table")
-def results_table(path: Path, profile: ProfileOption = None) -> None:
-    """Export stored rows as CSV."""
-    from oefsmc_lib import results
-    rows = [row for row in results.Store().rows() if profile is None or row.profile == profile]
-    results.to_csv(results.frame(rows), path)
-    print(f"{path}: {len(rows)} rows")
+def results_table(path: Path, profile: ProfileOption = None,
+                  grid_name: Annotated[str | None, typer.Option("--grid", help="only the rows of this grid")] = None,
+                  means: Annotated[bool, typer.Option("--means", help="mean, sd and 95 % interval over seeds")] = False
+                  ) -> None:
+    """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
+    from oefsmc_lib import grid, results
+    store = results.Store()
+    if grid_name:
+        wanted = {e.key for found in grid.chosen(grid_name, profile or "embedded") for e in found.experiments}
+        rows = store.rows(wanted)
+    else:
+        rows = [row for row in store.rows() if profile is None or row.profile == profile]
+    if not rows:
+        raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
+    table = results.summary(rows, results.varying_columns(rows)) if means else results.frame(rows)
+    results.to_csv(table, path)
+    print(f"{path}: {len(table)} lines of {len(rows)} rows")

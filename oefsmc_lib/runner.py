@@ -5,20 +5,18 @@ one machine or a cluster) runs :func:`run_cell`, so what holds for one holds for
 run twice at a time, computes only what is missing, and leaves a log and its notebook where it failed.
 """
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from oefsmc_lib import grid
+from oefsmc_lib import grid, slots
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.experiment import Experiment, digest
 from oefsmc_lib.files import write_whole
@@ -28,15 +26,10 @@ from oefsmc_lib.results import Store
 WORKER = "notebooks/cell.ipynb"
 BUSY = 75                                                  # exit code: another runner has the cell
 LAST_LINES = 20                                            # of a traceback, in a cell's log
-_GPU = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 
 
 class CellFailed(RuntimeError):
     """A cell has rows missing after it ran; the message says why, in one sentence."""
-
-
-class Busy(RuntimeError):
-    """Another runner is at work on the cell."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +111,14 @@ def find_cell(name: str, profile: str, label: str, keys: str = "") -> Cell:
 def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
     """Compute the rows that a cell lacks: with papermill, or in this process where ``shared`` is given.
 
-    Raises :class:`CellFailed` with rows missing at the end, and :class:`Busy` instead of waiting for
+    Raises :class:`CellFailed` with rows missing at the end, and :class:`slots.Busy` instead of waiting for
     another runner. Where nothing is missing, no kernel starts.
     """
     if not cell.missing(store):
         return
     lock = writable_folder(cell.folder) / f".{cell.label}.lock"
-    gpu = gpu_slot(cell.experiments) if shared is None else nullcontext()
-    with alone(lock, wait, cell.label), gpu:
+    gpu = slots.gpu_slot(cell.experiments) if shared is None else nullcontext()
+    with slots.alone(lock, wait, cell.label), gpu:
         left = cell.missing(store)                         # again: the other runner may have done it
         if not left:
             return
@@ -169,75 +162,13 @@ def write_marker(cell: Cell, store: Store, path: Path) -> None:
     write_whole(path, "".join(f"{row.id}\n" for row in rows))
 
 
-# --- locks, which end with the process that holds them, however it ends ------------------------
-def take(path: Path):
-    """The lock of this file, or None while another process has it."""
-    from filelock import FileLock, Timeout
-    lock = FileLock(path, mode=0o666)                      # another user's runner must see it, too
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError) as error:
-        raise InputError(f"Cannot lock {path} ({error}); name a folder on a disk that has locks.") from error
-    return lock
-
-
-@contextmanager
-def alone(path: Path, wait: bool, name: str) -> Iterator[None]:
-    """Hold a lock; raises :class:`Busy` where another process has it and waiting is not wanted."""
-    lock = take(path)
-    if lock is None:
-        print(f"{name}: another runner is at work on it" + (", waiting" if wait else ""), file=sys.stderr, flush=True)
-    while lock is None:
-        if not wait:
-            raise Busy(name)
-        time.sleep(0.5)
-        lock = take(path)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def gpus() -> list[str]:
-    """The machine's GPUs by UUID, which means the same to every program."""
-    try:
-        asked = subprocess.run(_GPU, capture_output=True, text=True)
-    except FileNotFoundError:
-        return []
-    return asked.stdout.split() if asked.returncode == 0 else []
-
-
-@contextmanager
-def gpu_slot(experiments: Iterable[Experiment]) -> Iterator[str | None]:
-    """Hold a free GPU of this machine, and show this process and its kernel no other one.
-
-    Does nothing where ``CUDA_VISIBLE_DEVICES`` says which to use (a person, Slurm), on a machine
-    without GPUs, and for experiments that name their device.
-    """
-    if "CUDA_VISIBLE_DEVICES" in os.environ or all(e.device != "auto" for e in experiments) or not (here := gpus()):
-        yield None
-        return
-    places = {gpu: Path(tempfile.gettempdir()) / f"oefsmc-{gpu}.lock" for gpu in here}
-    while not (held := next(((gpu, lock) for gpu, path in places.items() if (lock := take(path))), None)):
-        time.sleep(0.5)
-    gpu, lock = held
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    try:
-        yield gpu
-    finally:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
-        lock.release()
-
-
 # --- many cells --------------------------------------------------------------------------------
 def run_cells(todo: list[Cell], jobs: int = 1) -> dict[str, str]:
     """Run cells, each in a process of its own, ``jobs`` at a time; returns the failed ones and why.
 
     A cell that another runner has is left for later, when its rows are likely to be there.
     """
-    threads, progress = max(1, _cores() // jobs), _Progress(todo)
+    threads, progress = max(1, slots.cores() // jobs), _Progress(todo)
     queue, running, failed = deque((cell, "--no-wait") for cell in todo), {}, {}
     try:
         while queue or running:
@@ -268,7 +199,7 @@ def run_cells(todo: list[Cell], jobs: int = 1) -> dict[str, str]:
 
 def run_in_process(todo: list[Cell], store: Store) -> dict[str, str]:
     """Run cells here, one after the other, without Jupyter; returns the failed ones and why."""
-    with gpu_slot([e for cell in todo for e in cell.experiments]):
+    with slots.gpu_slot([e for cell in todo for e in cell.experiments]):
         from oefsmc_lib import pipeline                    # loads torch, which must see the slot's GPU alone
         queue, failed, progress, shared = deque((cell, False) for cell in todo), {}, _Progress(todo), pipeline.Shared()
         while queue:
@@ -276,7 +207,7 @@ def run_in_process(todo: list[Cell], store: Store) -> dict[str, str]:
             progress.show(cell)
             try:
                 run_cell(cell, store, wait, shared)
-            except Busy:
+            except slots.Busy:
                 queue.append((cell, True))
                 continue
             except CellFailed as error:
@@ -284,10 +215,6 @@ def run_in_process(todo: list[Cell], store: Store) -> dict[str, str]:
             progress.finished(cell, failed.get(cell.label))
         progress.close()
     return failed
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Progress:

@@ -1,0 +1,95 @@
+"""The grid as files: cells -> rows -> summary tables -> narrative notebooks -> report.
+
+    snakemake -n                                                                    the whole paper
+    snakemake --workflow-profile params/workflow-profiles/local                     this machine; or gpu, or slurm
+    snakemake --workflow-profile ... --config profile=embedded grid=smoke           one grid: its rows and its table
+
+Rows are the outcome, and they live in the store. Snakemake sees a marker for each cell, which lists the ids of its
+rows and is written once they are all there.
+"""
+
+import shlex
+import sys
+from collections import defaultdict
+
+from oefsmc_lib import books, cli, grid, runner
+from oefsmc_lib.experiment import ALGORITHM_VERSION
+from oefsmc_lib.paths import outputs_folder
+from oefsmc_lib.results import Store
+
+OUTPUTS = outputs_folder().resolve()
+PROFILE, GRID = config.get("profile", "paper"), config.get("grid")
+OEFSMC = shlex.join([sys.executable, "-m", "oefsmc_lib"])
+
+GRIDS = grid.chosen(GRID, PROFILE)
+CELLS = {str(cell.marker.relative_to(OUTPUTS / "runs").with_suffix("")): cell for cell in runner.cells(GRIDS)}
+MARKERS = defaultdict(list)                # experiment -> the marker of its cell, which may be another grid's
+for cell in CELLS.values():
+    for experiment in cell.experiments:
+        MARKERS[experiment.key] = str(cell.marker)
+
+NAMED = {(each.profile.name, each.name): each for each in GRIDS}
+TABLES = {names: f"{OUTPUTS}/tables/{names[0]}/{names[1]}.csv" for names in NAMED}
+MEMBERS = sorted({profile for profile, _ in NAMED})
+NOTEBOOKS = [path.stem for path in books.narrative()]
+
+# Notebooks and report are a profile's; a single grid ends with its table.
+FIGURES = [] if GRID else expand(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done", profile=MEMBERS, notebook=NOTEBOOKS)
+REPORT = [] if GRID or "report" not in {command.callback.__name__ for command in cli.app.registered_commands} else \
+    [f"{OUTPUTS}/report/{PROFILE}.done"]
+
+# A marker that outlived its rows would hide that they are gone.
+if workflow.is_main_process:
+    store = Store()
+    for cell in CELLS.values():
+        if cell.marker.is_file() and cell.missing(store):
+            cell.marker.unlink()
+
+
+localrules: all, rows, tables, table
+
+
+rule all:
+    input: TABLES.values(), FIGURES, REPORT
+
+
+rule rows:
+    input: [cell.marker for cell in CELLS.values()]
+
+
+rule tables:
+    input: TABLES.values()
+
+
+rule cell:
+    output: f"{OUTPUTS}/runs/{{cell}}.rows"
+    wildcard_constraints: cell="[^/]+/[^/]+"
+    params:
+        command=lambda wildcards: shlex.join(CELLS[wildcards.cell].command),
+        algorithm=ALGORITHM_VERSION,       # Snakemake sees no edit of the library: numbers may change with this one
+    threads: 1
+    resources: mem_mb=4000, runtime="12h"
+    shell: "{params.command} --threads {threads} --marker {output:q}"
+
+
+rule table:
+    input: lambda wildcards: sorted({MARKERS[e.key] for e in NAMED[wildcards.profile, wildcards.grid].experiments})
+    output: f"{OUTPUTS}/tables/{{profile}}/{{grid}}.csv"
+    params: source=lambda wildcards: shlex.quote(NAMED[wildcards.profile, wildcards.grid].source)
+    shell: "{OEFSMC} results table {output:q} --grid {params.source} --profile {wildcards.profile} --means"
+
+
+rule notebook:
+    input:
+        lambda wildcards: [path for (profile, _), path in TABLES.items() if profile == wildcards.profile],
+        f"{workflow.basedir}/notebooks/{{notebook}}.ipynb",
+    output: touch(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done")
+    resources: mem_mb=4000, runtime="2h"
+    shell: "{OEFSMC} figures --profile {wildcards.profile} --only {wildcards.notebook}"
+
+
+rule report:
+    input: TABLES.values(), FIGURES
+    output: touch(f"{OUTPUTS}/report/{PROFILE}.done")
+    resources: mem_mb=4000, runtime="2h"
+    shell: "{OEFSMC} report --profile {PROFILE}"
