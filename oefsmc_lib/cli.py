@@ -228,6 +228,42 @@ def figures(profile: ProfileOption = None,
     books.run_all(profile or "embedded", only)
 
 
+@app.command("verdict")
+def print_verdict(profile: ProfileOption = None,
+                  as_json: Annotated[bool, typer.Option("--json", help="print claims and cells as JSON")] = False) -> None:
+    """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and every cell behind them."""
+    from oefsmc_lib import verdict
+    from oefsmc_lib.results import Store
+    rows = verdict.rows_by_grid(profile or "embedded", Store())
+    judged, cells = verdict.judge(rows), verdict.cells(rows.get("table2", ()))
+    if as_json:
+        print(json.dumps({"claims": {j.name: {"verdict": j.verdict, "numbers": j.numbers} for j in judged},
+                          "cells": json.loads(cells.to_json(orient="records"))}, indent=1))
+        return
+    if not any(rows.values()):
+        raise InputError(f"The profile {profile or 'embedded'} has no rows yet; compute some with "
+                         f"`oefsmc grid run --profile {profile or 'embedded'}`.")
+    print_table(f"Claims, profile {profile or 'embedded'}", ["claim", "where", "verdict", "numbers"],
+                [[j.name, j.claim.where, j.verdict, j.numbers] for j in judged])
+    shown = cells.round(2).astype(object).where(cells.notna(), None)
+    print_table("Table 2: OE-FSMC − fine-tuned base, percent and points", list(shown.columns), shown.values.tolist())
+
+
+@app.command()
+def report(profile: ProfileOption = None) -> None:
+    """One HTML page of executed notebooks, tables and verdict: outputs/report/PROFILE.html."""
+    from oefsmc_lib import report as pages
+    print(pages.write(profile or "embedded"))
+
+
+@app.command()
+def exercises(folder: Annotated[Path | None, typer.Option(help="instead of notebooks/exercises")] = None) -> None:
+    """Write the student versions of the notebooks, without solutions."""
+    from oefsmc_lib import courses
+    for path in courses.write_exercises(folder):
+        print(path)
+
+
 GridName = Annotated[str | None, typer.Argument(help="a grid in params/grids, or a path; all of the profile's if left out")]
 Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated")]
 
@@ -290,7 +326,7 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
     todo = runner.cells(found, store)
     for each in found:
         print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(grid.missing(each, store))} missing")
-    if dry_run:
+    if dry_run or not todo:
         for cell in todo:
             print("\n".join(f"  {grid.describe(experiment)}" for experiment in cell.experiments))
         return
