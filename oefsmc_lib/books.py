@@ -35,11 +35,14 @@ class Book:
 
         What is missing is said, with the command that computes it and an estimate.
         """
-        try:
-            rows, absent = grid.rows_for(name, self.profile, self.store, self.compute, only)
-        except grid.RunsFailed as error:
-            print(error)
-            rows, absent = grid.rows_for(name, self.profile, self.store, False, only)
+        if self.compute:
+            from oefsmc_lib import parallel
+            try:
+                parallel.compute(grid.missing(grid.load_grid(name, self.profile, only), self.store), self.store,
+                                 self.profile.name)
+            except grid.RunsFailed as error:
+                print(error)
+        rows, absent = grid.rows_for(name, self.profile, self.store, False, only)
         if absent:
             seconds = grid.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"
@@ -47,6 +50,12 @@ class Book:
                   f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
                   "or set compute=True.")
         return rows
+
+    def pick(self, rows: Iterable[Row], **settings) -> list[Row]:
+        """Of ``rows`` those of exactly these settings, every other switch at the profile's default, for any seed."""
+        rows = list(rows)
+        keys = {self.experiment(**settings, seed=seed).key for seed in {row.seed for row in rows}}
+        return [row for row in rows if row.key in keys]
 
     def images_here(self) -> bool:
         """Whether the profile's images and teacher are on this machine; says what is missing and how to get it."""

@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from oefsmc_lib import claims, paper, results
+from oefsmc_lib import claims, grid, paper
 from oefsmc_lib.claims import BASE, NOT_RUN, column, select
-from oefsmc_lib.results import Row, t_interval
+from oefsmc_lib.results import Row, Store, t_interval
 from oefsmc_lib.results import verdict as rule
 
 NEGLIGIBLE = 1.0                                           # points
@@ -140,6 +140,15 @@ def _is(**columns) -> Callable[[Row], bool]:
 
 
 # --- claims --------------------------------------------------------------------------------------
+def rows_by_grid(profile: str, store: Store) -> dict[str, list[Row]]:
+    """The stored rows of each grid of a profile or a union; of a grid under several profiles, all, each once."""
+    found: dict[str, dict[str, Row]] = {}
+    for each in grid.grids_of(profile):
+        rows = store.rows([experiment.key for experiment in each.experiments], on_error="warn")
+        found.setdefault(each.name, {}).update({row.id: row for row in rows})
+    return {name: list(rows.values()) for name, rows in found.items()}
+
+
 def judge(rows: Mapping[str, Sequence[Row]]) -> list[Judged]:
     """Every claim of ``paper.CLAIMS`` under the rule. ``rows`` are by grid: table1, table2, fig3a-d, beyond."""
     def of(name: str) -> Sequence[Row]:

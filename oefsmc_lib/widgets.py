@@ -10,6 +10,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+from oefsmc_lib import claims, paper
+
 FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
 TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
 
@@ -89,6 +91,100 @@ def prior_explorer():
     """Sliders for ratio, K, M and m around :func:`draw_prior`."""
     return _explorer(draw_prior, {"ratio": ("ratio", 100, 1, 200), "classes": ("classes K", 10, 2, 100),
                                   "num": ("images M", 10, 1, 200), "m": ("elsewhere m", 10, 0, 600)})
+
+
+# --- stored rows ---------------------------------------------------------------------------------
+def draw_classes(rows, method: str, num: int, variant: str):
+    """Recall by class, the most frequent first, of a variant and of the base beside it: seeds as dots. A Figure."""
+    figure, axes = _canvas(1, 1, (9, 3.6), left=0.08, right=0.98, bottom=0.16, top=0.84)
+    _draw_classes(axes[0, 0], rows, method, num, variant)
+    return figure
+
+
+def classes_panel(rows, method: str, num: int):
+    """The static twin of :func:`classes_explorer`: every variant of one compressor and training size. A Figure."""
+    variants = [v for v in claims.VARIANT_WORDS if claims.select(rows, method=method, num=num, variant=v)]
+    figure, axes = _canvas(max(1, len(variants)), 1, (9, 1 + 2.4 * max(1, len(variants))), left=0.08, right=0.98,
+                           bottom=0.09, top=0.93, hspace=0.75)
+    for ax, variant in zip(axes[:, 0], variants or ["ours"]):
+        _draw_classes(ax, rows, method, num, variant)
+    return figure
+
+
+def classes_explorer(rows):
+    """Sliders for compressor, training size and variant around :func:`draw_classes`."""
+    options = {name: [value for value in order if value in set(claims.values_of(rows, name))]
+               for name, order in (("method", list(paper.METHOD_NAMES)), ("variant", list(claims.VARIANT_WORDS)))}
+    return _explorer(lambda **chosen: draw_classes(rows, **chosen),
+                     {"method": ("method", options["method"]), "num": ("images M", claims.values_of(rows, "num")),
+                      "variant": ("variant", options["variant"])})
+
+
+def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
+    chosen = claims.select(rows, method=method, num=num, imbalance="long_tail")
+    words = f"{paper.METHOD_NAMES[method]}, {num} images: {claims.VARIANT_WORDS[variant]}"
+    for name, colour, label in ((claims.BASE, EVEN, "the base"), (variant, AUX, claims.VARIANT_WORDS[variant])):
+        own = claims.select(chosen, variant=name)
+        recalls = [claims.by_rank(row, row.per_class) for row in own]
+        ranks = range(len(recalls[0]) if recalls else 0)
+        means = [_mean([r[rank] for r in recalls]) for rank in ranks]
+        if name == variant:
+            _bars(ax, means, colour, label)
+            for seed in recalls:
+                ax.plot(ranks, seed, ".", color="black", alpha=0.35, markersize=4)
+        else:
+            ax.plot(ranks, means, "_", color=colour, markersize=16, markeredgewidth=2, label=label)
+    own = claims.select(chosen, variant=variant)
+    if not own:
+        ax.set_title(f"{words}: {claims.NOT_RUN}", fontsize="small")
+        return
+    groups = {g: [v for row in own if (v := getattr(row, f"{g}_accuracy")) is not None] for g in claims.GROUPS}
+    said = ", ".join(f"{g} {_mean(v):.0f} %" for g, v in groups.items() if v)
+    ax.set(ylim=(0, 104), ylabel="recall, %")
+    ax.set_title(f"{words}: {_mean([row.top1 for row in own]):.1f} % ({said})", fontsize="small")
+    ax.legend(loc="lower right", fontsize="x-small")
+
+
+def draw_sweep(rows, name: str, value: float):
+    """Accuracy and recall by group at one value of λ (``lam``) or η (``eta``), a bar group a training size. A Figure."""
+    figure, axes = _canvas(1, 1, (8, 3.6), left=0.09, right=0.98, bottom=0.16, top=0.84)
+    _draw_sweep(axes[0, 0], rows, name, value)
+    return figure
+
+
+def sweep_panel(rows, name: str):
+    """The static twin of :func:`sweep_explorer`: the smallest, the paper's and the largest value. A Figure."""
+    values = claims.values_of(rows, name)
+    telling = sorted({values[0], values[len(values) // 2], values[-1]}) if values else [0.0]
+    figure, axes = _canvas(1, len(telling), (4.2 * len(telling), 3.6), left=0.06, right=0.98, bottom=0.16, top=0.82, wspace=0.2)
+    for ax, value in zip(axes[0], telling):
+        _draw_sweep(ax, rows, name, value)
+    return figure
+
+
+def sweep_explorer(rows, name: str):
+    """A slider over the stored values of λ or η around :func:`draw_sweep`."""
+    return _explorer(lambda value: draw_sweep(rows, name, value), {"value": (name, claims.values_of(rows, name))})
+
+
+def _draw_sweep(ax, rows, name: str, value: float) -> None:
+    own = claims.select(rows, **{name: value})
+    nums = claims.values_of(own, "num")
+    bars = {"top-1": "top1", "head": "head_accuracy", "tail": "tail_accuracy", "absent": "absent_accuracy"}
+    for number, ((label, column), colour) in enumerate(zip(bars.items(), (EVEN, FEW, AUX, "#cc78bc"))):
+        means = [_mean([getattr(row, column) for row in own if row.num == num]) for num in nums]
+        ax.bar([p + 0.2 * (number - 1.5) for p in range(len(nums))], means, 0.2, color=colour, label=label, linewidth=0)
+    ax.set_xticks(range(len(nums)), [f"{num} images" for num in nums])
+    ax.set(ylim=(0, 104), ylabel="accuracy or recall, %")
+    symbol = {"lam": "λ", "eta": "η"}[name]
+    ax.set_title(f"{symbol} = {value:g}" if own else f"{symbol} = {value:g}: {claims.NOT_RUN}", fontsize="small")
+    if own:
+        ax.legend(loc="lower right", fontsize="x-small", ncols=2)
+
+
+def _mean(values) -> float:
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else float("nan")
 
 
 def show(static, explorer) -> None:
@@ -175,12 +271,17 @@ def _second_scale(ax, factor: float, label: str) -> None:
     second.locator_params(axis="y", nbins=5)
 
 
-def _explorer(draw, ranges: dict[str, tuple[str, int, int, int]]):
-    """Sliders (label, value, low, high) for the arguments of ``draw``, over its picture; redrawn when one is let go."""
+def _explorer(draw, controls: dict[str, tuple]):
+    """Controls for the arguments of ``draw``, over its picture; redrawn when one is let go.
+
+    A control is (label, value, low, high), a slider over whole numbers, or (label, options), a slider over a list.
+    """
     import ipywidgets
-    sliders = {name: ipywidgets.IntSlider(value, low, high, description=label, continuous_update=False,
-                                          style={"description_width": "90px"}, layout={"width": "480px"})
-               for name, (label, value, low, high) in ranges.items()}
+    common = {"continuous_update": False, "style": {"description_width": "90px"}, "layout": {"width": "480px"}}
+    sliders = {}
+    for name, (label, *rest) in controls.items():
+        sliders[name] = ipywidgets.SelectionSlider(options=rest[0], description=label, **common) if len(rest) == 1 else \
+            ipywidgets.IntSlider(*rest, description=label, **common)
     picture = ipywidgets.Image(format="png")
 
     def redraw(_change=None):

@@ -9,7 +9,7 @@ from oefsmc_lib.figures.effect import ablation, effect, gains, groups
 from oefsmc_lib.figures.inside import channels, features, gallery, shares
 from oefsmc_lib.figures.marks import LOOKS, PAPER, style
 from oefsmc_lib.figures.problem import by_class, losses, problem, rescue, stages
-from oefsmc_lib.figures.settings import settings, sweep
+from oefsmc_lib.figures.settings import SWEEPS, settings, sweep
 
-__all__ = ["LOOKS", "PAPER", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery", "groups", "losses",
+__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery", "groups", "losses",
            "problem", "rescue", "settings", "shares", "stages", "style", "sweep"]

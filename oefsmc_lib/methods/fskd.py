@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from oefsmc_lib import importance, layerwise, losses, plans, surgery
 from oefsmc_lib.errors import InputError
 
+PLENTY = 4                                                # rows a channel from which float32 sums are fine enough
+
 
 def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
     """Remove filters, fit and merge every Q_l. See the module's text."""
@@ -104,16 +106,20 @@ class Fit:
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
             target = target + (layerwise.shortcut(self.teacher_block, teacher.around)
                                - layerwise.shortcut(self.student_block, student.around))
-        scale = weights.sqrt().view(-1, 1, 1, 1)
-        f_s, f_t = ((maps * scale).permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, target))
+        f_s, rest = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, target - student.output))
+        share = weights.repeat_interleave(len(f_s) // len(weights))[:, None]
         if self.settings.solver == "minnorm" or self.settings.rho == 0 and self.conv.groups == 1:
-            self.rows.append((f_s, f_t))
-        elif self.conv.groups > 1:
-            self.gram = self.gram + (f_s * f_s).sum(0)
-            self.cross = self.cross + (f_s * (f_t - f_s)).sum(0)
+            self.rows.append((f_s * share.sqrt(), rest * share.sqrt()))
+            return
+        if len(f_s) < PLENTY * f_s.shape[1]:              # few rows: the ridge is all that bounds Q, so no rounding
+            f_s, rest, share = f_s.double(), rest.double(), share.double()
+        weighted = f_s * share
+        if self.conv.groups > 1:
+            self.gram = self.gram + (weighted * f_s).sum(0)
+            self.cross = self.cross + (weighted * rest).sum(0)
         else:
-            self.gram = self.gram + f_s.T @ f_s
-            self.cross = self.cross + f_s.T @ (f_t - f_s)
+            self.gram = self.gram + (weighted.T @ f_s).double()
+            self.cross = self.cross + (weighted.T @ rest).double()
 
     def finish(self):
         """Solve for Q (C', C'), or its diagonal for a depthwise layer, and merge it; returns the layer's new output."""
@@ -128,20 +134,20 @@ class Fit:
     def solve(self) -> Tensor:
         """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the literal minimum norm."""
         if self.settings.solver == "minnorm":
-            f_s, f_t = (torch.cat(parts) for parts in zip(*self.rows))
+            f_s, rest = (torch.cat(parts) for parts in zip(*self.rows))
+            f_t = f_s + rest
             if self.conv.groups > 1:
                 return (f_s * f_t).sum(0) / (f_s * f_s).sum(0).clamp_min(1e-12)
             # LAPACK's minimum-norm driver exists on the CPU only.
             return torch.linalg.lstsq(f_s.cpu(), f_t.cpu(), driver="gelsd").solution.T.to(f_s)
         if self.conv.groups > 1:
             ridge = self.settings.rho * self.gram.mean()
-            return 1 + self.cross / (self.gram + ridge).clamp_min(1e-12)
+            return (1 + self.cross / (self.gram + ridge).clamp_min(1e-12)).to(self.conv.weight)
         identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=self.conv.weight.device)
         if self.rows:                                     # rho = 0: without squaring the condition number
-            f_s, f_t = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
-            z = torch.linalg.lstsq(f_s, f_t - f_s, driver="gelsd").solution.to(identity)
+            f_s, rest = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
+            z = torch.linalg.lstsq(f_s, rest, driver="gelsd").solution.to(identity)
         else:
-            gram, cross = self.gram.double(), self.cross.double()
-            ridge = self.settings.rho * gram.diagonal().mean().clamp_min(1e-30)
-            z = torch.linalg.solve(gram + ridge * identity, cross)
+            ridge = self.settings.rho * self.gram.diagonal().mean().clamp_min(1e-30)
+            z = torch.linalg.solve(self.gram + ridge * identity, self.cross)
         return (identity + z.T).to(self.conv.weight)
