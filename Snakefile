@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections import defaultdict
 
-from oefsmc_lib import books, cli, grid, runner
+from oefsmc_lib import books, grid, runner
 from oefsmc_lib.experiment import ALGORITHM_VERSION
 from oefsmc_lib.paths import outputs_folder
 from oefsmc_lib.results import Store
@@ -35,8 +35,7 @@ NOTEBOOKS = [path.stem for path in books.narrative()]
 
 # Notebooks and report are a profile's; a single grid ends with its table.
 FIGURES = [] if GRID else expand(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done", profile=MEMBERS, notebook=NOTEBOOKS)
-REPORT = [] if GRID or "report" not in {command.callback.__name__ for command in cli.app.registered_commands} else \
-    [f"{OUTPUTS}/report/{PROFILE}.done"]
+REPORTS = [] if GRID else expand(f"{OUTPUTS}/report/{{profile}}.html", profile=MEMBERS)
 
 # A marker that outlived its rows would hide that they are gone.
 if workflow.is_main_process:
@@ -50,7 +49,7 @@ localrules: all, rows, tables, table
 
 
 rule all:
-    input: TABLES.values(), FIGURES, REPORT
+    input: TABLES.values(), FIGURES, REPORTS
 
 
 rule rows:
@@ -89,7 +88,7 @@ rule notebook:
 
 
 rule report:
-    input: TABLES.values(), FIGURES
-    output: touch(f"{OUTPUTS}/report/{PROFILE}.done")
+    input: lambda wildcards: [path for path in FIGURES if path.startswith(f"{OUTPUTS}/executed/{wildcards.profile}/")]
+    output: f"{OUTPUTS}/report/{{profile}}.html"
     resources: mem_mb=4000, runtime="2h"
-    shell: "{OEFSMC} report --profile {PROFILE}"
+    shell: "{OEFSMC} report --profile {wildcards.profile}"

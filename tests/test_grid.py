@@ -1,0 +1,182 @@
+"""Profiles, unions and grids: expanded and refused as a whole, and runs that fail beside runs that do not."""
+
+import pytest
+from conftest import experiment
+
+from oefsmc_lib import grid, pipeline
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.results import Store
+
+
+def refused(tmp_path, text, profile="embedded"):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        found = grid.load_grid(str(path), profile)
+        grid.check_networks(found.experiments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("blocks: [{nun: 3}]", "Unknown key 'nun' in mine.yaml, block 1; did you mean num?"),
+    ("blocks: [{num: 3}, {fskd.rh: 3}]", "block 2; did you mean fskd.rho?"),
+    ("blocks: [{num: ten}]", "num='ten'"),
+    ("blocks: [{num: 0}]", "num=0"),
+    ("blocks: [{variant: [ours, our]}]", "variant='our'"),
+    ("blocks: [{seed: []}]", "seed is an empty list"),
+    ("blocks: [{seed: $seds}]", "did you mean $seeds?"),
+    ("blocks: [{num: 10, m: MM}]", "write 20, 2M or M/2"),
+    ("blocks: [3]", "block 1"),
+    ("blocks: []", "needs a list `blocks`"),
+    ("blocks: {num: 3}", "needs a list `blocks`"),
+    ("block: [{num: 3}]", "it has 'block'"),
+    ("blocks: [{num: 3}\n", "mine.yaml, line"),
+    ("", "should hold `key: value` lines"),
+    ("blocks: [{method: practise, plan: half}]", "practise drops blocks"),
+    ("blocks: [{method: practise, plan: drop99}]", "droppable ones"),
+    ("blocks: [{method: fskd, plan: skip_first}]", "'skip_first' is not one for vgg16"),
+    ("blocks: [{method: fskd, model: resnet20, plan: prune_a}]", "'prune_a' is not one for resnet20"),
+    ("blocks: [{model: vgg17}]", "vgg17"),
+])
+def test_a_faulty_grid_is_refused_in_one_sentence(tmp_path, text, said):
+    assert said in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("default: {num: 3}", "did you mean defaults?"),
+    ("defaults: [num]", "defaults should be a dict"),
+    ("compute: 'yes'", "compute should be a bool"),
+    ("defaults: {nun: 3}", "did you mean num?"),
+    ("profiles: {cifar10: table1}", "a list of grids for each profile"),
+    ("profiles: {cifar11: [table1]}", "did you mean cifar10"),
+    ("profiles: {cifar10: [tabel1]}", "did you mean table1"),
+    ("grids: [tabel1]", "did you mean table1"),
+])
+def test_a_faulty_profile_is_refused_in_one_sentence(tmp_path, monkeypatch, text, said):
+    from oefsmc_lib import profiles
+    (tmp_path / "params" / "grids").mkdir(parents=True)
+    for path in (profiles.project_root() / "params").glob("**/*.yaml"):
+        if "workflow" not in str(path):
+            target = tmp_path / path.relative_to(profiles.project_root())
+            target.write_text(path.read_text())
+    (tmp_path / "params" / "mine.yaml").write_text(text)
+    monkeypatch.setattr(profiles, "project_root", lambda: tmp_path)
+    with pytest.raises(InputError) as error:
+        grid.grids_of("mine")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_grid_of_every_profile_is_valid():
+    for profile in ("paper", "embedded", "cifar10", "cifar10+cpu", "cifar100", "imagenet"):
+        found = grid.grids_of(profile)
+        assert found and all(each.experiments for each in found)
+    whole = {e.key: e for each in grid.grids_of("paper") + grid.grids_of("embedded") for e in each.experiments}
+    grid.check_networks(whole.values())
+
+
+def test_the_paper_is_the_union_of_its_grids():
+    named = [(each.profile.name, each.name) for each in grid.grids_of("paper")]
+    assert set(named) == {("cifar10", name) for name in ("table1", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "beyond")} \
+        | {("cifar100", "table2"), ("imagenet", "table2")}
+    assert len(named) == len(set(named))
+    assert {each.name for each in grid.chosen("table2", "paper")} == {"table2"}
+    assert [each.profile.name for each in grid.chosen("table2", "paper")] == ["cifar10", "cifar100", "imagenet"]
+    lengths = {e.mir.iterations for each in grid.grids_of("paper") for e in each.experiments if e.method == "mir"}
+    assert lengths == {type(next(iter(grid.grids_of("paper"))).experiments[0].mir)().iterations}    # the full length
+    with pytest.raises(InputError, match="did you mean table1"):
+        grid.chosen("tabel1", "paper")
+    with pytest.raises(InputError, match="name one of cifar10, cifar100, imagenet"):
+        grid.load_profile("paper")
+
+
+def test_smoke_is_no_part_of_a_profile():
+    assert "smoke" not in [each.name for each in grid.grids_of("embedded")]
+    assert [each.name for each in grid.chosen("smoke", "embedded")] == ["smoke"]
+
+
+@pytest.mark.parametrize("only, count", [({"seed": 0}, 4), ({"method": "cd", "seed": "1"}, 2), ({"plan": "half"}, 4),
+                                         ({"fskd.rho": "1e-4"}, 8)])
+def test_only_keeps_what_has_these_values(only, count):
+    assert len(grid.load_grid("smoke", only=only).experiments) == count
+
+
+def test_only_that_keeps_nothing_is_refused():
+    with pytest.raises(InputError, match="No experiment of smoke .* has method=cdd"):
+        grid.chosen("smoke", "embedded", {"method": "cdd"})
+    with pytest.raises(InputError, match="did you mean seed"):
+        grid.chosen("smoke", "embedded", {"sed": 1})
+
+
+def test_a_folder_of_images_makes_a_cell_that_is_a_file_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("blocks: [{dataset: 'folder:/my/images', variant: native}]")
+    (label,) = grid.load_grid(str(tmp_path / "mine.yaml")).cells()
+    assert "/" not in label and ":" not in label
+
+
+# --- runs that fail ----------------------------------------------------------------------------
+def failing(monkeypatch, errors):
+    """``pipeline.run`` fails for some seeds."""
+    real = pipeline.run
+
+    def run(one, shared, profile):
+        if one.seed in errors:
+            raise errors[one.seed]
+        return real(one, shared, profile)
+    monkeypatch.setattr(pipeline, "run", run)
+
+
+def test_a_run_that_fails_stops_no_other_and_is_logged(tiny, tmp_path, monkeypatch):
+    store = Store(tmp_path / "results")
+    runs = [experiment(method="fskd", variant="native", seed=seed) for seed in range(4)]
+    failing(monkeypatch, {1: InputError("The loss is not finite."), 2: RuntimeError("out of memory\nallocated 3 GiB")})
+    with pytest.raises(grid.RunsFailed) as error:
+        grid.compute(runs, store, "embedded")
+    said = str(error.value)
+    assert said.startswith("2 of 4 runs failed, the others are done") and "\n" not in said
+    assert "seed=1" in said and "The loss is not finite." in said and "out of memory allocated 3 GiB" in said
+    assert {row.seed for row in store.rows()} == {0, 3}
+    assert [e.seed for e in grid.without_row(runs, store)] == [1, 2]
+    log = grid.failure_log(runs[1], store).read_text()
+    assert "Traceback" in log and log.strip().endswith("InputError: The loss is not finite.")
+    monkeypatch.undo()
+
+
+def test_a_run_that_succeeds_later_leaves_no_failure(tiny, tmp_path, monkeypatch):
+    store, run = Store(tmp_path / "results"), experiment(method="fskd", variant="native")
+    with monkeypatch.context() as broken:
+        failing(broken, {0: MemoryError()})
+        with pytest.raises(grid.RunsFailed, match="MemoryError"):
+            grid.compute([run], store, "embedded")
+    assert grid.failure_log(run, store).is_file()
+    grid.compute([run], store, "embedded")
+    assert not grid.failure_log(run, store).exists() and len(store.rows()) == 1
+
+
+def test_a_fault_of_the_program_and_a_full_disk_stop_at_once(tiny, tmp_path, monkeypatch):
+    store = Store(tmp_path / "results")
+    runs = [experiment(method="fskd", variant="native", seed=seed) for seed in range(2)]
+    with monkeypatch.context() as broken:
+        failing(broken, {0: TypeError("a fault of ours")})
+        with pytest.raises(TypeError):
+            grid.compute(runs, store, "embedded")
+    with monkeypatch.context() as full:
+        calls = []
+        full.setattr(Store, "write", lambda *_: calls.append(1) or (_ for _ in ()).throw(InputError("Cannot write x")))
+        with pytest.raises(InputError, match="Cannot write"):
+            grid.compute(runs, store, "embedded")
+        assert len(calls) == 1
+    assert not store.rows()
+
+
+def test_a_notebook_goes_on_with_the_rows_there_are(tiny, tmp_path, monkeypatch, capsys):
+    from oefsmc_lib import books
+    path = tmp_path / "mine.yaml"
+    path.write_text("blocks: [{dataset: tiny, ood_source: elsewhere, width: 0.125, plan: half, variant: native, "
+                    "device: cpu, augment: crop, seed: [0, 1]}]")
+    failing(monkeypatch, {1: InputError("The loss is not finite.")})
+    book = books.Book("embedded", compute=True)
+    book.store = Store(tmp_path / "results")
+    assert [row.seed for row in book.rows(str(path))] == [0]
+    said = capsys.readouterr().out
+    assert "The loss is not finite." in said and "1 of 2 runs are not in the store" in said
