@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-slow bench lab clean
+.PHONY: help figures report exercises test test-slow test-browser test-faults test-cluster bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -19,6 +19,12 @@ help: ## Show this list
 
 figures: $(STAMP) ## Run the narrative notebooks: figures to outputs/figures/
 	@$(BIN)/oefsmc figures --profile $(PROFILE)
+
+report: figures ## One HTML page of the notebooks, tables and verdict: outputs/report/
+	@$(BIN)/oefsmc report --profile $(PROFILE)
+
+exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
+	@$(BIN)/oefsmc exercises
 
 # Tests and notebooks share one temporary store, so that a row is computed once and nothing is written into the checkout.
 # nbval runs every notebook with its defaults and compares the cells that carry a claim.
@@ -30,6 +36,15 @@ test: $(STAMP) ## Run the tests, then every notebook
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests
 
+test-browser: $(STAMP) ## Open a notebook in JupyterLab in Chromium, run it, move a slider; skipped without Chromium
+	@$(BIN)/python -m pip install -q -e '.[browser]' && $(BIN)/python -m pytest -m browser tests/test_browser.py
+
+test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be lost (minutes)
+	@$(BIN)/python -m pytest -m faults tests/test_faults.py
+
+test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
+	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
+
 bench: $(STAMP) ## Time literal procedures against ours: outputs/bench/ (an idle machine, images of the profiles)
 	@$(BIN)/python bench/recovery.py
 
@@ -37,7 +52,7 @@ lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## Remove caches and scratch; .venv, rows, figures and the data folder stay
-	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs
+	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/tables
 	@find oefsmc_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The stamp is touched last, so that an interrupted installation is taken up again.

@@ -123,7 +123,8 @@ def classes_explorer(rows):
 def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     chosen = claims.select(rows, method=method, num=num, imbalance="long_tail")
     words = f"{paper.METHOD_NAMES[method]}, {num} images: {claims.VARIANT_WORDS[variant]}"
-    for name, colour, label in ((claims.BASE, EVEN, "the base"), (variant, AUX, claims.VARIANT_WORDS[variant])):
+    shown = dict.fromkeys((claims.BASE, variant))         # the base beside it, unless it is the base
+    for name, colour, label in ((v, AUX if v == variant else EVEN, claims.VARIANT_WORDS[v]) for v in shown):
         own = claims.select(chosen, variant=name)
         recalls = [claims.by_rank(row, row.per_class) for row in own]
         ranks = range(len(recalls[0]) if recalls else 0)
@@ -141,8 +142,8 @@ def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     groups = {g: [v for row in own if (v := getattr(row, f"{g}_accuracy")) is not None] for g in claims.GROUPS}
     said = ", ".join(f"{g} {_mean(v):.0f} %" for g, v in groups.items() if v)
     ax.set(ylim=(0, 104), ylabel="recall, %")
-    ax.set_title(f"{words}: {_mean([row.top1 for row in own]):.1f} % ({said})", fontsize="small")
-    ax.legend(loc="lower right", fontsize="x-small")
+    ax.set_title(f"{words}: {_mean([row.top1 for row in own]):.1f} % ({said})", fontsize="small", loc="left")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small", ncols=2)
 
 
 def draw_sweep(rows, name: str, value: float):

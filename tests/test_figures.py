@@ -175,3 +175,83 @@ def test_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "MPLBACKEND": "Agg"})
     assert done.stdout.strip() == "False"
+
+
+# --- Table 2, Fig. 3 and one switch at a time --------------------------------------------------------
+def level(experiment):
+    base = {"native": 84.0, "native_ft": 82.0, "extra_images": 86.0, "wo_comp": 78.0, "wo_ft": 85.0, "ours": 60.0}
+    return base[experiment.variant] + 0.1 * experiment.seed + 0.02 * (experiment.seed % 2) * len(experiment.variant)
+
+
+EFFECT = {"effect": (figures.effect, "table2"), "gains": (figures.gains, "table2"), "ablation": (figures.ablation, "fig3a"),
+          "groups": (lambda rows, profile: figures.groups(rows, profile, 10), "table2")}
+
+
+@pytest.mark.parametrize("name", EFFECT)
+def test_figures_of_effect_follow_their_rows(name, tmp_path):
+    draw, source = EFFECT[name]
+    title = title_of(draw(rows_of(level, source), PROFILE))
+    other = title_of(draw(rows_of(lambda e: 50 + 0.1 * e.seed + (9 if e.variant == "ours" else 0), source), PROFILE))
+    assert title != other and title.endswith("[profile embedded]") and claims.NOT_RUN not in title
+    if name in ("effect", "ablation"):
+        assert "FSKD −22.0" in title or "OE-FSMC −22.0" in title
+    figure = draw([], PROFILE)
+    assert claims.NOT_RUN in title_of(figure).lower() and claims.NOT_RUN in texts(figure)
+    figure.savefig(tmp_path / "figure.svg")
+
+
+def test_effect_draws_the_papers_values_and_names_short_lengths():
+    cifar = grid.load_profile("cifar10+cpu")
+    rows = rows_of(level, "table2", "cifar10+cpu", lambda e: e.num == 10)
+    figure = figures.effect(rows, cifar)
+    printed = hollow(figure)
+    assert 78.90 in printed and 70.34 in printed and len(printed) == 8         # four methods, base and ours, at 10 images
+    assert "MiR: 500 steps instead of 2000" in explained(figure)
+    assert "instead of" not in explained(figures.effect(claims.select(rows, method="fskd"), cifar))
+
+
+def test_a_missing_method_is_not_run_beside_the_others():
+    figure = figures.effect(rows_of(level, "table2", only=lambda e: e.method != "mir"), PROFILE)
+    panel = {ax.get_title(loc="left"): [t.get_text() for t in ax.texts] for ax in figure.axes}
+    assert panel["MiR"].count(claims.NOT_RUN) == 4 and claims.NOT_RUN not in panel["CD"]
+
+
+@pytest.mark.parametrize("name, source", [("m", "fig3b"), ("lam", "fig3c"), ("eta", "fig3d")])
+def test_sweeps_carry_the_claims_verdict(name, source):
+    value, best = figures.SWEEPS[name][1:3]
+    peak = rows_of(lambda e: 70 - 5 * abs(value(made(e, 0.0)) - best) + 0.1 * (e.seed % 2), source)
+    falling = rows_of(lambda e: 70 - 5 * value(made(e, 0.0)) + 0.1 * (e.seed % 2), source)
+    assert "reproduced" in title_of(figures.sweep(peak, PROFILE, name))
+    assert "undecided" in title_of(figures.sweep(falling, PROFILE, name))
+    figure = figures.sweep(peak, PROFILE, name)
+    assert len([ax for ax in figure.axes]) == 3
+    assert "Not run" in title_of(figures.sweep([], PROFILE, name)) or claims.NOT_RUN in title_of(figures.sweep([], PROFILE, name))
+
+
+def test_settings_colour_what_is_significant_and_say_what_is_missing():
+    rows = {"reference": rows_of(lambda e: 70.0 + e.seed, only=lambda e: e.num == 10 and e.variant == "native_ft" and e.imbalance == "long_tail")}
+    rows["better"] = [row.model_copy(update={"top1": row.top1 + 3 + 0.1 * row.seed}) for row in rows["reference"]]
+    rows["worse"] = [row.model_copy(update={"top1": row.top1 - 3 - 0.1 * row.seed}) for row in rows["reference"]]
+    rows["the same"] = [row.model_copy(update={"top1": row.top1 + 0.3 * (-1) ** row.seed}) for row in rows["reference"]]
+    rows["absent"] = []
+    figure = figures.settings(rows, "reference", PROFILE)
+    title = title_of(figure)
+    assert "above reference: better (+3.2)" in title and "Below: worse (−3.2)" in title and "the same" not in title
+    assert texts(figure).count(claims.NOT_RUN) == 2
+    colours = {container.lines[0].get_ydata()[0]: container.lines[0].get_color() for container in figure.axes[1].containers}
+    assert len(set(colours.values())) == 3
+
+
+def test_channels_sort_by_choice_and_leave_empty_classes_grey():
+    values = np.array([[1.0, 0.2, 0.5, 0.1], [0.3, 0.9, 0.4, 0.2], [np.nan] * 4])
+    figure = figures.channels(values, {"eq. 5": [0, 1], "eq. 1": [1, 2]}, ["a", "b", "c"], [3, 1, 0], PROFILE, "finding")
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (3, 4) and bool(shown.mask[2].all()) and not shown.mask[:2].any()
+    assert [float(v) for v in figure.axes[1].images[0].get_array()[0]] == [0.15, 0.15, 0.9, 0.9]
+
+
+def test_features_lay_other_groups_over_the_first_ones_plane():
+    source = np.random.default_rng(0)
+    groups = {"unseen": source.normal(size=(60, 8)), "few": source.normal(size=(3, 8)), "far": source.normal(size=(5, 8)) + 30}
+    figure = figures.features(groups, PROFILE, "finding", ["one", "two", "three"])
+    assert [len(c.get_offsets()) for c in figure.axes[0].collections] == [60, 3, 5] and texts(figure) == ["one", "two", "three"]
