@@ -5,6 +5,7 @@ one machine or a cluster) runs :func:`run_cell`, so what holds for one holds for
 run twice at a time, computes only what is missing, and leaves a log and its notebook where it failed.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -223,7 +224,8 @@ class _Progress:
     def __init__(self, todo: list[Cell]):
         from tqdm import tqdm
         self.cells, self.done = len(todo), 0
-        self.bar = tqdm(total=sum(len(cell.experiments) for cell in todo), unit="run", disable=not sys.stderr.isatty())
+        self.bar = tqdm(total=sum(len(cell.experiments) for cell in todo), unit="run",
+                        disable=not sys.stderr.isatty() or os.environ.get("OEFSMC_QUIET") == "1")
 
     def show(self, cell: Cell) -> None:
         self.bar.set_description(f"[{self.done + 1}/{self.cells}] {cell.label}")
