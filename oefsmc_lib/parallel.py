@@ -5,9 +5,10 @@ come out the same as from :func:`oefsmc_lib.grid.compute` with one thread.
 """
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 from oefsmc_lib import grid
 from oefsmc_lib.experiment import Experiment
@@ -66,12 +67,19 @@ def tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
 
 
 def _start() -> None:
+    # A killed notebook must not leave processes behind that compute for nobody; rows are written whole or not at all.
+    threading.Thread(target=_leave_with, args=(parent_process(),), daemon=True).start()
     import torch
 
     from oefsmc_lib import pipeline
     global _shared
     torch.set_num_threads(1)
     _shared = pipeline.Shared()
+
+
+def _leave_with(parent) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _task(experiments: list[Experiment], folder, profile: str) -> None:
