@@ -37,7 +37,7 @@ test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests
 
 test-browser: $(STAMP) ## Open a notebook in JupyterLab in Chromium, run it, move a slider; skipped without Chromium
-	@$(BIN)/python -m pip install -q -e '.[browser]' && $(BIN)/python -m pytest -m browser tests/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/test_browser.py
 
 test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be lost (minutes)
 	@$(BIN)/python -m pytest -m faults tests/test_faults.py

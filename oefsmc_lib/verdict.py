@@ -290,3 +290,22 @@ def claim_table(judged: Iterable[Judged]):
     import pandas as pd
     return pd.DataFrame([{"where": j.claim.where, "claim": j.claim.sentence, "verdict": j.verdict, "numbers": j.numbers}
                          for j in judged])
+
+
+def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
+    """The cells of Table 2 and the claims as two Markdown tables, as they stand in the README."""
+    def line(values) -> str:
+        return f"| {' | '.join(values)} |"
+    table = cells(rows.get("table2", ()))
+    if "gain" not in table:
+        return f"Table 2: {NOT_RUN}."
+    head = ["data", "compressor", "images", "seeds", "base", "OE-FSMC", "difference", "verdict", "the paper's difference"]
+    lines = [line(head), line(["---"] * len(head))]
+    for cell in table.to_dict("records"):
+        half = "" if math.isnan(cell["±"]) else f" ± {cell['±']:.1f}"
+        printed = cell["paper gain"]
+        lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[BASE]:.1f}",
+                           f"{cell['ours']:.1f}", f"{cell['gain']:+.1f}{half}".replace("-", "−"), cell["verdict"],
+                           "" if printed is None or math.isnan(printed) else f"{printed:+.1f}".replace("-", "−")]))
+    lines += ["", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
+    return "\n".join(lines + [line([one.claim.sentence, one.verdict, one.numbers]) for one in judge(rows)])
