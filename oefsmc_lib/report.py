@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from oefsmc_lib import grid, verdict
+from oefsmc_lib import verdict
 from oefsmc_lib.books import narrative
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole

@@ -178,9 +178,9 @@ def _draw_sweep(ax, rows, name: str, value: float) -> None:
     ax.set_xticks(range(len(nums)), [f"{num} images" for num in nums])
     ax.set(ylim=(0, 104), ylabel="accuracy or recall, %")
     symbol = {"lam": "λ", "eta": "η"}[name]
-    ax.set_title(f"{symbol} = {value:g}" if own else f"{symbol} = {value:g}: {claims.NOT_RUN}", fontsize="small")
+    ax.set_title(f"{symbol} = {value:g}" if own else f"{symbol} = {value:g}: {claims.NOT_RUN}", fontsize="small", loc="left")
     if own:
-        ax.legend(loc="lower right", fontsize="x-small", ncols=2)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small", ncols=4, columnspacing=0.8, handlelength=1)
 
 
 def _mean(values) -> float:

@@ -5,7 +5,7 @@ import re
 import pytest
 from made_rows import made, plausible, rows_of
 
-from oefsmc_lib import claims, fewshot, grid
+from oefsmc_lib import claims, findings, fewshot, grid
 
 NUMS = [10, 20, 50, 100]
 
@@ -29,14 +29,14 @@ CLAIMS = {
     "ours": (lambda rows: claims.gains_of(rows, NUMS), "training sizes at which OE-FSMC beats the fine-tuned base: 0 of 4"),
 }
 FINDINGS = {
-    "problem": (lambda rows: claims.finding_problem(rows, NUMS),
+    "problem": (lambda rows: findings.problem(rows, NUMS),
                 "The long tail costs 11.9 points at 10 images and costs 7.4 points at 100 images"),
-    "rescue": (lambda rows: claims.finding_rescue(rows, 10),
+    "rescue": (lambda rows: findings.rescue(rows, 10),
                "With 10 images, the long tail costs 11.9 points; images from elsewhere win back 4.0 points; "
                "OE-FSMC loses another 42.0 points"),
-    "classes": (lambda rows: claims.finding_classes(rows, 10),
+    "classes": (lambda rows: findings.classes(rows, 10),
                 "With 10 long-tailed images absent classes have the lowest recall, 77 %, against 89 % of head classes"),
-    "stages": (lambda rows: claims.finding_stages(rows, 10),
+    "stages": (lambda rows: findings.stages(rows, 10),
                "Points of recall that fine-tuning on 10 long-tailed images adds: head −2.0, tail −2.0, absent −2.0"),
 }
 
@@ -54,19 +54,19 @@ def test_swapped_draws_turn_the_sign(rows):
         "imbalance": "balanced" if e.imbalance == "long_tail" else "long_tail"})),
         only=lambda e: e.variant in ("native", "native_ft"))
     assert claims.long_tail_costs(swapped, 10) == "the long tail costs accuracy at num=10: no"
-    assert claims.finding_problem(swapped, NUMS).startswith("The long tail adds 11.9 points")
+    assert findings.problem(swapped, NUMS).startswith("The long tail adds 11.9 points")
 
 
 def test_undecided_is_said(rows):
     noisy = rows_of(lambda e: 80.0 + (5.0 if e.imbalance == "balanced" else 0.0) * (-1) ** e.seed)
-    assert "(undecided)" in claims.finding_problem(noisy, NUMS)
+    assert "(undecided)" in findings.problem(noisy, NUMS)
     alone = [row for row in rows if row.seed == 0]
-    assert claims.finding_problem(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
+    assert findings.problem(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
 
 
 def test_a_gain_without_a_cost_is_no_rescue():
     better = rows_of(lambda e: 70.0 if e.imbalance == "balanced" else {"extra_images": 82.0, "ours": 79.0}.get(e.variant, 80.0))
-    assert claims.finding_rescue(better, 10) == ("With 10 images, the long tail adds 10.0 points; images from elsewhere "
+    assert findings.rescue(better, 10) == ("With 10 images, the long tail adds 10.0 points; images from elsewhere "
                                                  "win 2.0 points; OE-FSMC loses 1.0 points")
 
 
@@ -75,8 +75,8 @@ def test_counts_of_the_draw(rows):
     assert claims.size_left(rows) == "left of the teacher: 25 % of the multiplications, 40 % of the parameters"
     assert claims.empty_classes([], 10).endswith(claims.NOT_RUN) and claims.size_left([]).endswith(claims.NOT_RUN)
     assert list(claims.draw_table(rows)["classes without"]) == [5, 4, 2, 1]
-    assert claims.finding_draw([4, 0, 1]) == "5 images for 3 classes: the largest class has 4, and 1 classes have none"
-    assert claims.finding_elsewhere([4, 0, 1], [1, 3, 1]).startswith("3 of 5 images")
+    assert findings.draw([4, 0, 1]) == "5 images for 3 classes: the largest class has 4, and 1 classes have none"
+    assert findings.elsewhere([4, 0, 1], [1, 3, 1]).startswith("3 of 5 images")
 
 
 @pytest.mark.parametrize("counts", [[4, 2, 2, 1, 1, 0, 0, 0, 0, 0], [1] * 10, [0, 5], [3]])
@@ -94,7 +94,7 @@ def test_predicted_shares():
     assert claims.rarely_predicted([60, 20, 10, 10], counts).endswith("yes")
     assert claims.rarely_predicted([10, 20, 35, 35], counts).endswith("no")
     assert claims.rarely_predicted([25, 25, 25, 25], [1, 1, 1, 1]).endswith(claims.NOT_RUN)
-    assert "50 % of the images and are predicted in 20 % (a)" in claims.finding_shares({"a": [60, 20, 10, 10]}, counts)
+    assert "50 % of the images and are predicted in 20 % (a)" in findings.shares({"a": [60, 20, 10, 10]}, counts)
 
 
 def test_tables(rows):
@@ -110,7 +110,7 @@ def test_tables(rows):
 def test_several_methods_are_named():
     rows = rows_of(lambda e: 90.0 if e.imbalance == "balanced" else 88.0, name="table1", profile="cifar10",
                    only=lambda e: e.num == 10)
-    assert claims.finding_problem(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
+    assert findings.problem(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
                                                   "MiR +2.0, PRACTISE +2.0")
     assert list(claims.loss_table(rows, [10])["lost in the paper"]) == [3.55, 2.67, 2.58, 1.13]
 

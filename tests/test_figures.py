@@ -229,7 +229,7 @@ def test_sweeps_carry_the_claims_verdict(name, source):
 
 
 def test_settings_colour_what_is_significant_and_say_what_is_missing():
-    rows = {"reference": rows_of(lambda e: 70.0 + e.seed, only=lambda e: e.num == 10 and e.variant == "native_ft" and e.imbalance == "long_tail")}
+    rows = {"reference": rows_of(lambda e: 70.0 + e.seed, only=lambda e: (e.num, e.variant, e.imbalance) == (10, "native_ft", "long_tail"))}
     rows["better"] = [row.model_copy(update={"top1": row.top1 + 3 + 0.1 * row.seed}) for row in rows["reference"]]
     rows["worse"] = [row.model_copy(update={"top1": row.top1 - 3 - 0.1 * row.seed}) for row in rows["reference"]]
     rows["the same"] = [row.model_copy(update={"top1": row.top1 + 0.3 * (-1) ** row.seed}) for row in rows["reference"]]

@@ -1,7 +1,5 @@
 """FSKD: exact merging, the least squares, one pass against many, residual and foreign networks."""
 
-import copy
-
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import statistics
-from pathlib import Path
 
 import nbformat
 import pytest

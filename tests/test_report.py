@@ -14,10 +14,10 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 @pytest.fixture()
 def book(tmp_path):
     v4 = nbformat.v4
-    cells = [v4.new_markdown_cell("# A title\n\nHere is $\\Gamma_j$, `$HOME` and\n\n$$x = \\frac{1}{2}$$\n\n[next](02_method.ipynb)"),
-             v4.new_code_cell("1 + 1", outputs=[
-                 v4.new_output("display_data", {"image/png": PIXEL}),
-                 v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "VBox()"})])]
+    text = "# A title\n\nHere is $\\Gamma_j$, `$HOME` and\n\n$$x = \\frac{1}{2}$$\n\n[next](02_method.ipynb)"
+    slider = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "VBox()"}
+    outputs = [v4.new_output("display_data", data) for data in ({"image/png": PIXEL}, slider)]
+    cells = [v4.new_markdown_cell(text), v4.new_code_cell("1 + 1", outputs=outputs)]
     path = tmp_path / "01_problem_demonstration.ipynb"
     nbformat.write(v4.new_notebook(cells=cells), path)
     return path

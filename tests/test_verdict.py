@@ -42,8 +42,8 @@ def test_cells_show_the_drop_from_the_teacher_and_the_paper_beside():
 
 
 def test_a_single_seed_decides_nothing():
-    one = judged({"table2": rows("table2", lambda e: 90.0 if e.variant == "ours" else 10.0, lambda e: e.method == "fskd" and e.seed == 0)})
-    assert one["ours_helps"].verdict == "undecided"
+    first = rows("table2", lambda e: 90.0 if e.variant == "ours" else 10.0, lambda e: e.method == "fskd" and e.seed == 0)
+    assert judged({"table2": first})["ours_helps"].verdict == "undecided"
 
 
 def test_a_table_averages_within_a_seed_and_counts_seeds_that_every_cell_has():
@@ -111,7 +111,8 @@ def test_m_is_judged_relative_to_the_training_set():
 def test_negligible_is_within_a_point(shift, word):
     def outcome(e):
         return 70 + 0.1 * (e.seed % 3) + (shift + 0.05 * e.seed if e.pool_size != 500 else 0)
-    assert judged({"beyond": rows("beyond", outcome, lambda e: e.method == "fskd" and e.num == 10)})["n_negligible"].verdict == word
+    found = rows("beyond", outcome, lambda e: e.method == "fskd" and e.num == 10)
+    assert judged({"beyond": found})["n_negligible"].verdict == word
 
 
 def test_without_rows_every_claim_says_not_run():

@@ -11,5 +11,5 @@ from oefsmc_lib.figures.marks import LOOKS, PAPER, style
 from oefsmc_lib.figures.problem import by_class, losses, problem, rescue, stages
 from oefsmc_lib.figures.settings import SWEEPS, settings, sweep
 
-__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery", "groups", "losses",
-           "problem", "rescue", "settings", "shares", "stages", "style", "sweep"]
+__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery",
+           "groups", "losses", "problem", "rescue", "settings", "shares", "stages", "style", "sweep"]

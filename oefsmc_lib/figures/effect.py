@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from oefsmc_lib import claims, paper, verdict
-from oefsmc_lib.claims import BASE, GROUPS, NOT_RUN, select
+from oefsmc_lib import claims, findings, paper
+from oefsmc_lib.claims import BASE, GROUPS, select
 from oefsmc_lib.figures.marks import (GREY, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
                                       series, teacher_line, trained)
 from oefsmc_lib.results import Row
@@ -11,12 +11,12 @@ from oefsmc_lib.results import Row
 
 def effect(rows: Sequence[Row], profile, nums: str = "nums"):
     """Table 2: top-1 over num, a panel a compressor, a line a variant, the paper's values hollow."""
-    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours"), claims.finding_effect(rows), nums)
+    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours"), findings.effect(rows), nums)
 
 
 def ablation(rows: Sequence[Row], profile):
     """Fig. 3a: top-1 over num with either part of the method, with both and with none, a panel a compressor."""
-    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours"), claims.finding_ablation(rows), "few_nums")
+    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours"), findings.ablation(rows), "few_nums")
 
 
 def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
@@ -58,7 +58,7 @@ def gains(rows: Sequence[Row], profile):
         ax.set_title(f"{VARIANT_LOOKS[variant].label.removeprefix('+ ')} − base", loc="left")
         num_axis(ax, nums)
     axes[0, 0].set_ylabel("points of accuracy, paired by seed")
-    return finish(figure, claims.finding_gains(rows), profile, rows)
+    return finish(figure, findings.gains(rows), profile, rows)
 
 
 def groups(rows: Sequence[Row], profile, num: int):
@@ -78,4 +78,4 @@ def groups(rows: Sequence[Row], profile, num: int):
         ax.set_title(paper.METHOD_NAMES[method], loc="left")
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("points of recall, paired by seed")
-    return finish(figure, claims.finding_groups(rows, num), profile, select(rows, num=num))
+    return finish(figure, findings.groups(rows, num), profile, select(rows, num=num))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from oefsmc_lib import claims
+from oefsmc_lib import findings
 from oefsmc_lib.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, canvas, finish
 from oefsmc_lib.figures.ranks import rank_ticks, shade
 
@@ -46,7 +46,7 @@ def shares(predicted: dict[str, Sequence[float]], counts: Sequence[int], profile
     ax.axhline(100 / len(counts), color=GREY, linestyle="--", linewidth=1, label="balanced share")
     rank_ticks(ax, counts)
     ax.set_ylabel("share of predictions, %")
-    return finish(figure, claims.finding_shares(predicted, counts), profile, [])
+    return finish(figure, findings.shares(predicted, counts), profile, [])
 
 
 def features(points: dict[str, Sequence], profile, finding: str, few_labels: Sequence[str] = ()):

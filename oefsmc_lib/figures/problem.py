@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oefsmc_lib import claims, paper
+from oefsmc_lib import claims, findings, paper
 from oefsmc_lib.claims import BASE, GROUPS, NOT_RUN, select
 from oefsmc_lib.figures.marks import (GREY, LOOKS, METHOD_LOOKS, Look, base_rows, canvas, finish, mark, num_axis, nums_of,
                                       series, teacher_line)
@@ -29,7 +29,7 @@ def problem(rows: Sequence[Row], profile):
             num_axis(ax, nums)
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy, %")
-    return finish(figure, claims.finding_problem(rows, nums), profile, base_rows(rows))
+    return finish(figure, findings.problem(rows, nums), profile, base_rows(rows))
 
 
 def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
@@ -50,7 +50,7 @@ def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
     ax.axhline(0, color=GREY, linewidth=1)
     num_axis(ax, nums)
     ax.set_ylabel("balanced − long-tailed, points")
-    return finish(figure, claims.finding_problem(rows, nums), profile, base_rows(rows))
+    return finish(figure, findings.problem(rows, nums), profile, base_rows(rows))
 
 
 def rescue(rows: Sequence[Row], profile):
@@ -63,7 +63,7 @@ def rescue(rows: Sequence[Row], profile):
     teacher_line(ax, rows)
     num_axis(ax, nums)
     ax.set_ylabel("test accuracy, %")
-    return finish(figure, claims.finding_rescue(rows, nums[0]) if nums else NOT_RUN, profile, rows)
+    return finish(figure, findings.rescue(rows, nums[0]) if nums else NOT_RUN, profile, rows)
 
 
 def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str = "fskd"):
@@ -81,7 +81,7 @@ def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str =
         ax.set_title(words, loc="left", pad=18)
         ax.set_ylim(-4, 104)
     axes[0, 0].set_ylabel("recall on test images, %")
-    return finish(figure, claims.finding_classes(rows, num, method=method), profile, own)
+    return finish(figure, findings.classes(rows, num, method=method), profile, own)
 
 
 def stages(rows: Sequence[Row], profile, method: str = "fskd"):
@@ -98,4 +98,4 @@ def stages(rows: Sequence[Row], profile, method: str = "fskd"):
         ax.set_title(f"{group} classes of the long tail", loc="left")
         num_axis(ax, nums)
     axes[0, 0].set_ylabel("recall on test images, %")
-    return finish(figure, claims.finding_stages(rows, nums[0], method) if nums else NOT_RUN, profile, base_rows(own))
+    return finish(figure, findings.stages(rows, nums[0], method) if nums else NOT_RUN, profile, base_rows(own))

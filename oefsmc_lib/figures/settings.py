@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from oefsmc_lib import claims, paper, results, verdict
+from oefsmc_lib import claims, findings, paper, results, verdict
 from oefsmc_lib.claims import NOT_RUN, column, select
-from oefsmc_lib.figures.marks import BLUE, GREEN, GREY, METHOD_LOOKS, ORANGE, PALE, Look, canvas, finish, mark, spread
+from oefsmc_lib.figures.marks import BLUE, GREY, METHOD_LOOKS, ORANGE, Look, canvas, finish, mark, spread
 from oefsmc_lib.results import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
@@ -72,7 +72,7 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     for ax in axes[0]:
         ax.grid(axis="y", visible=False)
     every = [row for rows in entries.values() for row in rows]
-    title = finding or claims.finding_settings(entries, reference)
+    title = finding or findings.settings(entries, reference)
     return finish(figure, title, profile, every[: len(entries[reference])] if every else [])
 
 

@@ -1,0 +1,148 @@
+"""Findings: what the titles of figures say, with their numbers ("The long tail costs 9.5 points at 10 images").
+
+Computed from rows alone, whatever they say; where rows are missing the text is "not run".
+"""
+
+from collections.abc import Sequence
+
+from oefsmc_lib import paper, results, verdict
+from oefsmc_lib.claims import (BASE, GROUPS, NOT_RUN, VARIANT_WORDS, against, class_groups, gain, group_recalls, points, select,
+                               tail_cost, undecided, values_of)
+from oefsmc_lib.results import Row
+
+
+def _signed(found: dict) -> str:
+    return f"{found['mean']:+.1f}".replace("-", "−") + undecided(found)
+
+
+def draw(counts: Sequence[int]) -> str:
+    """What a draw gives the classes."""
+    return (f"{sum(counts)} images for {len(counts)} classes: the largest class has {max(counts)}, "
+            f"and {sum(m == 0 for m in counts)} classes have none")
+
+
+def elsewhere(counts: Sequence[int], drawn: Sequence[int]) -> str:
+    """Where the drawn labels of eq. 4 go."""
+    absent = sum(a for a, m in zip(drawn, counts, strict=True) if m == 0)
+    return f"{absent} of {sum(drawn)} images from elsewhere are labelled as a class that has no image of its own"
+
+
+def shares(predicted: dict[str, Sequence[float]], counts: Sequence[int]) -> str:
+    """How often each network predicts a class without an image, against how often they occur."""
+    kinds = class_groups(counts)
+    parts = [f"{sum(float(s) for s, kind in zip(share, kinds) if kind == 'absent'):.0f} % ({label})"
+             for label, share in predicted.items()]
+    occur = 100 * kinds.count("absent") / len(kinds)
+    return f"Classes without an image occur in {occur:.0f} % of the images and are predicted in {', '.join(parts)}"
+
+
+def problem(rows: Sequence[Row], nums: Sequence[int]) -> str:
+    """What the long tail costs at the smallest and the largest training set; for several methods at the smallest."""
+    costs = {(m, n): d for m in values_of(rows, "method") for n in nums if (d := tail_cost(rows, n, method=m))}
+    if not costs:
+        return f"What does the long tail cost? {NOT_RUN.capitalize()}"
+    if len({m for m, _ in costs}) == 1:
+        (_, first), (_, last) = min(costs), max(costs)
+        parts = [f"{points(costs[_, n], 'costs', 'adds')} at {n} images" for n in dict.fromkeys((first, last))]
+        return f"The long tail {' and '.join(parts)}"
+    first = min(n for _, n in costs)
+    parts = [f"{paper.METHOD_NAMES[m]} {_signed(d)}" for (m, n), d in costs.items() if n == first]
+    return f"Points that the long tail costs at {first} images: {', '.join(parts)}"
+
+
+def rescue(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
+    """The cost of the tail at one training size, and what the two remedies change about it."""
+    cost = tail_cost(rows, num, method=method)
+    back, more = (" back", " another") if cost is not None and cost["mean"] > 0 else ("", "")
+    parts = [] if cost is None else [f"the long tail {points(cost, 'costs', 'adds')}"]
+    if found := gain(rows, num, "extra_images", method=method):
+        parts.append(f"images from elsewhere {points(found, f'win{back}', f'lose{more}')}")
+    if found := gain(rows, num, "ours", method=method):
+        parts.append(f"OE-FSMC {points(found, f'wins{back}', f'loses{more}')}")
+    return f"With {num} images, " + "; ".join(parts) if parts else f"Problem and rescue: {NOT_RUN}"
+
+
+def classes(rows: Sequence[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
+    """The groups with the lowest and the highest recall."""
+    found = group_recalls(rows, num, variant, method)
+    if not found:
+        return f"Which classes pay? {NOT_RUN.capitalize()}"
+    low, high = min(found, key=found.get), max(found, key=found.get)
+    return (f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %, "
+            f"against {found[high]:.0f} % of {high} classes")
+
+
+def stages(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
+    """What fine-tuning on the few long-tailed images changes, by group."""
+    found = {g: gain(rows, num, BASE, "native", f"{g}_accuracy", method=method) for g in GROUPS}
+    parts = [f"{group} {_signed(d)}" for group, d in found.items() if d is not None]
+    return f"Points of recall that fine-tuning on {num} long-tailed images adds: " + (", ".join(parts) or NOT_RUN)
+
+
+def effect(rows: Sequence[Row], variant: str = "ours") -> str:
+    """What OE-FSMC adds to each compressor's base, averaged over its training sizes within each seed."""
+    parts = []
+    for method, name in paper.METHOD_NAMES.items():
+        own = select(rows, method=method, imbalance="long_tail")
+        found = verdict.over(own, lambda row: row.variant == variant, lambda row: row.variant == BASE)
+        if found:
+            parts.append(f"{name} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
+    return f"Points that {VARIANT_WORDS[variant]} adds to the base: {', '.join(parts) or NOT_RUN}"
+
+
+def gains(rows: Sequence[Row]) -> str:
+    """In how many cells each remedy is significantly above and below the base."""
+    parts = []
+    for variant in ("extra_images", "ours"):
+        table = verdict.cells(rows, variant)
+        if "verdict" in table:
+            words = list(table["verdict"])
+            parts.append(f"{VARIANT_WORDS[variant]} significantly above it in {words.count('reproduced')}, below it in "
+                         f"{words.count('not reproduced')} of {len(words)} cells")
+    return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
+
+
+def groups(rows: Sequence[Row], num: int) -> str:
+    """What OE-FSMC does to the recall of each class group, method by method."""
+    parts = []
+    for method, name in paper.METHOD_NAMES.items():
+        found = {g: gain(rows, num, value=f"{g}_accuracy", method=method) for g in GROUPS}
+        if said := [f"{group} {_signed(d)}" for group, d in found.items() if d]:
+            parts.append(f"{name}: {', '.join(said)}")
+    return f"Points of recall that OE-FSMC adds at {num} images. {'; '.join(parts) or NOT_RUN.capitalize()}"
+
+
+def ablation(rows: Sequence[Row]) -> str:
+    """What either part alone and both together add to the base, averaged over compressors and sizes."""
+    found = {v: verdict.over(select(rows, imbalance="long_tail"), lambda row, v=v: row.variant == v,
+                             lambda row: row.variant == BASE) for v in ("wo_comp", "wo_ft", "ours")}
+    parts = [f"{VARIANT_WORDS[v]} {_signed(vars(d) | {'low': d.low, 'high': d.high})}" for v, d in found.items() if d]
+    return f"Points against neither part (w/o all): {', '.join(parts) or NOT_RUN}"
+
+
+def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
+    """Which settings are significantly above the reference, and which below."""
+    words: dict[str, list[str]] = {"reproduced": [], "not reproduced": []}
+    found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
+    for label, difference in found.items():
+        if difference and (word := results.verdict(difference["low"], difference["high"])) in words:
+            words[word].append(f"{label} ({difference['mean']:+.1f})".replace("-", "−"))
+    if not any(found.values()):
+        return f"Against {reference}: {NOT_RUN}"
+    above, below = ("; ".join(group) or "none" for group in words.values())
+    return f"Significantly above {reference}: {above}. Below: {below}"
+
+
+def features(distances: dict[str, float]) -> str:
+    """How far groups of images lie from the nearest class centre, as multiples of the first group's distance."""
+    (first, unit), *others = distances.items()
+    parts = [f"{label} {distance / unit:.1f} times as far" for label, distance in others]
+    return f"Against {first}, from the nearest class centre: {', '.join(parts)}"
+
+
+def channels(kept: dict[str, Sequence[int]], channels: int) -> str:
+    """How many channels two criteria both keep, and how many by chance."""
+    (one, a), (other, b) = kept.items()
+    both = len(set(a) & set(b))
+    return (f"{one} and {other} both keep {both} of {len(a)} channels; two choices by chance would share "
+            f"{len(a) * len(b) / channels:.0f}")

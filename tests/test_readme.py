@@ -1,0 +1,27 @@
+"""Numbers in the README come from the committed rows."""
+
+import re
+
+from oefsmc_lib import verdict
+from oefsmc_lib.paths import project_root
+from oefsmc_lib.results import Store
+
+README = (project_root() / "README.md").read_text()
+
+
+def test_the_verdict_in_the_readme_is_that_of_the_committed_rows():
+    profile, shown = re.search(r"<!-- verdict (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.S).groups()
+    rows = verdict.rows_by_grid(profile, Store(project_root() / "outputs" / "results"))
+    assert shown.strip() == verdict.markdown(rows).strip(), \
+        f"replace the text between the marks by the output of `oefsmc verdict --profile {profile} --markdown`"
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (project_root() / target).exists(), target
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (project_root() / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"`?make (?:PROFILE=\S+ )?([a-z-]+)", README)) - {"it"} <= targets | {"goes", "does"}
