@@ -126,7 +126,8 @@ def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
     found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
     for label, difference in found.items():
         if difference and (word := results.verdict(difference["low"], difference["high"])) in words:
-            words[word].append(f"{label} ({difference['mean']:+.1f})".replace("-", "−"))
+            points_of = f"{difference['mean']:+.1f}".replace("-", "−")
+            words[word].append(f"{label} ({points_of})")
     if not any(found.values()):
         return f"Against {reference}: {NOT_RUN}"
     above, below = ("; ".join(group) or "none" for group in words.values())
