@@ -46,7 +46,7 @@ test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped wher
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
 bench: $(STAMP) ## Time literal procedures against ours: outputs/bench/ (an idle machine, images of the profiles)
-	@$(BIN)/python bench/recovery.py
+	@$(BIN)/python bench/recovery.py timing && $(BIN)/python bench/recovery.py quality --networks vgg16-w0.25
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

@@ -1,12 +1,13 @@
 """Literal procedure against ours, the recovery stage alone: same draw, device, threads, dtype and memory format.
 
-    python bench/recovery.py [--methods fskd cd mir practise] [--networks vgg16-w0.25 vgg16 resnet32] [--nums 10 100]
+    python bench/recovery.py timing  [--methods fskd cd mir practise] [--networks vgg16-w0.25 vgg16 resnet32] [--nums 10 100]
+    python bench/recovery.py quality ...
 
-Each pair is timed in turn, A B A B ..., after one warm-up; the median and the range are printed and written to
-outputs/bench/<date>_<cpu or gpu>_<torch>.csv. Long loops, on both sides, are timed on a share of their steps and
-scaled (column `timed_share`): what comes before the first step counts once, the steps are multiplied. Quality is the
-squared error of the last map before the pooling on 500 training images that no stage saw, for whole runs only (column
-`error`); smaller is better.
+timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
+on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
+multiplied. An idle machine, please. quality: both run whole, once; the squared error of the last map before the pooling
+and the accuracy on 500 training images that no stage saw, or the units that PRACTISE's scores drop. Both write
+outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
@@ -35,7 +36,7 @@ LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.sc
 
 
 def stage(experiment, ready, literal):
-    """The recovery stage as a function without arguments; returns what it made."""
+    """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it."""
     if experiment.method == "fskd":
         teacher = ready.teacher
         widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
@@ -43,37 +44,41 @@ def stage(experiment, ready, literal):
 
         pruned = surgery.pruned_copy(teacher, kept)
 
-        def run():
-            student = copy.deepcopy(pruned)
+        def run(student):
             fskd.recover(student, teacher, ready.few, None, experiment, literal_passes=literal)
             return student.model
-        return run
+        return lambda: copy.deepcopy(pruned), run
     if experiment.method == "practise":
         candidates = plans.droppable_units(ready.teacher.model)
-        return lambda: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
+        return nothing, lambda _: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
     module = {"cd": cd, "mir": mir}[experiment.method]
-    return lambda: module.compress(ready.teacher, ready.few, None, experiment).model
+    return nothing, lambda _: module.compress(ready.teacher, ready.few, None, experiment).model
+
+
+def nothing():
+    """Stages that copy the teacher themselves start from nothing."""
 
 
 @torch.no_grad()
-def error(made, ready):
-    """Mean squared error of the last map on 500 training images outside D_few; None where it is not a network of that map."""
-    if not isinstance(made, torch.nn.Module):
-        return None
+def unseen(made, ready):
+    """Squared error of the last map and top-1 accuracy in percent, on 500 training images outside D_few."""
     outside = sorted(set(range(2000)) - set(ready.draw.indices))[:500]
     images = pipeline.on(ready.few.images.device, ready.teacher.normalise(ready.train.take(outside)))
-    total = []
+    errors, right = [], 0
     with mimic.Feature(made) as ours, mimic.Feature(ready.teacher.model) as theirs:
-        for part in images.split(50):
+        for part, labels in zip(images.split(50), ready.train.labels[outside].split(50)):
             a, b = ours(part), theirs(part)
             pair = (a[0], b[0]) if a[0].shape == b[0].shape else (a[1], b[1])
-            total.append(float((pair[0] - pair[1]).square().mean()))
-    return statistics.mean(total)
+            errors.append(float((pair[0] - pair[1]).square().mean()))
+            right += int((a[1].argmax(1).cpu() == labels).sum())
+    return statistics.mean(errors), 100 * right / len(outside)
 
 
-def measure(run, device):
+def measure(stage, device):
+    prepare, run = stage
+    start = prepare()
     begin = time.perf_counter()
-    made = run()
+    made = run(start)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin, made
@@ -111,31 +116,44 @@ class Side:
         return once + (many - once) * self.factor, None
 
 
-def compare(method, network, num, repeats, share, quality):
-    """One line of the table: literal against ours."""
+def sides(method, network, num, share):
+    """Literal and ours on one draw, and what both start from."""
     profile = grid.load_profile(NETWORKS[network])
     base = {"method": method, "variant": "native", "num": num, "imbalance": "long_tail", **LENGTHS}
     ready = pipeline.prepare(profile.experiment(base))
+    literal = Side(profile, base | LITERAL[method], ready, True, share)
+    return {"literal": literal, "ours": Side(profile, base, ready, False, share)}, ready
+
+
+def timing(method, network, num, chosen):
+    """Median and range of both, in turn."""
+    pair, ready = sides(method, network, num, chosen.share)
     device = ready.few.images.device
-    literal, ours = Side(profile, base | LITERAL[method], ready, True, share), Side(profile, base, ready, False, share)
-    times = {"literal": [], "ours": []}
-    for side in (literal, ours):                          # warm-up: a first call also loads kernels
+    for side in pair.values():                            # warm-up: a first call also loads kernels
         measure(side.single or side.whole, device)
-    for _ in range(repeats):
-        for side, name in ((literal, "literal"), (ours, "ours")):
-            seconds, side.made = side.seconds(device)
-            times[name].append(seconds)
-    for side in (literal, ours):
-        if side.made is None and quality:
-            side.made = side.whole()
-    left, right = statistics.median(times["literal"]), statistics.median(times["ours"])
-    line = {"method": method, "network": network, "num": num, "literal_s": round(left, 3), "ours_s": round(right, 3),
-            "ratio": round(left / right, 2), "literal_range": f"{min(times['literal']):.3f}-{max(times['literal']):.3f}",
-            "ours_range": f"{min(times['ours']):.3f}-{max(times['ours']):.3f}", "timed_share": literal.share,
-            "literal_error": error(literal.made, ready), "ours_error": error(ours.made, ready)}
-    if method == "practise" and quality:
-        k = int(ours.experiment.resolved_plan.removeprefix("drop"))
-        line["same_blocks"] = lowest(literal.made, k) == lowest(ours.made, k)
+    times = {name: [] for name in pair}
+    for _ in range(chosen.repeats):
+        for name, side in pair.items():
+            times[name].append(side.seconds(device)[0])
+    middle = {name: statistics.median(found) for name, found in times.items()}
+    line = {"ratio": round(middle["literal"] / middle["ours"], 2), "repeats": chosen.repeats}
+    for name, found in times.items():
+        line |= {f"{name}_s": round(middle[name], 3), f"{name}_range": f"{min(found):.3f}-{max(found):.3f}",
+                 f"{name}_timed_share": pair[name].share}
+    return line
+
+
+def quality(method, network, num, _chosen):
+    """What both make of the same images, each run whole."""
+    pair, ready = sides(method, network, num, 1.0)
+    made = {name: measure(side.whole, ready.few.images.device)[1] for name, side in pair.items()}
+    if method == "practise":
+        k = int(pair["ours"].experiment.resolved_plan.removeprefix("drop"))
+        chosen = {name: lowest(scores, k) for name, scores in made.items()}
+        return {"same_units": chosen["literal"] == chosen["ours"]} | {f"{n}_units": " ".join(c) for n, c in chosen.items()}
+    line = {}
+    for name, network in made.items():
+        line[f"{name}_error"], line[f"{name}_accuracy"] = (float(f"{value:.5g}") for value in unseen(network, ready))
     return line
 
 
@@ -144,20 +162,29 @@ def lowest(scores, k):
     return sorted(sorted(scores, key=lambda name: scores[name]["score"])[:k])
 
 
+PARTS = {
+    "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
+                        "ours_timed_share", "repeats"]),
+    "quality": (quality, ["literal_error", "ours_error", "literal_accuracy", "ours_accuracy", "same_units",
+                          "literal_units", "ours_units"]),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--methods", nargs="+", default=list(LITERAL), choices=list(LITERAL))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--nums", nargs="+", type=int, default=[10, 100])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--share", type=float, default=0.05, help="share of a literal loop that is timed")
-    parser.add_argument("--quality", action="store_true", help="also run the literal procedure whole, for its error")
+    parser.add_argument("--share", type=float, default=0.05, help="share of a long loop that is timed")
     chosen = parser.parse_args()
     kind = "gpu" if torch.cuda.is_available() else "cpu"
-    path = writable_folder(outputs_folder() / "bench") / f"{date.today()}_{kind}_{torch.__version__.split('+')[0]}.csv"
+    version = torch.__version__.split("+")[0]
+    path = writable_folder(outputs_folder() / "bench") / f"{date.today()}_{kind}_{version}_{chosen.part}.csv"
     about = provenance.here(torch.device("cuda" if kind == "gpu" else "cpu"))
-    fields = ["method", "network", "num", "literal_s", "ours_s", "ratio", "literal_range", "ours_range", "timed_share",
-              "literal_error", "ours_error", "same_blocks", "device", "threads", "torch", "git_commit"]
+    compare, own = PARTS[chosen.part]
+    fields = ["method", "network", "num", *own, "device", "threads", "torch", "git_commit"]
     fresh = not path.exists()
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, fields)
@@ -166,7 +193,7 @@ def main():
         for method in chosen.methods:
             for network in chosen.networks:
                 for num in chosen.nums:
-                    line = compare(method, network, num, chosen.repeats, chosen.share, chosen.quality)
+                    line = {"method": method, "network": network, "num": num} | compare(method, network, num, chosen)
                     writer.writerow(line | {key: about[key] for key in fields if key in about})
                     file.flush()
                     print(line, flush=True)

@@ -24,9 +24,9 @@ class Tap:
     def __init__(self, x: Tensor, y: Tensor, around: Tensor | None = None):
         self.input, self.output, self.around = x, y, around
 
-    def copied(self) -> "Tap":
-        """With an output of its own: batch norm and ReLU that follow may work in place. Inputs stay as they are."""
-        return Tap(self.input, self.output.clone(), self.around)
+    def copied(self, channels: list[int] | None = None) -> "Tap":
+        """With an output of its own, of these channels: what follows may work in place. Inputs stay as they are."""
+        return Tap(self.input, self.output.clone() if channels is None else self.output[:, channels], self.around)
 
 
 def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module]:
@@ -87,34 +87,38 @@ def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool =
 
 
 @torch.no_grad()
-def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tensor, weights: Tensor, start, per_pass=False):
+def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tensor, weights: Tensor, start, per_pass=False,
+         wanted: dict[str, list[int]] | None = None):
     """Fit ``layers`` of the student against the teacher's, in forward order.
 
     ``start(name)`` returns a fit with ``add(student_tap, teacher_tap, weights)`` and
     ``finish() -> change``, where ``change(input, output)`` is the layer's new output (or None).
-    ``weights`` (N,) are the image weights of eq. (7). ``per_pass`` runs every layer's passes
+    ``weights`` (N,) are the image weights of eq. (7). ``wanted`` names the channels of a teacher's
+    output that a fit asks for, where it is not all of them. ``per_pass`` runs every layer's passes
     through the whole network, for batch norms in train mode whose statistics move.
     """
+    wanted = wanted or {}
     bytes_an_image = _map_bytes(teacher, layers, images)
     chunk = max(1, int(MAP_BYTES // max(bytes_an_image, 1)))
     if not per_pass and chunk >= len(images):
-        _one_pass(student, teacher, layers, images, weights, start)
+        _one_pass(student, teacher, layers, images, weights, start, wanted)
         return
     for name in layers:
         fit = start(name)
         for x, share in zip(images.split(chunk), weights.split(chunk)):
             taps: dict[str, Tap] = {}
-            for net, side in ((teacher, "teacher"), (student, "student")):
+            for net, side, channels in ((teacher, "teacher", wanted.get(name)), (student, "student", None)):
                 # A pass that goes on may change the output in place (ReLU), so it is copied.
-                _run(net, [name], x, lambda _n, tap, side=side: taps.__setitem__(side, tap.copied() if per_pass else tap),
-                     stop=not per_pass, ends=layers)
+                copied = per_pass or channels is not None
+                _run(net, [name], x, lambda _n, tap, side=side, channels=channels, copied=copied:
+                     taps.__setitem__(side, tap.copied(channels) if copied else tap), stop=not per_pass, ends=layers)
             fit.add(taps["student"], taps["teacher"], share)
         fit.finish()
 
 
-def _one_pass(student, teacher, layers, images, weights, start) -> None:
+def _one_pass(student, teacher, layers, images, weights, start, wanted) -> None:
     seen: dict[str, Tap] = {}
-    _run(teacher, layers, images, lambda name, tap: seen.__setitem__(name, tap.copied()))
+    _run(teacher, layers, images, lambda name, tap: seen.__setitem__(name, tap.copied(wanted.get(name))))
 
     def fit_now(name, tap):
         if name not in seen:                              # fitted already (a downsample inside its block's turn)

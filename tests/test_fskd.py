@@ -62,7 +62,7 @@ def layer_problem(rows, channels=6, seed=0):
 
 
 def solve(conv, student, teacher, weights=None, **settings):
-    fit = fskd.Fit(conv, None, None, (None, None), small(**{f"fskd.{k}": v for k, v in settings.items()}).fskd)
+    fit = fskd.Fit(conv, None, (None, None), small(**{f"fskd.{k}": v for k, v in settings.items()}).fskd)
     rows = len(student.output)
     fit.add(student, teacher, torch.full((rows,), 1 / rows) if weights is None else weights)
     return fit.solve()
@@ -93,7 +93,7 @@ def test_ridge_is_the_formula():
 
 def test_merging_does_what_the_1x1_convolution_does():
     conv, student, teacher = layer_problem(rows=20)
-    fit = fskd.Fit(conv, None, None, (None, None), small().fskd)
+    fit = fskd.Fit(conv, None, (None, None), small().fskd)
     fit.add(student, teacher, torch.full((20,), 1 / 20))
     x = torch.randn(5, 4, 8, 8)
     before = conv(x)
@@ -244,7 +244,7 @@ def test_the_shortcut_term_brings_block_outputs_closer(resnet, monkeypatch):
 def test_the_shortcuts_difference_is_what_the_branch_makes_up_for(resnet):
     """A block whose input in the student is off by d gets a target that is off by d the other way."""
     block = resnet.model.layer1[1]
-    fit = fskd.Fit(block.conv2, block.bn2, None, (block, block), small().fskd)
+    fit = fskd.Fit(block.conv2, block.bn2, (block, block), small().fskd)
     x, y = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
     seen = []
     fit.settings = small(**{"fskd.solver": "minnorm"}).fskd

@@ -53,10 +53,10 @@ def recover(student: surgery.Student, teacher, few, aux, experiment, literal_pas
     def start(end):
         name = ends[end]
         norm = model.get_submodule(norms[name]) if name in norms else None
-        return Fit(model.get_submodule(name), norm, outputs.get(name), [blocks.get(end) for blocks in closing],
-                   experiment.fskd)
+        return Fit(model.get_submodule(name), norm, [blocks.get(end) for blocks in closing], experiment.fskd)
 
-    layerwise.walk(model, reference, list(ends), images, weights, start, per_pass=literal_passes)
+    wanted = {end: outputs[name] for end, name in ends.items() if name in outputs}
+    layerwise.walk(model, reference, list(ends), images, weights, start, per_pass=literal_passes, wanted=wanted)
 
 
 def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
@@ -93,15 +93,15 @@ def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]
 class Fit:
     """The least-squares problem of one layer: collects rows, solves for Q, merges it."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, kept: list[int] | None, blocks, settings):
-        self.conv, self.norm, self.kept, self.settings = conv, norm, kept, settings
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, blocks, settings):
+        self.conv, self.norm, self.settings = conv, norm, settings
         self.student_block, self.teacher_block = blocks
         self.gram = self.cross = 0.0
         self.rows: list[tuple[Tensor, Tensor]] = []
 
     def add(self, student: layerwise.Tap, teacher: layerwise.Tap, weights: Tensor) -> None:
-        """Outputs (N, C', H, W) of the student's layer against the kept channels of the teacher's."""
-        target = teacher.output if self.kept is None else teacher.output[:, self.kept]
+        """Outputs (N, C', H, W) of the student's layer against the same channels of the teacher's."""
+        target = teacher.output
         if self.student_block is not None:
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
             target = target + (layerwise.shortcut(self.teacher_block, teacher.around)
