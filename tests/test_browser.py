@@ -93,7 +93,8 @@ def test_a_slider_moves_the_picture_of_notebook_02(lab, page, tmp_path):
     page.screenshot(path=str(tmp_path / "after.png"))
     assert picture.get_attribute("src") != before, "the picture did not change"
     assert page.locator(".widget-readout").first.inner_text() != readout
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'] >> text=Traceback").count() == 0
+    errors = page.locator(".jp-RenderedText[data-mime-type*='stderr'], .jp-RenderedText[data-mime-type*='error']")
+    assert [text for text in errors.all_inner_texts() if "Traceback" in text] == []
 
 
 def test_the_report_opens_without_a_server(page, tmp_path):
