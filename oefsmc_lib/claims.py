@@ -88,14 +88,14 @@ def size_left(rows: Iterable[Row], method: str = "fskd") -> str:
 def long_tail_costs(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
     """Whether the long tail costs accuracy, by the sign of the mean paired difference."""
     found = tail_cost(rows, num, variant, method=method)
-    return _answer(f"the long tail costs accuracy at num={num}", None if found is None else found["mean"] > 0)
+    return _answer(f"on average over the seeds, the long tail costs accuracy at num={num}", None if found is None else found["mean"] > 0)
 
 
 def costs_less_with_more(rows: Iterable[Row], few: int, many: int, method: str = "fskd") -> str:
     """Whether the cost shrinks from the smallest to the largest training set."""
     costs = [tail_cost(rows, num, method=method) for num in (few, many)]
     holds = None if None in costs else costs[0]["mean"] > costs[1]["mean"]
-    return _answer(f"the long tail costs more at num={few} than at num={many}", holds)
+    return _answer(f"on average over the seeds, the long tail costs more at num={few} than at num={many}", holds)
 
 
 def lowest_group(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
@@ -108,7 +108,7 @@ def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", me
     """At how many training sizes a variant is above the base, by the sign of the mean paired difference."""
     found = [d for num in nums if (d := gain(rows, num, variant, method=method)) is not None]
     above = f"{sum(d['mean'] > 0 for d in found)} of {len(found)}" if found else NOT_RUN
-    return f"training sizes at which {VARIANT_WORDS[variant]} beats the fine-tuned base: {above}"
+    return f"training sizes at which {VARIANT_WORDS[variant]} beats the fine-tuned base on average over the seeds: {above}"
 
 
 def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:

@@ -87,7 +87,7 @@ def effect(rows: Sequence[Row], variant: str = "ours") -> str:
         found = verdict.over(own, lambda row: row.variant == variant, lambda row: row.variant == BASE)
         if found:
             parts.append(f"{name} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
-    return f"Points that {VARIANT_WORDS[variant]} adds to the base: {', '.join(parts) or NOT_RUN}"
+    return f"Points against the base, {VARIANT_WORDS[variant]}: {', '.join(parts) or NOT_RUN}"
 
 
 def gains(rows: Sequence[Row]) -> str:
@@ -97,8 +97,8 @@ def gains(rows: Sequence[Row]) -> str:
         table = verdict.cells(rows, variant)
         if "verdict" in table:
             words = list(table["verdict"])
-            parts.append(f"{VARIANT_WORDS[variant]} significantly above it in {words.count('reproduced')}, below it in "
-                         f"{words.count('not reproduced')} of {len(words)} cells")
+            above, below = (sum(word in pair for word in words) for pair in (("reproduced", "above"), ("not reproduced", "below")))
+            parts.append(f"{VARIANT_WORDS[variant]} significantly above it in {above}, below it in {below} of {len(words)} cells")
     return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
 
 

@@ -14,7 +14,7 @@ from oefsmc_lib.results import Row, Store
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-nav a { margin-right: 1rem; } article { border-top: 2px solid #ccc; margin-top: 3rem; }
+nav a { margin-right: 1rem; display: inline-block; } article { border-top: 2px solid #ccc; margin-top: 3rem; }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
 pre { background: #f6f6f6; padding: 0.6rem; overflow-x: auto; font-size: 0.8rem; } img { max-width: 100%; height: auto; }
@@ -50,7 +50,7 @@ def page(profile: str, rows: dict[str, Sequence[Row]], books: Sequence[Path]) ->
 
 def _verdict(rows: dict[str, Sequence[Row]]) -> str:
     claims = verdict.claim_table(verdict.judge(rows))
-    cells = verdict.cells(rows.get("table2", ()))
+    cells = verdict.cells(rows.get("table2", ())).dropna(axis="columns", how="all")
     counts = ", ".join(f"{name} {len(own)}" for name, own in rows.items())
     return (f"<p>{html.escape((verdict.__doc__ or '').split(chr(10))[0])} Rows by grid: {html.escape(counts)}.</p>"
             + claims.to_html(index=False, border=0) + "<h3>Table 2, cell by cell</h3>"

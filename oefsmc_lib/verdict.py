@@ -59,7 +59,12 @@ class Over:
 
     def __str__(self) -> str:
         half = "" if math.isnan(self.half) else f" ± {self.half:.1f}"
-        return f"{self.mean:+.1f}{half} points, {count(self.cells, 'cell')}, {count(self.seeds, 'seed')}".replace("-", "−")
+        return f"{signed(self.mean)}{half} points, {count(self.cells, 'cell')}, {count(self.seeds, 'seed')}"
+
+
+def signed(points: float) -> str:
+    """With its sign and one digit, and without a minus before 0.0."""
+    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def count(number: int, noun: str) -> str:
@@ -89,17 +94,30 @@ def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE):
         if found is None:
             continue
         dataset, network, method, lengths, num = cell
+        claimed = (variant, base) == ("ours", BASE)        # of other pairs the paper says nothing
         one = select(own, variant=variant)[0]
         printed = [claims.paper_value(select(own, variant=v)[0]) for v in (base, variant)]
         records.append({"dataset": dataset, "network": network, "method": length_name(method, lengths), "num": num,
                         "solver": one.solver, "seeds": found["n"], base: claims.mean(own, variant=base),
                         variant: claims.mean(own, variant=variant),
                         "drop from teacher": one.teacher_accuracy - claims.mean(own, variant=variant),
-                        "gain": found["mean"], "±": found["half"], "verdict": rule(found["low"], found["high"]),
+                        "gain": found["mean"], "±": found["half"], "verdict": rule(found["low"], found["high"]) if claimed else side(found["low"], found["high"]),
                         f"paper {base}": printed[0], f"paper {variant}": printed[1],
                         "paper gain": None if None in printed else printed[1] - printed[0]})
     return pd.DataFrame(records).sort_values(["dataset", "network", "method", "num"], ignore_index=True) if records \
         else pd.DataFrame([{"rows": NOT_RUN}])
+
+
+def side(low: float, high: float) -> str:
+    """The rule where there is no claim to reproduce: above, below or undecided."""
+    return {"reproduced": "above", "not reproduced": "below"}.get(rule(low, high), "undecided")
+
+
+def brief(table):
+    """A table of :func:`cells` without what one profile does not need: empty columns, and names that never change."""
+    table = table.dropna(axis="columns", how="all")
+    same = [name for name in ("dataset", "network", "solver") if name in table and table[name].nunique() == 1]
+    return table.drop(columns=same)
 
 
 def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
@@ -196,7 +214,8 @@ def _more_with_fewer(rows: Sequence[Row]) -> tuple[str, str]:
         if len(gains) > 1:
             few, many = gains[min(gains)], gains[max(gains)]
             falls.append({seed: few[seed] - many[seed] for seed in set(few) & set(many)})
-    return _one(average([fall for fall in falls if fall]))
+    word, numbers = _one(average([fall for fall in falls if fall]))
+    return word, f"the gain with the fewest images minus that with the most: {numbers}" if numbers else ""
 
 
 def _components(rows: Sequence[Row]) -> tuple[str, str]:
@@ -258,14 +277,17 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
     worse = [v for v, found in differences.items() if found.low > 0]
     ends = {values[0], values[-1]} - {claimed}
     word = "reproduced" if not better and ends <= set(worse) else "undecided"
-    said = "; ".join(f"{title} {', '.join(f'{v:g}' for v in group) or 'none'}"
-                     for title, group in (("significantly worse:", worse), ("significantly better:", better)))
+    said = "; ".join(f"significantly {title} than {claimed:g}: {', '.join(f'{v:g}' for v in group) or 'no value'}"
+                     for title, group in (("worse", worse), ("better", better)))
     example = next(iter(differences.values()))
     return word, f"{said}; {count(example.cells, 'cell')}, {count(example.seeds, 'seed')}"
 
 
 def _negligible(rows: Sequence[Row]) -> tuple[str, str]:
-    """OE-FSMC with another pool size against n = 500, other switches at their defaults: within a point of 0?"""
+    """OE-FSMC with a smaller pool against n = 500, other switches at their defaults: within a point of 0?
+
+    The claim is about smaller pools; larger ones are shown beside it.
+    """
     own = [row for row in select(rows, variant="ours") if column(row, "n") is not None]
     others = [row for row in own if column(row, "n") not in (500, max(500, row.num))]
     twins = {(row.seed, _but_n(row)) for row in others}
@@ -273,8 +295,11 @@ def _negligible(rows: Sequence[Row]) -> tuple[str, str]:
     found = {n: over([*usual, *select(others, n=n)], _is(n=n), _is(n=500)) for n in claims.values_of(others, "n")}
     if not found or None in found.values():
         return NOT_RUN, ""
-    inside = [-NEGLIGIBLE <= f.low and f.high <= NEGLIGIBLE for f in found.values()]
-    outside = [f.low > NEGLIGIBLE or f.high < -NEGLIGIBLE for f in found.values()]
+    smaller = [f for n, f in found.items() if n < 500]
+    if not smaller:
+        return NOT_RUN, ""
+    inside = [-NEGLIGIBLE <= f.low and f.high <= NEGLIGIBLE for f in smaller]
+    outside = [f.low > NEGLIGIBLE or f.high < -NEGLIGIBLE for f in smaller]
     word = "reproduced" if all(inside) else "not reproduced" if any(outside) else "undecided"
     return word, "; ".join(f"n={n} against 500: {f}" for n, f in found.items())
 
@@ -305,7 +330,7 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         half = "" if math.isnan(cell["±"]) else f" ± {cell['±']:.1f}"
         printed = cell["paper gain"]
         lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[BASE]:.1f}",
-                           f"{cell['ours']:.1f}", f"{cell['gain']:+.1f}{half}".replace("-", "−"), cell["verdict"],
-                           "" if printed is None or math.isnan(printed) else f"{printed:+.1f}".replace("-", "−")]))
+                           f"{cell['ours']:.1f}", f"{signed(cell['gain'])}{half}", cell["verdict"],
+                           "" if printed is None or math.isnan(printed) else signed(printed)]))
     lines += ["", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
     return "\n".join(lines + [line([one.claim.sentence, one.verdict, one.numbers]) for one in judge(rows)])

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 
 from oefsmc_lib import claims, paper
+from oefsmc_lib.figures import marks
 
 FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
 TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
@@ -124,13 +125,14 @@ def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     chosen = claims.select(rows, method=method, num=num, imbalance="long_tail")
     words = f"{paper.METHOD_NAMES[method]}, {num} images: {claims.VARIANT_WORDS[variant]}"
     shown = dict.fromkeys((claims.BASE, variant))         # the base beside it, unless it is the base
-    for name, colour, label in ((v, AUX if v == variant else EVEN, claims.VARIANT_WORDS[v]) for v in shown):
+    for name in shown:
+        colour, label = marks.VARIANT_LOOKS[name].colour if name == variant else EVEN, claims.VARIANT_WORDS[name]
         own = claims.select(chosen, variant=name)
         recalls = [claims.by_rank(row, row.per_class) for row in own]
         ranks = range(len(recalls[0]) if recalls else 0)
         means = [_mean([r[rank] for r in recalls]) for rank in ranks]
         if name == variant:
-            _bars(ax, means, colour, label)
+            _bars(ax, means, colour)
             for seed in recalls:
                 ax.plot(ranks, seed, ".", color="black", alpha=0.35, markersize=4)
         else:
@@ -143,7 +145,8 @@ def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     said = ", ".join(f"{g} {_mean(v):.0f} %" for g, v in groups.items() if v)
     ax.set(ylim=(0, 104), ylabel="recall, %")
     ax.set_title(f"{words}: {_mean([row.top1 for row in own]):.1f} % ({said})", fontsize="small", loc="left")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small", ncols=2)
+    if variant != claims.BASE:                            # the title names the bars
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small")
 
 
 def draw_sweep(rows, name: str, value: float):
@@ -172,7 +175,7 @@ def _draw_sweep(ax, rows, name: str, value: float) -> None:
     own = claims.select(rows, **{name: value})
     nums = claims.values_of(own, "num")
     bars = {"top-1": "top1", "head": "head_accuracy", "tail": "tail_accuracy", "absent": "absent_accuracy"}
-    for number, ((label, column), colour) in enumerate(zip(bars.items(), (EVEN, FEW, AUX, "#cc78bc"))):
+    for number, ((label, column), colour) in enumerate(zip(bars.items(), ("#333333", "#8c8c8c", "#bdbdbd", "#dedede"))):
         means = [_mean([getattr(row, column) for row in own if row.num == num]) for num in nums]
         ax.bar([p + 0.2 * (number - 1.5) for p in range(len(nums))], means, 0.2, color=colour, label=label, linewidth=0)
     ax.set_xticks(range(len(nums)), [f"{num} images" for num in nums])

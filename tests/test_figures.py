@@ -255,3 +255,6 @@ def test_features_lay_other_groups_over_the_first_ones_plane():
     groups = {"unseen": source.normal(size=(60, 8)), "few": source.normal(size=(3, 8)), "far": source.normal(size=(5, 8)) + 30}
     figure = figures.features(groups, PROFILE, "finding", ["one", "two", "three"])
     assert [len(c.get_offsets()) for c in figure.axes[0].collections] == [60, 3, 5] and texts(figure) == ["one", "two", "three"]
+    (left, right), (low, high) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    for group in figure.axes[0].collections:
+        assert all(left < x < right and low < y < high for x, y in group.get_offsets()), "a point lies outside the axes"

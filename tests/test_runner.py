@@ -238,7 +238,8 @@ def test_snakemake_shows_the_whole_paper(tmp_path):
     counts = dict(line.split() for line in (done.stdout + done.stderr).splitlines() if len(line.split()) == 2)
     grids = grid.grids_of("paper")
     assert counts["cell"] == str(len(runner.cells(grids))) and counts["table"] == str(len(grids))
-    assert int(counts["notebook"]) == 3 * len(books.narrative()) and counts["report"] == "3"
+    profiles = {each.profile.name for each in grids}
+    assert int(counts["notebook"]) == len(profiles) * len(books.narrative()) and int(counts["report"]) == len(profiles) == 4
 
 
 def test_what_a_command_refuses(tmp_path):

@@ -32,6 +32,14 @@ def test_a_cell_and_a_table_follow_the_sign_of_the_interval(gain, word):
     assert one.verdict == word and "8 cells, 5 seeds" in one.numbers and f"8 {word}" in one.numbers
 
 
+@pytest.mark.parametrize("gain, word", [(3.0, "above"), (-3.0, "below"), (0.0, "undecided")])
+def test_a_control_reproduces_nothing(gain, word):
+    made_rows = rows("table2", lambda e: 70 + jitter(e) + (gain if e.variant == "extra_images" else 0.05 * (e.seed % 2)))
+    table = verdict.cells(made_rows, "extra_images")
+    assert set(table["verdict"]) == {word}
+    assert {"method", "num", "gain", "verdict"} <= set(verdict.brief(table)) and "network" not in verdict.brief(table)
+
+
 def test_cells_show_the_drop_from_the_teacher_and_the_paper_beside():
     table = verdict.cells(rows("table2", lambda e: 70.0 + e.seed + (5 if e.variant == "ours" else 0)))
     cell = table[(table["method"] == "CD") & (table["num"] == 10)].iloc[0]
@@ -99,7 +107,7 @@ def test_both_components_need_all_four_differences():
 def test_best_means_none_better_and_both_ends_worse(curve, word):
     one = judged({"fig3c": rows("fig3c", lambda e: curve[e.lam] + 0.1 * ((e.seed * 3 + int(10 * e.lam)) % 4))})["lam_half"]
     assert one.verdict == word
-    assert ("significantly better: 0.4" in one.numbers) == (curve[0.4] > 74)
+    assert ("significantly better than 0.5: 0.4" in one.numbers) == (curve[0.4] > 74)
 
 
 def test_m_is_judged_relative_to_the_training_set():
@@ -113,6 +121,17 @@ def test_negligible_is_within_a_point(shift, word):
         return 70 + 0.1 * (e.seed % 3) + (shift + 0.05 * e.seed if e.pool_size != 500 else 0)
     found = rows("beyond", outcome, lambda e: e.method == "fskd" and e.num == 10)
     assert judged({"beyond": found})["n_negligible"].verdict == word
+
+
+def test_a_larger_pool_is_shown_and_not_judged():
+    def outcome(e):
+        return 70 + 0.1 * (e.seed % 3) + (4 if e.pool_size > 500 else 0)
+    one = judged({"beyond": rows("beyond", outcome, lambda e: e.method == "fskd" and e.num == 10)})["n_negligible"]
+    assert one.verdict == "reproduced" and "n=1000 against 500: +4.0" in one.numbers
+
+
+def test_no_minus_before_zero():
+    assert verdict.signed(-0.04) == "+0.0" and verdict.signed(-1.25) == "−1.2"
 
 
 def test_without_rows_every_claim_says_not_run():

@@ -93,13 +93,13 @@ def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequenc
     top.imshow(np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest")
     top.set_facecolor("#e6e6e6")
     top.set_yticks(range(len(class_names)), [f"{name} ({count})" for name, count in zip(class_names, counts)])
-    top.set_ylabel("class (few images)")
+    top.set_ylabel("class (images of it: few + elsewhere)" if isinstance(counts[0], str) else "class (few images)")
     for row, (name, channel) in enumerate(kept.items()):
         own = set(channel)
         below.imshow([[0.15 if k in own else 0.9 for k in order]], aspect="auto", cmap="gray", vmin=0, vmax=1,
                      extent=(-0.5, len(order) - 0.5, row + 0.42, row - 0.42), interpolation="nearest")
     below.set(ylim=(len(kept) - 0.5, -0.5), yticks=range(len(kept)), yticklabels=list(kept),
-              xlabel="channel of the layer (dark: kept, light: removed)")
+              xlabel=f"channels, sorted: those that {next(iter(kept))} keeps first, then by mean contribution (dark: kept)")
     for ax in (top, below):
         ax.grid(False)
     return finish(figure, finding, profile, [])

@@ -76,10 +76,10 @@ def trained(method: str, name: str) -> str:
     return f"trained_{name}" if method in ("mir", "practise") else name
 
 
-def finish(figure, finding: str, profile, rows: Sequence[Row]):
-    """Title, legend and the line that says what the marks are."""
+def finish(figure, finding: str, profile, rows: Sequence[Row], undecided: str = "the interval of the paired difference holds 0"):
+    """Title, legend and the line that says what the marks are, and what a verdict in the title means by *undecided*."""
     name = getattr(profile, "name", profile)
-    for ax in figure.axes if not any(ax.containers or ax.images for ax in figure.axes) else ():
+    for ax in figure.axes if not any(ax.containers or ax.images or ax.collections for ax in figure.axes) else ():
         ax.set(ylim=(0, 1), yticks=[])                     # an empty axis has no scale
     wide = int(figure.get_size_inches()[0] * 10.4)
     cut = _cut_long_bars(figure)
@@ -88,7 +88,7 @@ def finish(figure, finding: str, profile, rows: Sequence[Row]):
     labelled = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     if labelled:                                           # one block below: the explanation, then the marks
         legend = figure.legend(labelled.values(), labelled.keys(), loc="outside lower left", ncols=min(5, len(labelled)),
-                               title=_explain(figure, rows, cut) if rows else None, alignment="left")
+                               title=_explain(figure, rows, cut, undecided) if rows else None, alignment="left")
         legend.get_title().set(fontsize=8.5, color=GREY)
     return figure
 
@@ -111,7 +111,7 @@ def _cut_long_bars(figure) -> bool:
     return bool(ends) and (min(ends) < low or max(ends) > high)
 
 
-def _explain(figure, rows: Sequence[Row], cut: bool) -> str:
+def _explain(figure, rows: Sequence[Row], cut: bool, undecided: str) -> str:
     networks = ", ".join(sorted({f"{row.dataset} / {row.network}" for row in rows}))
     sources = ", ".join(sorted({row.ood_source for row in rows if row.ood_source}))
     steps = sorted({(paper.METHOD_NAMES[row.method], n) for row in rows
@@ -127,7 +127,7 @@ def _explain(figure, rows: Sequence[Row], cut: bool) -> str:
             + f". Marks: mean over {seeds} seed{'s' * (seeds != '1')}, bars: 95 % t-interval"
             + (" (cut at the edge)" if cut else "") + ", small dots: single seeds"
             + ("; hollow marks: the paper" if hollow else "")
-            + (". Undecided: the interval of the paired difference holds 0." if "undecided" in figure.get_suptitle() else "."))
+            + (f". Undecided: {undecided}." if "undecided" in figure.get_suptitle() else "."))
     return textwrap.fill(text, int(figure.get_size_inches()[0] * 15))
 
 

@@ -37,12 +37,12 @@ def sweep(rows: Sequence[Row], profile, name: str):
         ax.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         ax.set_title(f"{num} few images", loc="left")
         ax.grid(axis="x", visible=False)
-    axes[0, len(nums) // 2].set_xlabel(label)
+    axes[0, len(nums) // 2].set_xlabel(f"{label} (shaded: the paper's choice)")
     axes[0, 0].set_ylabel("test accuracy, %")
     word, numbers = verdict.best(rows, value, best)
     title = f"“{paper.CLAIMS[claim].sentence}” {word}" + (f" ({numbers})" if numbers else "")
     one = [row for row in rows if value(row) == best]
-    return finish(figure, title, profile, one)
+    return finish(figure, title, profile, one, "an end of the range is not significantly worse, or another value is significantly better")
 
 
 def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, finding: str | None = None):
@@ -65,6 +65,8 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
     accuracy.invert_yaxis()
     accuracy.set_xlabel("test accuracy, %")
+    left, right = accuracy.get_xlim()
+    accuracy.set_xlim(max(left, -2), min(right, 104))      # a few seeds have intervals beyond what accuracies can be
     change.axvline(0, color=GREY, linewidth=1)
     change.set_xlabel(f"points against: {reference}")
     for colour, label in ((BLUE, "above the reference"), (ORANGE, "below"), (GREY, "undecided")):
