@@ -6,13 +6,15 @@
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
 multiplied. An idle machine, please. quality: both run whole, once; the squared error of the last map before the pooling
-and the accuracy on 500 training images that no stage saw, or the units that PRACTISE's scores drop. Both write
+on the few images (`fit`) and on 500 training images that no stage saw (`error`), and the accuracy on these; or the
+units that PRACTISE's scores drop. Both write
 outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
 import copy
 import csv
+import itertools
 import statistics
 import time
 from datetime import date
@@ -59,19 +61,23 @@ def nothing():
     """Stages that copy the teacher themselves start from nothing."""
 
 
-@torch.no_grad()
-def unseen(made, ready):
-    """Squared error of the last map and top-1 accuracy in percent, on 500 training images outside D_few."""
+def unseen(ready):
+    """500 training images outside D_few, and their labels."""
     outside = sorted(set(range(2000)) - set(ready.draw.indices))[:500]
-    images = pipeline.on(ready.few.images.device, ready.teacher.normalise(ready.train.take(outside)))
+    return pipeline.on(ready.few.images.device, ready.teacher.normalise(ready.train.take(outside))), ready.train.labels[outside]
+
+
+@torch.no_grad()
+def judged(made, ready, images, labels):
+    """Squared error of the last map, and top-1 accuracy in percent."""
     errors, right = [], 0
     with mimic.Feature(made) as ours, mimic.Feature(ready.teacher.model) as theirs:
-        for part, labels in zip(images.split(50), ready.train.labels[outside].split(50)):
+        for part, truth in zip(images.split(50), labels.cpu().split(50)):
             a, b = ours(part), theirs(part)
             pair = (a[0], b[0]) if a[0].shape == b[0].shape else (a[1], b[1])
             errors.append(float((pair[0] - pair[1]).square().mean()))
-            right += int((a[1].argmax(1).cpu() == labels).sum())
-    return statistics.mean(errors), 100 * right / len(outside)
+            right += int((a[1].argmax(1).cpu() == truth).sum())
+    return statistics.mean(errors), 100 * right / len(images)
 
 
 def measure(stage, device):
@@ -116,18 +122,18 @@ class Side:
         return once + (many - once) * self.factor, None
 
 
-def sides(method, network, num, share):
+def sides(method, network, num, seed, share):
     """Literal and ours on one draw, and what both start from."""
     profile = grid.load_profile(NETWORKS[network])
-    base = {"method": method, "variant": "native", "num": num, "imbalance": "long_tail", **LENGTHS}
+    base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
     ready = pipeline.prepare(profile.experiment(base))
     literal = Side(profile, base | LITERAL[method], ready, True, share)
     return {"literal": literal, "ours": Side(profile, base, ready, False, share)}, ready
 
 
-def timing(method, network, num, chosen):
+def timing(method, network, num, seed, chosen):
     """Median and range of both, in turn."""
-    pair, ready = sides(method, network, num, chosen.share)
+    pair, ready = sides(method, network, num, seed, chosen.share)
     device = ready.few.images.device
     for side in pair.values():                            # warm-up: a first call also loads kernels
         measure(side.single or side.whole, device)
@@ -143,9 +149,9 @@ def timing(method, network, num, chosen):
     return line
 
 
-def quality(method, network, num, _chosen):
+def quality(method, network, num, seed, _chosen):
     """What both make of the same images, each run whole."""
-    pair, ready = sides(method, network, num, 1.0)
+    pair, ready = sides(method, network, num, seed, 1.0)
     made = {name: measure(side.whole, ready.few.images.device)[1] for name, side in pair.items()}
     if method == "practise":
         k = int(pair["ours"].experiment.resolved_plan.removeprefix("drop"))
@@ -153,7 +159,10 @@ def quality(method, network, num, _chosen):
         return {"same_units": chosen["literal"] == chosen["ours"]} | {f"{n}_units": " ".join(c) for n, c in chosen.items()}
     line = {}
     for name, network in made.items():
-        line[f"{name}_error"], line[f"{name}_accuracy"] = (float(f"{value:.5g}") for value in unseen(network, ready))
+        images, labels = ready.few.images, ready.few.labels
+        found = {"fit": judged(network, ready, images, labels)[0]}
+        found["error"], found["accuracy"] = judged(network, ready, *unseen(ready))
+        line |= {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
     return line
 
 
@@ -165,7 +174,7 @@ def lowest(scores, k):
 PARTS = {
     "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
                         "ours_timed_share", "repeats"]),
-    "quality": (quality, ["literal_error", "ours_error", "literal_accuracy", "ours_accuracy", "same_units",
+    "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy", "same_units",
                           "literal_units", "ours_units"]),
 }
 
@@ -176,6 +185,7 @@ def main():
     parser.add_argument("--methods", nargs="+", default=list(LITERAL), choices=list(LITERAL))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--nums", nargs="+", type=int, default=[10, 100])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.05, help="share of a long loop that is timed")
     chosen = parser.parse_args()
@@ -184,7 +194,7 @@ def main():
     path = writable_folder(outputs_folder() / "bench") / f"{date.today()}_{kind}_{version}_{chosen.part}.csv"
     about = provenance.here(torch.device("cuda" if kind == "gpu" else "cpu"))
     compare, own = PARTS[chosen.part]
-    fields = ["method", "network", "num", *own, "device", "threads", "torch", "git_commit"]
+    fields = ["method", "network", "num", "seed", *own, "device", "threads", "torch", "git_commit"]
     fresh = not path.exists()
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, fields)
@@ -192,8 +202,9 @@ def main():
             writer.writeheader()
         for method in chosen.methods:
             for network in chosen.networks:
-                for num in chosen.nums:
-                    line = {"method": method, "network": network, "num": num} | compare(method, network, num, chosen)
+                for num, seed in itertools.product(chosen.nums, chosen.seeds):
+                    line = {"method": method, "network": network, "num": num, "seed": seed}
+                    line |= compare(method, network, num, seed, chosen)
                     writer.writerow(line | {key: about[key] for key in fields if key in about})
                     file.flush()
                     print(line, flush=True)

@@ -18,6 +18,9 @@ from oefsmc_lib.paths import data_folder, outputs_folder, project_root, writable
 from oefsmc_lib.results import Row, Store
 
 
+MOST_NOTEBOOKS = 4                                         # at once: each kernel holds torch, pandas and pictures
+
+
 class Book:
     """What a narrative notebook works with: its profile, its rows, and where its figures go."""
 
@@ -84,6 +87,7 @@ class Book:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # fonts without a glyph
             figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            figure.set_layout_engine("none")               # solved once; the SVG and the notebook's copy keep it
             figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
 
 
@@ -110,26 +114,42 @@ def narrative() -> list[Path]:
 def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     """Execute the numbered notebooks under a profile: copies to ``outputs/executed/``, figures to ``outputs/figures/``.
 
+    One after the other where they compute, which fills the cores; side by side where they only draw.
     A notebook that fails does not stop the others; at the end the failed ones are named and the
     exit code is 1. Their executed copies hold the error.
     """
-    grid.load_profile(profile)
+    from oefsmc_lib import parallel
+    jobs = 1 if grid.load_profile(profile).compute else min(parallel.cores(), MOST_NOTEBOOKS)
     chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
     if not chosen:
         raise InputError(f"No notebook starts with {only[0]!r}; there are "
                          f"{', '.join(path.stem for path in narrative())}.")
     folder = writable_folder(outputs_folder() / "executed" / profile)
+    asked = [(path, folder / path.name, {"profile": profile}) for path in chosen]
     failed = []
-    for number, path in enumerate(chosen, 1):
+    for number, (path, error) in enumerate(_one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1):
         print(f"[{number}/{len(chosen)}] {path.stem}", flush=True)
-        try:
-            execute(path, folder / path.name, {"profile": profile})
-        except NotebookFailed as error:
-            failed.append(str(error))
+        if error:
+            failed.append(error)
             print(f"    failed: {error}", file=sys.stderr)
     print(f"executed copies: {folder}\nfigures: {outputs_folder() / 'figures' / profile}")
     if failed:
         raise SystemExit(1)
+
+
+def _one_by_one(asked: Sequence[tuple]):
+    for one in asked:
+        print(f"{one[0].stem} ...", flush=True)
+        yield _attempt(*one)
+
+
+def _attempt(path: Path, into: Path, parameters: dict[str, Any]) -> tuple[Path, str | None]:
+    """Run a notebook; the path, and why it failed if it did."""
+    try:
+        execute(path, into, parameters)
+    except NotebookFailed as error:
+        return path, str(error)
+    return path, None
 
 
 class NotebookFailed(RuntimeError):

@@ -108,7 +108,8 @@ def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", me
     """At how many training sizes a variant is above the base, by the sign of the mean paired difference."""
     found = [d for num in nums if (d := gain(rows, num, variant, method=method)) is not None]
     above = f"{sum(d['mean'] > 0 for d in found)} of {len(found)}" if found else NOT_RUN
-    return f"training sizes at which {VARIANT_WORDS[variant]} beats the fine-tuned base on average over the seeds: {above}"
+    words = VARIANT_WORDS[variant]
+    return f"training sizes at which {words} beats the fine-tuned base on average over the seeds: {above}"
 
 
 def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:

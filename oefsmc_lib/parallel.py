@@ -1,4 +1,4 @@
-"""Many small runs on the cores of one machine: one process a core, one thread each.
+"""Many small runs, or notebooks, on the cores of one machine: one process a core, one thread each.
 
 Networks as small as the embedded ones leave a second thread idle; a second process does not. Rows
 come out the same as from :func:`oefsmc_lib.grid.compute` with one thread.
@@ -6,7 +6,7 @@ come out the same as from :func:`oefsmc_lib.grid.compute` with one thread.
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 
@@ -52,8 +52,23 @@ def workers(runs: int) -> int:
     import torch
     if runs < ENOUGH or torch.cuda.is_available():
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, MOST))
+    return min(cores(), MOST)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def each(function: Callable, arguments: Sequence[tuple], jobs: int) -> Iterator:
+    """The results of ``function(*arguments)``, as they come, from so many processes that end with this one."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
+        running = [pool.submit(function, *each) for each in arguments]
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
@@ -66,9 +81,13 @@ def tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     return sorted(grouped.values(), key=lambda group: (heavy[group[0].method], -len(group)))
 
 
-def _start() -> None:
+def _end_with_parent() -> None:
     # A killed notebook must not leave processes behind that compute for nobody; rows are written whole or not at all.
     threading.Thread(target=_leave_with, args=(parent_process(),), daemon=True).start()
+
+
+def _start() -> None:
+    _end_with_parent()
     import torch
 
     from oefsmc_lib import pipeline

@@ -258,3 +258,12 @@ def test_features_lay_other_groups_over_the_first_ones_plane():
     (left, right), (low, high) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
     for group in figure.axes[0].collections:
         assert all(left < x < right and low < y < high for x, y in group.get_offsets()), "a point lies outside the axes"
+
+
+def test_settings_that_were_not_run_have_their_line():
+    def base(e):
+        return e.num == 10 and e.variant == "native_ft" and e.imbalance == "long_tail"
+    entries = {"base": rows_of(lambda e: 80.0, only=base), "other": []}
+    figure = figures.settings(entries, "base", PROFILE)
+    low, high = sorted(figure.axes[0].get_ylim())
+    assert low < 0 and high > 1 and texts(figure).count("not run") == 2

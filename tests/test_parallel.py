@@ -88,3 +88,9 @@ def test_a_killed_parent_takes_its_processes_along(tmp_path):
         time.sleep(0.2)
     os.kill(child, signal.SIGKILL)
     pytest.fail("the worker outlived its parent")
+
+
+def test_each_gives_every_result_and_raises_what_a_process_raised():
+    assert sorted(parallel.each(pow, [(2, 3), (3, 2), (5, 1)], 2)) == [5, 8, 9]
+    with pytest.raises(ZeroDivisionError):
+        list(parallel.each(divmod, [(1, 1), (1, 0)], 2))

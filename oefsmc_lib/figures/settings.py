@@ -63,7 +63,7 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
         if label != reference:
             _across(change, place, found, colour)
     accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
-    accuracy.invert_yaxis()
+    accuracy.set_ylim(len(labels) - 0.5, -0.5)             # also where nothing was run
     accuracy.set_xlabel("test accuracy, %")
     left, right = accuracy.get_xlim()
     accuracy.set_xlim(max(left, -2), min(right, 104))      # a few seeds have intervals beyond what accuracies can be
