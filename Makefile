@@ -31,6 +31,7 @@ exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 test: $(STAMP) ## Run the tests, then every notebook
 	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_OUTPUTS="$$store/outputs" OEFSMC_QUIET=1 && \
 	$(BIN)/python -m pytest tests && \
+	$(BIN)/oefsmc figures --rows-only && \
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
 
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets

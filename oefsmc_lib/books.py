@@ -18,6 +18,8 @@ from oefsmc_lib.paths import data_folder, outputs_folder, project_root, writable
 from oefsmc_lib.results import Row, Store
 
 
+# Grids that the notebooks read where the profile computes; another one would be computed by its notebook.
+DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "beyond")
 MOST_NOTEBOOKS = 4                                         # at once: each kernel holds torch, pandas and pictures
 
 
@@ -114,17 +116,21 @@ def narrative() -> list[Path]:
 def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     """Execute the numbered notebooks under a profile: copies to ``outputs/executed/``, figures to ``outputs/figures/``.
 
-    One after the other where they compute, which fills the cores; side by side where they only draw.
-    A notebook that fails does not stop the others; at the end the failed ones are named and the
-    exit code is 1. Their executed copies hold the error.
+    First the rows that the profile computes, all together, which fills the cores; then the notebooks,
+    side by side. A notebook that fails does not stop the others; at the end the failed ones are named
+    and the exit code is 1. Their executed copies hold the error.
     """
     from oefsmc_lib import parallel
-    jobs = 1 if grid.load_profile(profile).compute else min(parallel.cores(), MOST_NOTEBOOKS)
+    loaded = grid.load_profile(profile)
     chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
     if not chosen:
         raise InputError(f"No notebook starts with {only[0]!r}; there are "
                          f"{', '.join(path.stem for path in narrative())}.")
     folder = writable_folder(outputs_folder() / "executed" / profile)
+    if loaded.compute and not only:
+        fill(profile)
+    # One notebook alone fills the cores itself.
+    jobs = 1 if loaded.compute and only else min(parallel.cores(), MOST_NOTEBOOKS)
     asked = [(path, folder / path.name, {"profile": profile}) for path in chosen]
     failed = []
     for number, (path, error) in enumerate(_one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1):
@@ -135,6 +141,19 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     print(f"executed copies: {folder}\nfigures: {outputs_folder() / 'figures' / profile}")
     if failed:
         raise SystemExit(1)
+
+
+def fill(profile: str) -> None:
+    """Compute the rows that the notebooks of a profile read and the store lacks; none where the profile leaves that to grids."""
+    from oefsmc_lib import parallel
+    loaded, store = grid.load_profile(profile), Store()
+    wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
+    if missing := grid.without_row(list(wanted.values()), store):
+        print(f"{len(missing)} of {len(wanted)} rows are missing; computing them", flush=True)
+        try:
+            parallel.compute(missing, store, loaded.name)
+        except grid.RunsFailed as error:
+            print(error)                                   # the notebooks leave these out and say so
 
 
 def _one_by_one(asked: Sequence[tuple]):

@@ -222,10 +222,14 @@ def show(settings: Settings = None, profile: ProfileOption = None,
 
 @app.command()
 def figures(profile: ProfileOption = None,
-            only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None) -> None:
+            only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None,
+            rows_only: Annotated[bool, typer.Option("--rows-only", help="compute what they read, and run none")] = False) -> None:
     """Run the notebooks: figures to outputs/figures/, executed copies to outputs/executed/."""
     from oefsmc_lib import books
-    books.run_all(profile or "embedded", only)
+    if rows_only:
+        books.fill(profile or "embedded")
+    else:
+        books.run_all(profile or "embedded", only)
 
 
 @app.command("verdict")

@@ -8,6 +8,7 @@ import statistics
 import nbformat
 import pytest
 
+from oefsmc_lib import books
 from oefsmc_lib.paths import project_root
 
 FOLDER = project_root() / "notebooks"
@@ -103,3 +104,8 @@ def test_a_notebook_that_raises_is_kept_with_its_error(tmp_path):
     with pytest.raises(books.NotebookFailed, match="AssertionError"):
         books.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"cell": "no-such-cell"})
     assert "no-such-cell" in json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
+
+
+def test_what_the_notebooks_read_is_computed_before_they_run():
+    read = {name for path in books.narrative() for name in re.findall(r'book\.rows\(\\"(\w+)\\"', path.read_text())}
+    assert read - {"table1"} == set(books.DRAWN)           # table1 is for the paper's profiles; the embedded one draws `problem`
