@@ -116,6 +116,7 @@ def _explain(figure, rows: Sequence[Row], cut: bool, undecided: str) -> str:
     sources = ", ".join(sorted({row.ood_source for row in rows if row.ood_source}))
     steps = sorted({(paper.METHOD_NAMES[row.method], n) for row in rows
                     if (n := column(row, f"{row.method}.iterations")) not in (None, 2000) and row.method != "cd"})
+    epochs = sorted({n for row in rows if (n := column(row, "finetune.epochs")) not in (None, 40)})
     cells: dict[str, int] = {}
     for row in rows:
         name = f"{row.method} {row.variant} {row.num} {column(row, 'imbalance')}"
@@ -124,6 +125,7 @@ def _explain(figure, rows: Sequence[Row], cut: bool, undecided: str) -> str:
     hollow = any(line.get_label() == PAPER for ax in figure.axes for line in ax.lines)
     text = (f"{networks}" + (f"; images from elsewhere: {sources}" if sources else "")
             + "".join(f"; {name}: {n} steps instead of 2000" for name, n in steps)
+            + "".join(f"; fine-tuning: {n} epochs instead of 40" for n in epochs)
             + f". Marks: mean over {seeds} seed{'s' * (seeds != '1')}, bars: 95 % t-interval"
             + (" (cut at the edge)" if cut else "") + ", small dots: single seeds"
             + ("; hollow marks: the paper" if hollow else "")
