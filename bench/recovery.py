@@ -154,8 +154,9 @@ def quality(method, network, num, seed, _chosen):
     pair, ready = sides(method, network, num, seed, 1.0)
     made = {name: measure(side.whole, ready.few.images.device)[1] for name, side in pair.items()}
     if method == "practise":
-        k = int(pair["ours"].experiment.resolved_plan.removeprefix("drop"))
-        chosen = {name: lowest(scores, k) for name, scores in made.items()}
+        candidates = plans.droppable_units(ready.teacher.model)
+        k = plans.units_to_drop(pair["ours"].experiment.resolved_plan, candidates)
+        chosen = {name: practise.lowest(scores, candidates, k) for name, scores in made.items()}
         return {"same_units": chosen["literal"] == chosen["ours"]} | {f"{n}_units": " ".join(c) for n, c in chosen.items()}
     line = {}
     for name, network in made.items():
@@ -166,16 +167,11 @@ def quality(method, network, num, seed, _chosen):
     return line
 
 
-def lowest(scores, k):
-    """Names of the k candidates that PRACTISE would drop."""
-    return sorted(sorted(scores, key=lambda name: scores[name]["score"])[:k])
-
-
 PARTS = {
     "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
                         "ours_timed_share", "repeats"]),
-    "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy", "same_units",
-                          "literal_units", "ours_units"]),
+    "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy",
+                          "same_units", "literal_units", "ours_units"]),
 }
 
 

@@ -26,7 +26,7 @@ def scores(profile, num, seed, steps):
     ready = pipeline.prepare(experiment)
     begin = time.perf_counter()
     table = practise.score(ready.teacher, plans.droppable_units(ready.teacher.model), ready.few, None, None, experiment)
-    return {name: entry["score"] for name, entry in table.items()}, time.perf_counter() - begin, experiment
+    return table, time.perf_counter() - begin, experiment
 
 
 def main():
@@ -48,12 +48,13 @@ def main():
             writer.writeheader()
         for seed in chosen.seeds:
             (short, short_s, experiment), (long, long_s, _) = (scores(profile, chosen.num, seed, n) for n in chosen.steps)
-            k = int(experiment.resolved_plan.removeprefix("drop"))
-            units = [sorted(sorted(found, key=found.get)[:k]) for found in (short, long)]
+            k = plans.units_to_drop(experiment.resolved_plan, list(short))
+            units = [practise.lowest(found, list(short), k) for found in (short, long)]
+            ranks = [[found[name]["score"] for name in short] for found in (short, long)]
             line = {"profile": chosen.profile, "num": chosen.num, "seed": seed, "short_steps": chosen.steps[0],
                     "long_steps": chosen.steps[1], "short_units": " ".join(units[0]), "long_units": " ".join(units[1]),
                     "same_units": units[0] == units[1], "short_s": round(short_s, 1), "long_s": round(long_s, 1),
-                    "spearman": round(float(spearmanr(list(short.values()), [long[name] for name in short]).statistic), 3)}
+                    "spearman": round(float(spearmanr(*ranks).statistic), 3)}
             writer.writerow(line | {key: about[key] for key in fields if key in about})
             file.flush()
             print(line, flush=True)

@@ -39,14 +39,18 @@ def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
     k = plans.units_to_drop(experiment.resolved_plan, candidates)
     joint = aux if experiment.recovers_jointly else None
     scores = score(teacher, candidates, few, aux, joint, experiment, w)
-    # Equal scores: the earlier block goes, so that a run can be repeated.
-    chosen = sorted(candidates, key=lambda name: (scores[name]["score"], candidates.index(name)))[:k]
-    dropped = [name for name in candidates if name in chosen]
+    dropped = lowest(scores, candidates, k)
     model = copy.deepcopy(teacher.model)
     surgery.drop_units(model, dropped)
     history = mimic.mimic(model, teacher, few, joint, experiment, experiment.practise)
     structure = surgery.Structure(teacher.architecture, dropped=dropped)
     return surgery.Student(model, structure, {"scores": scores, "loss": history})
+
+
+def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -> list[str]:
+    """The k candidates of smallest score, in their order; of equal ones the earlier, so that a run can be repeated."""
+    chosen = sorted(candidates, key=lambda name: scores[name]["score"])[:k]
+    return [name for name in candidates if name in chosen]
 
 
 def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
