@@ -12,7 +12,7 @@ from oefsmc_lib.results import Row
 
 
 def _signed(found: dict) -> str:
-    return f"{found['mean']:+.1f}".replace("-", "−") + undecided(found)
+    return verdict.signed(found["mean"]) + undecided(found)
 
 
 def draw(counts: Sequence[int]) -> str:
@@ -126,8 +126,7 @@ def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
     found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
     for label, difference in found.items():
         if difference and (word := results.verdict(difference["low"], difference["high"])) in words:
-            points_of = f"{difference['mean']:+.1f}".replace("-", "−")
-            words[word].append(f"{label} ({points_of})")
+            words[word].append(f"{label} ({verdict.signed(difference['mean'])})")
     if not any(found.values()):
         return f"Against {reference}: {NOT_RUN}"
     above, below = ("; ".join(group) or "none" for group in words.values())

@@ -94,14 +94,14 @@ def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE):
         if found is None:
             continue
         dataset, network, method, lengths, num = cell
-        claimed = (variant, base) == ("ours", BASE)        # of other pairs the paper says nothing
+        word = rule if (variant, base) == ("ours", BASE) else side       # of other pairs the paper says nothing
         one = select(own, variant=variant)[0]
         printed = [claims.paper_value(select(own, variant=v)[0]) for v in (base, variant)]
         records.append({"dataset": dataset, "network": network, "method": length_name(method, lengths), "num": num,
                         "solver": one.solver, "seeds": found["n"], base: claims.mean(own, variant=base),
                         variant: claims.mean(own, variant=variant),
                         "drop from teacher": one.teacher_accuracy - claims.mean(own, variant=variant),
-                        "gain": found["mean"], "±": found["half"], "verdict": rule(found["low"], found["high"]) if claimed else side(found["low"], found["high"]),
+                        "gain": found["mean"], "±": found["half"], "verdict": word(found["low"], found["high"]),
                         f"paper {base}": printed[0], f"paper {variant}": printed[1],
                         "paper gain": None if None in printed else printed[1] - printed[0]})
     return pd.DataFrame(records).sort_values(["dataset", "network", "method", "num"], ignore_index=True) if records \

@@ -76,7 +76,7 @@ def features(points: dict[str, Sequence], profile, finding: str, few_labels: Seq
 
 
 def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequence[str], counts: Sequence[int], profile,
-             finding: str):
+             finding: str, counted: str = "few images"):
     """Class contributions s_kj of a layer's channels, and which channels each criterion keeps.
 
     ``contributions`` (K, C), classes by rank, the most frequent first, NaN for a class without images;
@@ -93,7 +93,7 @@ def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequenc
     top.imshow(np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest")
     top.set_facecolor("#e6e6e6")
     top.set_yticks(range(len(class_names)), [f"{name} ({count})" for name, count in zip(class_names, counts)])
-    top.set_ylabel("class (images of it: few + elsewhere)" if isinstance(counts[0], str) else "class (few images)")
+    top.set_ylabel(f"class ({counted})")
     for row, (name, channel) in enumerate(kept.items()):
         own = set(channel)
         below.imshow([[0.15 if k in own else 0.9 for k in order]], aspect="auto", cmap="gray", vmin=0, vmax=1,

@@ -64,9 +64,9 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
             _across(change, place, found, colour)
     accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
     accuracy.set_ylim(len(labels) - 0.5, -0.5)             # also where nothing was run
-    accuracy.set_xlabel("test accuracy, %")
     left, right = accuracy.get_xlim()
     accuracy.set_xlim(max(left, -2), min(right, 104))      # a few seeds have intervals beyond what accuracies can be
+    accuracy.set_xlabel("test accuracy, %" + (" (intervals cut at the edge)" if left < -2 or right > 104 else ""))
     change.axvline(0, color=GREY, linewidth=1)
     change.set_xlabel(f"points against: {reference}")
     for colour, label in ((BLUE, "above the reference"), (ORANGE, "below"), (GREY, "undecided")):
