@@ -247,12 +247,17 @@ class Experiment(Settings):
         names += ["draw_file"] if self.draw_file else []
         return {name: getattr(self, name) for name in names}
 
-    def aux_switches(self) -> dict[str, Any]:
-        """What decides the auxiliary set; labels only where a stage reads them."""
+    def aux_image_switches(self) -> dict[str, Any]:
+        """What decides the auxiliary images, without their labels."""
         names = ["aux"] + (["ood_source", "ood_exclude"] if self.aux == "ood" else ["augment"])
         switches = {name: getattr(self, name) for name in names} | {"m": self.aux_size}
         if self.aux == "ood":
             switches["n"] = self.pool_size
+        return switches
+
+    def aux_switches(self) -> dict[str, Any]:
+        """What decides the auxiliary set; labels only where a stage reads them."""
+        switches = self.aux_image_switches()
         if self.class_aware or self.finetunes_on_aux:
             switches |= self.rate_switches()
             if self.aux == "ood" and self.ood_labels != "teacher":
@@ -264,8 +269,8 @@ class Experiment(Settings):
         alpha = {"alpha_min": self.alpha_min} if self.ood_labels == "complementary" else {}
         return {"ood_labels": self.ood_labels} | alpha
 
-    def recovery_switches(self) -> dict[str, Any]:
-        """What decides the recovered student, before fine-tuning: shared by variants."""
+    def training_switches(self) -> dict[str, Any]:
+        """What decides a training by eq. (7) of a given structure, which reads no label and no importance."""
         switches = self.draw_switches() | {"model": self.model, "width": self.width, "method": self.method,
                                            "plan": self.resolved_plan}
         section = getattr(self, self.method).model_dump()
@@ -275,11 +280,18 @@ class Experiment(Settings):
         if self.method in ("mir", "practise"):
             switches |= {"augment": self.augment, "kd": self.kd}
         if self.recovers_jointly or self.class_aware:
+            switches |= self.aux_image_switches()
+        if self.recovers_jointly:
+            switches |= {"lam": self.lam}
+        return switches
+
+    def recovery_switches(self) -> dict[str, Any]:
+        """What decides the recovered student, before fine-tuning: shared by variants."""
+        switches = self.training_switches()
+        if self.recovers_jointly or self.class_aware:
             switches |= self.aux_switches()
         if self.class_aware:
             switches |= {"class_aware": True, "w": self.w, "contribution": self.contribution}
-        if self.recovers_jointly:
-            switches |= {"lam": self.lam}
         return switches
 
     def switches(self) -> dict[str, Any]:

@@ -43,10 +43,11 @@ class Shared:
     """What runs of one process have in common, computed once: data, teachers, pools, recovered students.
 
     Variants of a cell that recover the same student (``native`` and ``native_ft``, ``wo_ft`` and
-    ``ours``) fine-tune copies of one. Only the few latest of each kind are kept.
+    ``ours``) fine-tune copies of one; those that train alike share parts of a recovery
+    (:mod:`oefsmc_lib.methods`). Only the few latest of each kind are kept.
     """
 
-    LIMITS = {"data": 4, "teacher": 2, "pool": 4, "recovered": 4}
+    LIMITS = {"data": 4, "teacher": 2, "pool": 4, "part": 4, "recovered": 4}
 
     def __init__(self):
         self.kept = {kind: OrderedDict() for kind in self.LIMITS}
@@ -59,6 +60,25 @@ class Shared:
                 store.popitem(last=False)
         store.move_to_end(key)
         return store[key]
+
+
+class Parts:
+    """The ``once`` of a recovery: parts that runs with the same training share, and the seconds that sharing saved."""
+
+    def __init__(self, shared: Shared, key: str):
+        self.shared, self.key, self.saved = shared, key, 0.0
+
+    def __call__(self, name, make):
+        made_here = []
+
+        def timed():
+            begin = time.perf_counter()
+            made_here.append(make())
+            return made_here[0], time.perf_counter() - begin
+
+        value, seconds = self.shared.get("part", (self.key, name), timed)
+        self.saved += 0.0 if made_here else seconds
+        return value
 
 
 def device_of(experiment: Experiment) -> torch.device:
@@ -125,12 +145,21 @@ def aux_labels(experiment: Experiment, rates: Tensor, teacher, images: Tensor) -
                            fewshot.generator(experiment.seed, "labels"))
 
 
-def recover(experiment: Experiment, ready: Prepared):
-    """The compression stage: importance (eq. 5), surgery, recovery (eq. 7); (student, seconds)."""
+def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
+    """The compression stage: importance (eq. 5), surgery, recovery (eq. 7); (student, seconds).
+
+    Parts that ``shared`` has count with the seconds that they took when they were made.
+    """
+    parts = Parts(shared or Shared(), _key(experiment.training_switches(), ready, ready.pool))
     begin = time.perf_counter()
     w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.class_aware else None
-    student = methods.compress(ready.teacher, ready.few, ready.aux, experiment, w)
-    return student, time.perf_counter() - begin
+    student = methods.compress(ready.teacher, ready.few, ready.aux, experiment, w, parts)
+    return student, time.perf_counter() - begin + parts.saved
+
+
+def _key(switches: dict, ready: Prepared, pool: ood.Pool | None) -> str:
+    """What a recovery, or a part of one, is kept under."""
+    return digest([switches, ready.teacher.sha256, ready.train.fingerprint, ready.draw.indices, pool and pool.fingerprint])
 
 
 def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]:
@@ -172,9 +201,8 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     shared = shared or Shared()
     ready = prepare(experiment, shared)
     pool = ready.pool if experiment.recovers_jointly or experiment.class_aware else None
-    key = digest([experiment.recovery_switches(), ready.teacher.sha256, ready.train.fingerprint,
-                  ready.draw.indices, pool and pool.fingerprint])
-    recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready))
+    key = _key(experiment.recovery_switches(), ready, pool)
+    recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready, shared))
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)
     student.notes["finetune"] = report

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from oefsmc_lib import data, evaluation, ood, pipeline, surgery, teachers
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.experiment import METHODS, VARIANTS
+from oefsmc_lib.experiment import METHODS, VARIANTS, Experiment
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
 NETWORKS = {"vgg": {}, "resnet": RESNET}
@@ -210,8 +210,9 @@ def test_every_switch_of_a_method_runs(tiny, method, settings, monkeypatch):
 @EVERY
 def test_what_runs_share_changes_no_row(tiny, method):
     shared = pipeline.Shared()
-    together = {variant: run(shared, method=method, variant=variant) for variant in ("ours", "wo_ft", "native", "wo_comp")}
-    for variant in ("wo_ft", "wo_comp"):                  # fine-tuned from a copy of another's recovered student
+    order = ("ours", "wo_ft", "native", "wo_comp", "extra_images")
+    together = {variant: run(shared, method=method, variant=variant) for variant in order}
+    for variant in ("wo_ft", "wo_comp", "extra_images"):  # from a copy of another's student, or parts of its recovery
         student, row = run(method=method, variant=variant)
         assert lasting(row) == lasting(together[variant][1])
         assert same_state(state_of(student.model), state_of(together[variant][0].model))
@@ -232,6 +233,34 @@ def test_recovered_students_pools_and_sets_are_made_once(tiny, monkeypatch):
     assert made == {"recover": 4, "pool": 1}
     run(shared, variant="ours", seed=1)
     assert made == {"recover": 5, "pool": 2}
+
+
+def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch):
+    from oefsmc_lib.methods import mimic, practise
+    trained = {"adaptors": 0, "student": []}
+    recover, train = practise.Stages.recover, mimic.mimic
+    monkeypatch.setattr(practise.Stages, "recover",
+                        lambda *a: (trained.__setitem__("adaptors", trained["adaptors"] + 1), recover(*a))[1])
+    monkeypatch.setattr(mimic, "mimic", lambda *a: (trained["student"].append(a[0]), train(*a))[1])
+    shared, rows = pipeline.Shared(), {}
+    for variant in VARIANTS:
+        rows[variant] = run(shared, method="practise", variant=variant)[1]
+    candidates = trained["adaptors"] // 2                 # of the few alone, and of both sets
+    assert trained["adaptors"] == 2 * candidates and candidates > 1
+    alike = rows["extra_images"].dropped == rows["ours"].dropped
+    assert len(trained["student"]) == (2 if alike else 3)
+    # shared work counts in full in the row of each run that it served
+    assert rows["ours"].seconds_recovery > 0.5 * rows["extra_images"].seconds_recovery
+
+
+def test_other_weights_or_labels_share_a_training_and_other_images_do_not():
+    ours = Experiment(method="practise", variant="ours").training_switches()
+    for same in ({"w": "uniform"}, {"contribution": "taylor"}, {"ood_labels": "uniform"}, {"alpha_min": "nonzero"},
+                 {"variant": "wo_ft"}, {"variant": "extra_images"}, {"eta": 1}):
+        assert Experiment.parse({"method": "practise", "variant": "ours", **same}).training_switches() == ours, same
+    for other in ({"m": 5}, {"lam": 0.2}, {"seed": 1}, {"n": 60}, {"variant": "wo_comp"}, {"practise.iterations": 3},
+                  {"aux": "augmented_few"}, {"num": 20}):
+        assert Experiment.parse({"method": "practise", "variant": "ours", **other}).training_switches() != ours, other
 
 
 def test_only_the_latest_are_kept():

@@ -33,7 +33,7 @@ ROWS_AT_ONCE = 16_384
 FINE = 1e-4                                               # below this ridge, float32 sums are too coarse
 
 
-def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
     """Fit and prune every layer of the plan, then cut the dead filters out."""
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)

@@ -24,7 +24,7 @@ from oefsmc_lib.errors import InputError
 PLENTY = 4                                                # rows a channel from which float32 sums are fine enough
 
 
-def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
     """Remove filters, fit and merge every Q_l. See the module's text."""
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)

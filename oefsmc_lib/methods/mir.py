@@ -12,7 +12,7 @@ from oefsmc_lib import importance, plans, surgery
 from oefsmc_lib.methods.mimic import mimic
 
 
-def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
+def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
     """Remove filters, mimic; ``notes["loss"]`` has the loss of every step."""
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)

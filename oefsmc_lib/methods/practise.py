@@ -28,21 +28,29 @@ from oefsmc_lib import importance, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evaluation import latency, macs_by_layer
 from oefsmc_lib.fewshot import Samples, generator
-from oefsmc_lib.methods import mimic
+from oefsmc_lib.methods import alone, mimic
 from oefsmc_lib.models import VGG, segments
 from oefsmc_lib.progress import bar
 
 
-def compress(teacher, few, aux, experiment, w=None) -> surgery.Student:
-    """Score, drop, mimic; ``notes`` has every candidate's recoverability, saving and score."""
+def compress(teacher, few, aux, experiment, w=None, once=alone) -> surgery.Student:
+    """Score, drop, mimic; ``notes`` has every candidate's recoverability, saving and score.
+
+    Neither training reads ``w``, so that runs which differ in it alone share the images' errors
+    and, where they drop the same units, the student.
+    """
     candidates = plans.droppable_units(teacher.model)
     k = plans.units_to_drop(experiment.resolved_plan, candidates)
     joint = aux if experiment.recovers_jointly else None
-    scores = score(teacher, candidates, few, aux, joint, experiment, w)
+    scores = score(teacher, candidates, few, aux, joint, experiment, w, once)
     dropped = lowest(scores, candidates, k)
-    model = copy.deepcopy(teacher.model)
-    surgery.drop_units(model, dropped)
-    history = mimic.mimic(model, teacher, few, joint, experiment, experiment.practise)
+
+    def train():
+        model = copy.deepcopy(teacher.model)
+        surgery.drop_units(model, dropped)
+        return model, mimic.mimic(model, teacher, few, joint, experiment, experiment.practise)
+
+    model, history = once(("student", tuple(dropped)), train)
     structure = surgery.Structure(teacher.architecture, dropped=dropped)
     return surgery.Student(model, structure, {"scores": scores, "loss": history})
 
@@ -74,17 +82,22 @@ def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
     return found
 
 
-def score(teacher, candidates: list[str], few, aux, joint, experiment, w=None) -> dict[str, dict[str, float]]:
+def score(teacher, candidates: list[str], few, aux, joint, experiment, w=None,
+          once=alone) -> dict[str, dict[str, float]]:
     """{candidate: recoverability, saving, score}, each after its own adaptor training."""
     tau = savings(teacher, candidates, experiment.practise.saving)
-    stages = Stages(teacher, few, aux if w is not None else None, joint, experiment)
+    judged = aux if joint is not None or w is not None else None
+
+    def train():
+        stages = Stages(teacher, few, judged, joint, experiment)
+        return {name: stages.recover(name) for name in bar(candidates, "scoring")}
+
     table = {}
-    for name in bar(candidates, "scoring"):
-        errors = stages.recover(name)                     # (N,), per image
+    for name, errors in once(("errors", judged is not None), train).items():       # errors (N,), per image
         if w is None:
             recoverability = float(errors[: len(few)].mean())
         else:
-            labels = few.labels if aux is None else torch.cat([few.labels, aux.labels])
+            labels = few.labels if judged is None else torch.cat([few.labels, judged.labels])
             # R_b = sum_j w_j R_bj
             recoverability = float(importance.weighted(errors[:, None], labels, w)[0])
         table[name] = {"recoverability": recoverability, "saving": tau[name], "score": recoverability / tau[name]}
