@@ -5,13 +5,22 @@ weights; the layers after it then see the changed output. Two ways to walk, with
 
 * one pass: the fit runs inside the student's forward pass, when the layer's input arrives. One
   teacher and one student pass in all, where the released procedures make one of each a layer.
-* one pass a layer, over chunks of images: for sets whose maps do not fit in memory.
+* chunks of images, for sets whose maps do not fit in memory: each layer is seen for all chunks before
+  the next one's turn. Chunks are carried from piece to piece of the network
+  (:func:`oefsmc_lib.models.segments`), so that none starts from the images again.
 """
+
+import tempfile
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.models import feature_module, run_pieces, segments
+
 MAP_BYTES = 2**30                                         # teacher maps held at once; beyond it, walk in chunks
+CARRIED_BYTES = 2**29                                     # maps between pieces held in memory; beyond it, in a file
 
 
 class _Reached(Exception):
@@ -75,10 +84,10 @@ def _record(model: nn.Module, layers: list[str], keep, stop: bool, ends: list[st
 
 
 def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool = False,
-         ends: list[str] | None = None) -> None:
+         ends: list[str] | None = None, forward=None) -> None:
     handles = _record(model, layers, keep, stop, layers if ends is None else ends)
     try:
-        model(images)
+        (forward or model)(images)
     except _Reached:
         pass
     finally:
@@ -103,17 +112,106 @@ def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tens
     if not per_pass and chunk >= len(images):
         _one_pass(student, teacher, layers, images, weights, start, wanted)
         return
+    sides = [(Carried(net, images.split(chunk), whole=per_pass), side, channels)
+             for net, side, channels in ((teacher, "teacher", wanted), (student, "student", {}))]
     for name in layers:
         fit = start(name)
-        for x, share in zip(images.split(chunk), weights.split(chunk)):
+        for carried, _, _ in sides:
+            carried.advance(name)
+        for *parts, share in zip(*(carried for carried, _, _ in sides), weights.split(chunk)):
             taps: dict[str, Tap] = {}
-            for net, side, channels in ((teacher, "teacher", wanted.get(name)), (student, "student", None)):
+            for x, (carried, side, channels) in zip(parts, sides):
                 # A pass that goes on may change the output in place (ReLU), so it is copied.
-                copied = per_pass or channels is not None
-                _run(net, [name], x, lambda _n, tap, side=side, channels=channels, copied=copied:
-                     taps.__setitem__(side, tap.copied(channels) if copied else tap), stop=not per_pass, ends=layers)
+                copied = per_pass or name in channels
+                _run(carried.model, [name], x, lambda _n, tap, side=side, channels=channels.get(name), copied=copied:
+                     taps.__setitem__(side, tap.copied(channels) if copied else tap), stop=not per_pass, ends=layers,
+                     forward=carried.forward)
             fit.add(taps["student"], taps["teacher"], share)
         fit.finish()
+
+
+class Carried:
+    """Chunks of images, carried through a network behind the pieces whose layers are all fitted.
+
+    Iterating gives each chunk's maps there, and :meth:`forward` runs on from there. A
+    network that is no chain of pieces, or ``whole``, starts from the images each time.
+    """
+
+    def __init__(self, model: nn.Module, chunks: tuple[Tensor, ...], whole: bool = False):
+        self.model, self.chunks, self.maps, self.at, self.fitted = model, chunks, chunks, 0, -1
+        self.pieces = [] if whole else chain(model, chunks[0][:1])
+
+    def advance(self, layer: str) -> None:
+        """It is the turn of ``layer``: carry every chunk on. A layer behind the last piece sends them back."""
+        piece = next((i for i, (name, _) in enumerate(self.pieces) if f"{layer}.".startswith(f"{name}.")), None)
+        if piece is None:
+            self.maps, self.at, self.pieces = self.chunks, 0, []
+            return
+        # Not up to the layer's piece: its fit may change what stands before it (a batch norm's convolution).
+        at = min(piece, self.fitted + 1)
+        if at > self.at:
+            moved = _Maps(CARRIED_BYTES)
+            for x in self:
+                moved.append(run_pieces(self.pieces[self.at:at], x))
+            self.maps, self.at = moved, at
+        self.fitted = piece
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # ReLU works in place in some networks, so what is kept is not handed out.
+        return (x.clone() for x in self.maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_pieces(self.pieces[self.at:], x) if self.pieces else self.model(x)
+
+
+def chain(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module]]:
+    """The network's pieces up to its last map, or none where running them in turn is not the network."""
+    try:
+        pieces, last = segments(model), feature_module(model)
+    except InputError:
+        return []
+    seen: list[Tensor] = []
+    _run(model, [last], image, lambda _n, tap: seen.append(tap.output), stop=True, ends=[])
+    try:
+        found = run_pieces(pieces, image.clone())
+    except RuntimeError:                                  # shapes that do not fit
+        return []
+    return pieces if found.shape == seen[0].shape and torch.allclose(found, seen[0], rtol=1e-4, atol=1e-5) else []
+
+
+class _Maps:
+    """Maps of one chunk after another: in memory up to a limit, then in a temporary file that goes with this object."""
+
+    def __init__(self, limit: int):
+        self.left, self.kept, self.file = limit, [], None
+
+    def append(self, maps: Tensor) -> None:
+        size = maps.numel() * maps.element_size()
+        self.left -= size
+        if self.left >= 0:
+            self.kept.append(maps)
+            return
+        order = maps.permute(0, 2, 3, 1) if maps.dim() == 4 else maps                # channels last, as networks keep them
+        try:
+            self.file = self.file or tempfile.TemporaryFile()
+            self.file.seek(0, 2)
+            at = self.file.tell()
+            self.file.write(order.contiguous().cpu().numpy().data)
+            self.file.flush()
+        except OSError as error:
+            raise InputError(f"Cannot keep the maps of {len(maps)} images in {tempfile.gettempdir()}: "
+                             f"{error.strerror or error}; make room, or set TMPDIR to a larger folder.") from error
+        self.kept.append((at, size, order.shape, maps.dtype, maps.device))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for kept in self.kept:
+            if isinstance(kept, Tensor):
+                yield kept
+                continue
+            at, size, shape, dtype, device = kept
+            self.file.seek(at)
+            maps = torch.frombuffer(bytearray(self.file.read(size)), dtype=dtype).view(shape).to(device)
+            yield maps.permute(0, 3, 1, 2) if maps.dim() == 4 else maps
 
 
 def _one_pass(student, teacher, layers, images, weights, start, wanted) -> None:

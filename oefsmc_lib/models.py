@@ -175,3 +175,10 @@ def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
     if isinstance(model, ResNet):                         # its ReLU is a function, not a module
         stem_pieces.insert(2, ("relu", nn.ReLU()))
     return stem_pieces
+
+
+def run_pieces(pieces: list[tuple[str, nn.Module]], x: Tensor) -> Tensor:
+    """Pieces of :func:`segments` in turn; ``x`` may be changed in place."""
+    for _, piece in pieces:
+        x = piece(x)
+    return x

@@ -154,10 +154,14 @@ def test_one_pass_equals_a_pass_a_layer_equals_chunks(request, name, solver, mon
     fskd.recover(literal, teacher, few, None, e, literal_passes=True)
     monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, surgery.weight_layers(
         teacher.model, teacher.architecture), few.images))
-    chunked = compress(teacher, few, None, e)
+    in_memory = compress(teacher, few, None, e)
+    monkeypatch.setattr(layerwise, "CARRIED_BYTES", 1)
+    in_a_file = compress(teacher, few, None, e)
+    monkeypatch.setattr(layerwise, "chain", lambda *_: [])
+    from_the_images = compress(teacher, few, None, e)
     x = inputs(8, teacher.architecture, seed=9)
     expected = logits(student.model, x)
-    for other in (literal, chunked):
+    for other in (literal, in_memory, in_a_file, from_the_images):
         difference = float((logits(other.model, x) - expected).abs().max())
         assert difference < (5e-2 if solver == "minnorm" else 2e-3) * float(expected.abs().max())
 
@@ -176,6 +180,42 @@ def test_one_pass_forwards_each_image_once(teacher, count_forwards):
         patch.setattr(layerwise, "_run", counted)
         run(teacher, few)
     assert counts == [1, 7, 7]                            # the size of the maps, the teacher, the student
+
+
+def test_chunks_are_carried_on_and_do_not_start_from_the_images_again(teacher, monkeypatch, count_forwards):
+    few = samples(9, teacher.architecture)
+    layers = surgery.weight_layers(teacher.model, teacher.architecture)
+    first = teacher.model.get_submodule(layers[0])
+    with count_forwards(first) as once:
+        run(teacher, few)
+    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, layers, few.images))
+    with count_forwards(first) as chunked:
+        run(teacher, few)
+    # each image once more to carry it on, and one image twice to see that the network is a chain of pieces
+    assert chunked.images == once.images + 9 + 2
+
+
+def test_a_network_that_is_no_chain_of_pieces_starts_from_the_images(vgg, monkeypatch):
+    image = inputs(1, vgg.architecture)
+    assert [name for name, _ in layerwise.chain(vgg.model, image)] == [name for name, _ in layerwise.segments(vgg.model)]
+    monkeypatch.setattr(layerwise, "segments", lambda model: list(reversed(list(model.features.named_children())[:3])))
+    assert layerwise.chain(vgg.model, image) == []        # pieces that do not fit one another
+    monkeypatch.setattr(layerwise, "segments", lambda model: [("features.0", model.features[0])])
+    assert layerwise.chain(vgg.model, image) == []        # not up to the last map
+
+
+def test_no_room_for_carried_maps_is_a_sentence(vgg, monkeypatch):
+    few = samples(9, vgg.architecture)
+    monkeypatch.setattr(layerwise, "CARRIED_BYTES", 1)
+    monkeypatch.setattr(layerwise, "MAP_BYTES", 1)
+
+    class Full:
+        def seek(self, *_): return 0
+        def tell(self): return 0
+        def write(self, _): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(layerwise.tempfile, "TemporaryFile", Full)
+    with pytest.raises(InputError, match="No space left on device; make room, or set TMPDIR"):
+        run(vgg, few)
 
 
 # --- eq. 7 -----------------------------------------------------------------------------------------

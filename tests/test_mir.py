@@ -151,16 +151,22 @@ def test_a_banks_maps_are_the_teachers_maps_of_its_views(teacher):
     assert bank.images.shape[:2] == (4, 5) and not torch.equal(x[0], x[1])
 
 
-def test_a_bank_has_fewer_views_past_its_bytes_and_one_without_augmentation(monkeypatch):
+def test_a_bank_has_fewer_views_past_its_bytes_and_gives_way_to_fresh_ones(monkeypatch):
     images = inputs(4, RESNET)
     look = lambda part: (part.mean((2, 3)),)  # noqa: E731
-    assert len(mimic.Bank(images, "crop", 32, look, source()).images) == 32
-    assert len(mimic.Bank(images, "none", 32, look, source()).images) == 1
+
+    def made(augment="crop", views=32):
+        e = small(method="mir", augment=augment, **{"mir.views": views})
+        return mimic.views_of(images, e, e.mir, look, "views")
+    assert len(made().images) == 32 and len(made("none").images) == 1 and len(made(views=1).images) == 1
     a_view = 4 * (images[0].numel() + 3) * 4
-    monkeypatch.setattr(mimic, "BANK_BYTES", 5 * a_view)
-    assert len(mimic.Bank(images, "crop", 32, look, source()).images) == 5
-    monkeypatch.setattr(mimic, "BANK_BYTES", 1)
-    assert len(mimic.Bank(images, "crop", 32, look, source()).images) == 2
+    for room, views in ((5, 5), (2, 2), (1, 0), (0.5, 0)):
+        monkeypatch.setattr(mimic, "BANK_BYTES", int(room * a_view))
+        found = made()
+        assert len(found.images) == views if views else isinstance(found, mimic.Fresh), room
+    assert isinstance(made("none"), mimic.Fresh) and isinstance(made(views=0), mimic.Fresh)
+    monkeypatch.setattr(mimic, "BANK_BYTES", a_view)
+    assert len(made("none").images) == 1
 
 
 @given(st.integers(1, 40), st.integers(1, 20))

@@ -8,7 +8,8 @@ elements of a set. The head is the teacher's and stays.
 
 The teacher's maps of random views are computed once, for a bank of R views an image; drawing views
 from the bank is training with R-view finite augmentation. ``views=0`` draws a fresh view and runs
-the teacher at each step, as the released code does.
+the teacher at each step, as the released code does; so does a set of which not even two views fit into
+``BANK_BYTES``.
 """
 
 from collections.abc import Iterator
@@ -52,10 +53,6 @@ class Bank:
     """R views of each image with what ``look`` makes of them: tensors (R, N, ...), made once."""
 
     def __init__(self, images: Tensor, kind: str, views: int, look, source: torch.Generator):
-        probe = look(images[:1])
-        bytes_a_view = sum(t.numel() * t.element_size() for t in (images[:1], *probe)) * len(images)
-        # Past a gigabyte the bank has fewer views; two are the least that deserve the name.
-        views = 1 if kind == "none" else max(2, min(views, BANK_BYTES // bytes_a_view))
         self.images = torch.stack([augment(images, kind, source) for _ in range(views)])
         parts = [look(part) for part in self.images.flatten(0, 1).split(64)]
         self.made = [torch.cat(tensors).unflatten(0, (views, len(images))) for tensors in zip(*parts)]
@@ -64,6 +61,18 @@ class Bank:
         """One random view of each image in ``index``: views (n, C, H, W) and what was made of them."""
         view = torch.randint(0, len(self.images), (len(index),), generator=source).to(index.device)
         return self.images[view, index], [made[view, index] for made in self.made]
+
+
+def views_that_fit(images: Tensor, kind: str, views: int, look) -> int:
+    """Views of each image for a bank of at most ``BANK_BYTES``; 0 where that is no bank: fewer than two, or not all.
+
+    Without augmentation an image has one view.
+    """
+    bytes_a_view = sum(t.numel() * t.element_size() for t in (images[:1], *look(images[:1]))) * len(images)
+    room = BANK_BYTES // bytes_a_view
+    if kind == "none":
+        return min(1, room)
+    return min(views, room) if room >= min(views, 2) else 0
 
 
 class Fresh:
@@ -78,10 +87,11 @@ class Fresh:
 
 
 def views_of(images: Tensor, experiment, settings, look, purpose: str):
-    """A bank of views, or fresh ones where ``settings.views`` is 0."""
-    if settings.views == 0:
+    """A bank of views, or fresh ones where ``settings.views`` is 0 or the images are too many."""
+    views = settings.views and views_that_fit(images, experiment.augment, settings.views, look)
+    if not views:
         return Fresh(images, experiment.augment, look)
-    return Bank(images, experiment.augment, settings.views, look, generator(experiment.seed, purpose))
+    return Bank(images, experiment.augment, views, look, generator(experiment.seed, purpose))
 
 
 def batches(count: int, size: int, source: torch.Generator, device) -> Iterator[Tensor]:

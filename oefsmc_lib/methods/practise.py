@@ -29,7 +29,7 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.evaluation import latency, macs_by_layer
 from oefsmc_lib.fewshot import Samples, generator
 from oefsmc_lib.methods import alone, mimic
-from oefsmc_lib.models import VGG, segments
+from oefsmc_lib.models import VGG, run_pieces, segments
 from oefsmc_lib.progress import bar
 
 
@@ -112,27 +112,23 @@ class Stages:
         self.names = [name for name, _ in segments(teacher.model)]
         self.judged = few if aux is None else Samples(torch.cat([few.images, aux.images]), few.labels)
         self.sets = mimic.sets(few, joint, experiment)
-        self.start, self.banks, self.judged_input = -1, [], None
-        with mimic.Feature(teacher.model) as reference, torch.no_grad():
-            self.target = torch.cat([reference(part)[0].clone() for part in self.judged.images.split(64)])
+        self.start, self.banks = -1, []
 
     @torch.no_grad()
     def _prefix(self, images: Tensor, start: int) -> Tensor:
-        for _, piece in segments(self.teacher.model)[:start]:
-            images = piece(images)
-        return images
+        return run_pieces(segments(self.teacher.model)[:start], images)
 
     def _enter(self, start: int) -> None:
         """Make the banks of a stage: its input and the teacher's map for every view."""
         if start == self.start:
             return
         self.start = start
-        tail = [piece for _, piece in segments(self.teacher.model)[start:]]
+        tail = segments(self.teacher.model)[start:]
 
         @torch.no_grad()
         def look(images):
             begin = self._prefix(images, start).clone()   # ReLU works in place further on
-            return begin, _chain(tail, begin.clone())
+            return begin, run_pieces(tail, begin.clone())
 
         self.banks = []
         for samples, _, name in self.sets:
@@ -141,7 +137,6 @@ class Stages:
             else:
                 bank = mimic.Fresh(samples.images, self.experiment.augment, look)
             self.banks.append(bank)
-        self.judged_input = torch.cat([self._prefix(part, start).clone() for part in self.judged.images.split(64)])
 
     def recover(self, unit: str) -> Tensor:
         """Drop ``unit``, train its adaptors, and return each judged image's mean squared error (N,)."""
@@ -151,17 +146,21 @@ class Stages:
         model = copy.deepcopy(self.teacher.model).requires_grad_(False)
         surgery.drop_units(model, [unit])
         adaptors = insert_adaptors(model, places)
-        tail = [piece for _, piece in segments(model)[start:]]
+        tail, whole = segments(model)[start:], segments(self.teacher.model)[start:]
         if adaptors:
             self._train(tail, adaptors)
-        with torch.no_grad():
-            maps = torch.cat([_chain(tail, part.clone()) for part in self.judged_input.split(64)])
-        errors = (maps - self.target).square().flatten(1).mean(1)
+        errors = []
+        with torch.no_grad():                             # part by part: nothing that grows with the images is kept
+            for part in self.judged.images.split(64):
+                begin = self._prefix(part, start)
+                maps, target = run_pieces(tail, begin.clone()), run_pieces(whole, begin.clone())
+                errors.append((maps - target).square().flatten(1).mean(1))
+        errors = torch.cat(errors)
         if not torch.isfinite(errors).all():
             raise InputError(f"PRACTISE's adaptors for {unit} diverged; lower practise.lr or check the teacher.")
         return errors
 
-    def _train(self, tail: list[nn.Module], adaptors: list[nn.Module]) -> None:
+    def _train(self, tail: list[tuple[str, nn.Module]], adaptors: list[nn.Module]) -> None:
         steps = self.settings.scoring_iterations
         optimiser, schedule = mimic.sgd([q.weight for q in adaptors], self.settings.lr, steps)
         # The same batches and views for every candidate, so that their scores differ by the block alone.
@@ -170,7 +169,7 @@ class Stages:
                                samples.images.device) for samples, _, name in self.sets]
         for _ in range(steps):
             picked = [bank.pick(next(draw), source)[1] for bank, draw in zip(self.banks, draws)]
-            maps = _chain(tail, torch.cat([begin for begin, _ in picked]))
+            maps = run_pieces(tail, torch.cat([begin for begin, _ in picked]))
             loss, at = 0.0, 0
             for (_, share, _), (_, target) in zip(self.sets, picked):
                 loss = loss + share * F.mse_loss(maps[at:at + len(target)], target)
@@ -179,12 +178,6 @@ class Stages:
             loss.backward()
             optimiser.step()
             schedule.step()
-
-
-def _chain(pieces: list[nn.Module], x: Tensor) -> Tensor:
-    for piece in pieces:
-        x = piece(x)
-    return x
 
 
 def _piece(names: list[str], place: str) -> str:
