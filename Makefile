@@ -46,8 +46,10 @@ test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
-bench: $(STAMP) ## Time literal procedures against ours: outputs/bench/ (an idle machine, images of the profiles)
-	@$(BIN)/python bench/recovery.py timing && $(BIN)/python bench/recovery.py quality --networks vgg16-w0.25
+# Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
+PART ?= startup.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
+bench: $(STAMP) ## Time literal procedures against ours, the floor, growth, memory: outputs/bench/ (an idle machine, an hour)
+	@for part in $(PART); do $(BIN)/python bench/$$part || exit 1; done
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

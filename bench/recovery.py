@@ -12,18 +12,15 @@ outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
-import copy
-import csv
 import itertools
 import statistics
-import time
-from datetime import date
 
 import torch
+from sheet import record, seconds
+from stages import Side
 
-from oefsmc_lib import grid, importance, pipeline, plans, provenance, surgery
-from oefsmc_lib.methods import cd, fskd, mimic, mir, practise
-from oefsmc_lib.paths import outputs_folder, writable_folder
+from oefsmc_lib import grid, pipeline, plans
+from oefsmc_lib.methods import mimic, practise
 
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}
 # method -> switches of the released procedure; ours are the defaults of full length.
@@ -34,31 +31,33 @@ LITERAL = {
     "practise": {"practise.cache": False, "practise.scoring_iterations": 2000},
 }
 LENGTHS = {"mir.iterations": 2000, "practise.iterations": 2000, "practise.scoring_iterations": 200}
-LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.scoring_iterations"}
 
 
-def stage(experiment, ready, literal):
-    """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it."""
-    if experiment.method == "fskd":
-        teacher = ready.teacher
-        widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-        kept = importance.choose_filters(teacher, widths, {}, ready.few, None, None, experiment)
-
-        pruned = surgery.pruned_copy(teacher, kept)
-
-        def run(student):
-            fskd.recover(student, teacher, ready.few, None, experiment, literal_passes=literal)
-            return student.model
-        return lambda: copy.deepcopy(pruned), run
-    if experiment.method == "practise":
-        candidates = plans.droppable_units(ready.teacher.model)
-        return nothing, lambda _: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
-    module = {"cd": cd, "mir": mir}[experiment.method]
-    return nothing, lambda _: module.compress(ready.teacher, ready.few, None, experiment).model
+def sides(method, network, num, seed, share):
+    """Literal and ours on one draw, and what both start from."""
+    profile = grid.load_profile(NETWORKS[network])
+    base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
+    ready = pipeline.prepare(profile.experiment(base))
+    literal = Side(profile, base | LITERAL[method], ready, True, share)
+    return {"literal": literal, "ours": Side(profile, base, ready, False, share)}, ready
 
 
-def nothing():
-    """Stages that copy the teacher themselves start from nothing."""
+def timing(method, network, num, seed, chosen):
+    """Median and range of both, in turn."""
+    pair, ready = sides(method, network, num, seed, chosen.share)
+    device = ready.few.images.device
+    for side in pair.values():
+        side.warm_up()
+    times = {name: [] for name in pair}
+    for _ in range(chosen.repeats):
+        for name, side in pair.items():
+            times[name].append(side.measure(lambda work: seconds(work, device)))
+    middle = {name: statistics.median(found) for name, found in times.items()}
+    line = {"ratio": round(middle["literal"] / middle["ours"], 2), "repeats": chosen.repeats}
+    for name, found in times.items():
+        line |= {f"{name}_s": round(middle[name], 3), f"{name}_range": f"{min(found):.3f}-{max(found):.3f}",
+                 f"{name}_timed_share": pair[name].share}
+    return line
 
 
 def unseen(ready):
@@ -80,89 +79,19 @@ def judged(made, ready, images, labels):
     return statistics.mean(errors), 100 * right / len(images)
 
 
-def measure(stage, device):
-    prepare, run = stage
-    start = prepare()
-    begin = time.perf_counter()
-    made = run(start)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin, made
-
-
-def loop_length(experiment):
-    """Steps of the loop that `LOOP` names; None where there is none."""
-    if experiment.method == "cd":
-        return experiment.cd.iterations if experiment.cd.solver == "adam" else None
-    return {"mir": experiment.mir.iterations, "practise": experiment.practise.scoring_iterations}.get(experiment.method)
-
-
-class Side:
-    """One procedure of a pair: timed whole, or on a share of its loop and scaled to the whole."""
-
-    def __init__(self, profile, settings, ready, literal, share):
-        self.experiment = profile.experiment(settings)
-        steps = loop_length(self.experiment)
-        self.whole = stage(self.experiment, ready, literal)
-        self.short = self.single = None
-        self.share = 1.0
-        if steps and share < 1:
-            count = max(5, round(steps * share))
-            self.share, self.factor = count / steps, (steps - 1) / (count - 1)
-            loop = LOOP[self.experiment.method]
-            self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
-            self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal)
-
-    def seconds(self, device):
-        """Seconds of the whole procedure, and what it made where it ran whole."""
-        if self.short is None:
-            return measure(self.whole, device)
-        once, _ = measure(self.single, device)
-        many, _ = measure(self.short, device)
-        return once + (many - once) * self.factor, None
-
-
-def sides(method, network, num, seed, share):
-    """Literal and ours on one draw, and what both start from."""
-    profile = grid.load_profile(NETWORKS[network])
-    base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
-    ready = pipeline.prepare(profile.experiment(base))
-    literal = Side(profile, base | LITERAL[method], ready, True, share)
-    return {"literal": literal, "ours": Side(profile, base, ready, False, share)}, ready
-
-
-def timing(method, network, num, seed, chosen):
-    """Median and range of both, in turn."""
-    pair, ready = sides(method, network, num, seed, chosen.share)
-    device = ready.few.images.device
-    for side in pair.values():                            # warm-up: a first call also loads kernels
-        measure(side.single or side.whole, device)
-    times = {name: [] for name in pair}
-    for _ in range(chosen.repeats):
-        for name, side in pair.items():
-            times[name].append(side.seconds(device)[0])
-    middle = {name: statistics.median(found) for name, found in times.items()}
-    line = {"ratio": round(middle["literal"] / middle["ours"], 2), "repeats": chosen.repeats}
-    for name, found in times.items():
-        line |= {f"{name}_s": round(middle[name], 3), f"{name}_range": f"{min(found):.3f}-{max(found):.3f}",
-                 f"{name}_timed_share": pair[name].share}
-    return line
-
-
 def quality(method, network, num, seed, _chosen):
     """What both make of the same images, each run whole."""
     pair, ready = sides(method, network, num, seed, 1.0)
-    made = {name: measure(side.whole, ready.few.images.device)[1] for name, side in pair.items()}
+    made = {name: side.make() for name, side in pair.items()}
     if method == "practise":
         candidates = plans.droppable_units(ready.teacher.model)
         k = plans.units_to_drop(pair["ours"].experiment.resolved_plan, candidates)
         chosen = {name: practise.lowest(scores, candidates, k) for name, scores in made.items()}
         return {"same_units": chosen["literal"] == chosen["ours"]} | {f"{n}_units": " ".join(c) for n, c in chosen.items()}
     line = {}
-    for name, network in made.items():
-        images, labels = ready.few.images, ready.few.labels
-        found = {"fit": judged(network, ready, images, labels)[0]}
-        found["error"], found["accuracy"] = judged(network, ready, *unseen(ready))
+    for name, model in made.items():
+        found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
+        found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
         line |= {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
     return line
 
@@ -185,25 +114,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.05, help="share of a long loop that is timed")
     chosen = parser.parse_args()
-    kind = "gpu" if torch.cuda.is_available() else "cpu"
-    version = torch.__version__.split("+")[0]
-    path = writable_folder(outputs_folder() / "bench") / f"{date.today()}_{kind}_{version}_{chosen.part}.csv"
-    about = provenance.here(torch.device("cuda" if kind == "gpu" else "cpu"))
     compare, own = PARTS[chosen.part]
-    fields = ["method", "network", "num", "seed", *own, "device", "threads", "torch", "git_commit"]
-    fresh = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        if fresh:
-            writer.writeheader()
-        for method in chosen.methods:
-            for network in chosen.networks:
-                for num, seed in itertools.product(chosen.nums, chosen.seeds):
-                    line = {"method": method, "network": network, "num": num, "seed": seed}
-                    line |= compare(method, network, num, seed, chosen)
-                    writer.writerow(line | {key: about[key] for key in fields if key in about})
-                    file.flush()
-                    print(line, flush=True)
+    record(chosen.part, ["method", "network", "num", "seed", *own], (
+        {"method": method, "network": network, "num": num, "seed": seed} | compare(method, network, num, seed, chosen)
+        for method, network, num, seed in itertools.product(chosen.methods, chosen.networks, chosen.nums, chosen.seeds)))
 
 
 if __name__ == "__main__":

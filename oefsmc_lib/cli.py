@@ -40,18 +40,33 @@ def main() -> None:
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """``["num=20", "ood_exclude=[bus, tank]"]`` -> plain values, read as YAML."""
-    import yaml
+    """``["num=20", "ood_exclude=[bus, tank]"]`` -> plain values, read as YAML; a key that comes twice is refused."""
     found = {}
+    for key, value in _pairs(pairs):
+        if key in found:
+            raise InputError(f"{key} is given twice, as {found[key]!r} and as {value!r}; leave one out.")
+        found[key] = value
+    return found
+
+
+def alternatives_of(pairs: list[str] | None) -> dict[str, list]:
+    """``["num=10", "num=20", "seed=0"]`` -> the values that each key may have."""
+    found: dict[str, list] = {}
+    for key, value in _pairs(pairs):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _pairs(pairs: list[str] | None):
+    import yaml
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"{pair!r} is not KEY=VALUE; write for example num=20.")
         try:
-            found[key.strip()] = yaml.safe_load(value)
+            yield key.strip(), yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(f"The value of {key} is not readable ({value!r}); quote it, as in {key}='[a, b]'.") from error
-    return found
 
 
 def print_table(title: str, columns: list[str], rows: list[list]) -> None:
@@ -273,7 +288,7 @@ def exercises(folder: Annotated[Path | None, typer.Option(help="instead of noteb
 
 
 GridName = Annotated[str | None, typer.Argument(help="a grid in params/grids, or a path; all of the profile's if left out")]
-Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated")]
+Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeated: every key must fit, with any of its values")]
 
 
 @grid_app.command("check")
@@ -304,14 +319,14 @@ def grid_list(name: GridName = None, profile: ProfileOption = None) -> None:
 
 @grid_app.command("status")
 def grid_status(name: GridName = None, profile: ProfileOption = None) -> None:
-    """Done, missing and failed runs by cell; of a failure the last line and the log."""
+    """Done, missing and failed runs by cell, and which cells are at work; of a failure the last line and the log."""
     from oefsmc_lib import grid, runner
     from oefsmc_lib.results import Store
     store, failures = Store(), []
     for found in grid.chosen(name, profile or "embedded"):
         states = {cell.label: runner.state(cell, store) for cell in runner.cells([found])}
-        print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "failed"],
-                    [[label, *(s[column] for column in ("runs", "done", "missing", "failed"))]
+        print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "failed", "now"],
+                    [[label, *(s[column] for column in ("runs", "done", "missing", "failed")), "at work" if s["at_work"] else ""]
                      for label, s in states.items()])
         failures += [(label, s) for label, s in states.items() if s["failed"]]
     for label, s in failures:
@@ -330,7 +345,7 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
         raise InputError("Name a grid, as in `oefsmc grid run smoke`, or a profile for all of its grids.")
     if in_process and jobs > 1:
         raise InputError("--in-process runs one cell at a time; leave it or --jobs out.")
-    found, store = grid.chosen(name, profile or "embedded", settings_of(only)), Store()
+    found, store = grid.chosen(name, profile or "embedded", alternatives_of(only)), Store()
     todo = runner.cells(found, store)
     for each in found:
         print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(grid.missing(each, store))} missing")
@@ -392,6 +407,24 @@ def results_pack(name: str, profile: ProfileOption = None) -> None:
     path = store.folder / f"{profile or 'embedded'}-{name}.jsonl"
     results.pack(rows, path)
     print(f"{path}: {len(rows)} rows, {len(absent)} still missing")
+
+
+@results_app.command("check")
+def results_check(profile: ProfileOption = None,
+                  count: Annotated[int, typer.Option(min=1, help="rows to compute again")] = 10,
+                  seed: Annotated[int, typer.Option(help="which rows")] = 0) -> None:
+    """Compute some stored rows again: the same top-1 on the same device and versions, else within half a point."""
+    from oefsmc_lib import recheck, results
+    rows = [row for row in results.Store().rows() if profile is None or row.profile == profile]
+    body, agree = [], True
+    for found in recheck.recheck(recheck.choose(rows, count, seed)):
+        row, agree = found.stored, agree and found.agrees
+        body.append([row.id, f"{row.method} {row.variant}", row.num, row.seed, row.top1, found.now.top1,
+                     "agrees" if found.agrees else "DIFFERS", ", ".join(found.differs_in) or "none"])
+        print(f"{row.id}: {row.top1} then, {found.now.top1} now", file=sys.stderr)
+    print_table("Rows, computed again", ["row", "run", "num", "seed", "top-1 then", "now", "", "differs in"], body)
+    if not agree:
+        raise typer.Exit(1)
 
 
 @results_app.command("table")

@@ -46,7 +46,7 @@ class Grid:
 def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, Any] | None = None) -> Grid:
     """Expand and validate a grid of ``params/grids`` (or a path to one) under a profile, as a whole.
 
-    ``only`` keeps the experiments whose switches have these values.
+    ``only`` keeps the experiments whose switches have these values; a list names several that will do.
     """
     profile = load_profile(profile) if isinstance(profile, str) else profile
     own = name.endswith((".yaml", ".yml"))
@@ -84,7 +84,7 @@ def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -
             known = sorted({grid for grids in members.values() for grid in grids})
             raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {nearest(name, known)}?")
     if only and not any(grid.experiments for grid in found):
-        wanted = ", ".join(f"{key}={value}" for key, value in only.items())
+        wanted = ", ".join(f"{key}={' or '.join(map(str, _listed(values)))}" for key, values in only.items())
         raise InputError(f"No experiment of {name or 'these grids'} ({profile}) has {wanted}; "
                          "see `oefsmc grid run --dry-run` for those that it has.")
     return found
@@ -127,7 +127,11 @@ def _matches(experiment: Experiment, only: dict[str, Any]) -> bool:
         if key not in known_keys():
             raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
     have = flat(experiment.model_dump()) | experiment.switches()   # the second with plan, m and n resolved
-    return all(_same(have[key], value) for key, value in only.items())
+    return all(any(_same(have[key], value) for value in _listed(values)) for key, values in only.items())
+
+
+def _listed(values: Any) -> list:
+    return values if isinstance(values, list) else [values]
 
 
 def _same(one: Any, other: Any) -> bool:

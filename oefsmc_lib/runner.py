@@ -54,6 +54,10 @@ class Cell:
         return self.folder / f"{self.label}.log"
 
     @property
+    def lock(self) -> Path:
+        return self.folder / f".{self.label}.lock"
+
+    @property
     def marker(self) -> Path:
         """What an engine that thinks in files takes for the cell's rows."""
         return self.folder / f"{self.label}-{digest(sorted(e.key for e in self.experiments))}.rows"
@@ -117,9 +121,9 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
     """
     if not cell.missing(store):
         return
-    lock = writable_folder(cell.folder) / f".{cell.label}.lock"
+    writable_folder(cell.folder)
     gpu = slots.gpu_slot(cell.experiments) if shared is None else nullcontext()
-    with slots.alone(lock, wait, cell.label), gpu:
+    with slots.alone(cell.lock, wait, cell.label), gpu:
         left = cell.missing(store)                         # again: the other runner may have done it
         if not left:
             return
@@ -242,7 +246,7 @@ class _Progress:
 
 
 def state(cell: Cell, store: Store) -> dict:
-    """Runs done, missing and failed of a cell, and of the last failure its sentence and its log."""
+    """Runs done, missing and failed of a cell, whether a runner has it now, and of the last failure its sentence and log."""
     left = cell.missing(store)
     logs = [log for e in left if (log := grid.failure_log(e, store)).is_file()]
     ended = cell.failure() if left else None
@@ -253,4 +257,4 @@ def state(cell: Cell, store: Store) -> dict:
         log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
         last = log.read_text().strip().splitlines()[-1] if log else None
     return {"runs": len(cell.experiments), "done": len(cell.experiments) - len(left), "missing": len(left),
-            "failed": failed, "last": last, "log": log}
+            "failed": failed, "at_work": slots.busy(cell.lock), "last": last, "log": log}

@@ -32,6 +32,16 @@ def take(path: Path):
     return lock
 
 
+def busy(path: Path) -> bool:
+    """Whether another process holds the lock of this file."""
+    if not path.is_file() or not os.access(path, os.W_OK):
+        return False
+    lock = take(path)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
 @contextmanager
 def alone(path: Path, wait: bool, name: str) -> Iterator[None]:
     """Hold a lock; raises :class:`Busy` where another process has it and waiting is not wanted."""

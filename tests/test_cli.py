@@ -84,6 +84,7 @@ def inside(home, monkeypatch, capsys):
     (("run", "lam=1.5"), "lam=1.5"),
     (("run", "num"), "not KEY=VALUE"),
     (("run", "num=[1"), "num"),
+    (("run", "num=10", "num=20"), "num is given twice, as 10 and as 20"),
     (("run", "dataset=cifar10", "model=vgg16"), "oefsmc data get cifar10"),
     (("run", "dataset=cifar1"), "cifar10"),
     (("run", "ood_source=photo"), "did you mean photos"),
@@ -97,6 +98,7 @@ def inside(home, monkeypatch, capsys):
     (("data", "check", "folder:nowhere"), "nowhere"),
     (("show", "lamb=3"), "lamb"),
     (("results", "merge", "nowhere"), "nowhere"),
+    (("results", "check", "--profile", "cifar11"), "no rows to compute again"),
 ])
 def test_bad_input_is_one_sentence(inside, words, said, tmp_path):
     missing = {"OEFSMC_DATA": str(tmp_path / "no-data")} if "dataset=cifar10" in words else {}
@@ -132,3 +134,15 @@ def test_dry_run_runs_nothing(home):
     done = oefsmc(home, "grid", "run", "smoke", "--dry-run", OEFSMC_OUTPUTS=home["OEFSMC_OUTPUTS"] + "-dry")
     assert "8 missing" in done.stdout and done.stdout.count("seed=") == 8
     assert not os.path.exists(home["OEFSMC_OUTPUTS"] + "-dry")
+
+
+def test_stored_rows_are_computed_again_and_a_changed_one_is_found(home, tmp_path):
+    outputs = {"OEFSMC_OUTPUTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    assert oefsmc(home, "run", "variant=native", "num=10", "seed=5", **outputs).returncode == 0
+    done = oefsmc(home, "results", "check", **outputs)
+    assert done.returncode == 0 and "agrees" in done.stdout and "none" in done.stdout, done.stderr
+    path = next((tmp_path / "results" / "rows").glob("*.json"))
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row | {"top1": row["top1"] - 0.01}))
+    done = oefsmc(home, "results", "check", **outputs)
+    assert done.returncode == 1 and "DIFFERS" in done.stdout and "Traceback" not in done.stderr

@@ -96,7 +96,8 @@ def test_smoke_is_no_part_of_a_profile():
 
 
 @pytest.mark.parametrize("only, count", [({"seed": 0}, 4), ({"method": "cd", "seed": "1"}, 2), ({"plan": "half"}, 4),
-                                         ({"fskd.rho": "1e-4"}, 8)])
+                                         ({"fskd.rho": "1e-4"}, 8), ({"seed": [0, 1]}, 8),
+                                         ({"method": ["cd", "mir"], "seed": [0]}, 2)])
 def test_only_keeps_what_has_these_values(only, count):
     assert len(grid.load_grid("smoke", only=only).experiments) == count
 
@@ -104,6 +105,8 @@ def test_only_keeps_what_has_these_values(only, count):
 def test_only_that_keeps_nothing_is_refused():
     with pytest.raises(InputError, match="No experiment of smoke .* has method=cdd"):
         grid.chosen("smoke", "embedded", {"method": "cdd"})
+    with pytest.raises(InputError, match="has method=cdd or mri"):
+        grid.chosen("smoke", "embedded", {"method": ["cdd", "mri"]})
     with pytest.raises(InputError, match="did you mean seed"):
         grid.chosen("smoke", "embedded", {"sed": 1})
 

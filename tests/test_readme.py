@@ -2,7 +2,7 @@
 
 import re
 
-from oefsmc_lib import verdict
+from oefsmc_lib import benches, verdict
 from oefsmc_lib.paths import project_root
 from oefsmc_lib.results import Store
 
@@ -14,6 +14,13 @@ def test_the_verdict_in_the_readme_is_that_of_the_committed_rows():
     rows = verdict.rows_by_grid(profile, Store(project_root() / "outputs" / "results"))
     assert shown.strip() == verdict.markdown(rows).strip(), \
         f"replace the text between the marks by the output of `oefsmc verdict --profile {profile} --markdown`"
+
+
+def test_the_seconds_in_the_readme_are_those_of_the_committed_bench(monkeypatch):
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(project_root() / "outputs"))
+    shown = re.search(r"<!-- timing -->\n(.*?)\n<!-- end -->", README, flags=re.S).group(1)
+    assert shown.strip() == benches.markdown().strip(), \
+        "replace the text between the marks by the output of `python -c 'from oefsmc_lib import benches; print(benches.markdown())'`"
 
 
 def test_every_link_in_the_readme_leads_somewhere():

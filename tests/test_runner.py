@@ -104,7 +104,16 @@ def test_a_notebook_that_raised_is_not_tried_again(smoke, monkeypatch):
     state = runner.state(cell, store)
     assert (state["missing"], state["failed"], state["last"], state["log"]) == (4, 4, "ValueError: no", cell.log)
     runner.run_cell(cell, store)                           # the next try succeeds: the failure is history
-    assert runner.state(cell, store) == {"runs": 4, "done": 4, "missing": 0, "failed": 0, "last": None, "log": None}
+    assert runner.state(cell, store) == {"runs": 4, "done": 4, "missing": 0, "failed": 0, "at_work": False, "last": None,
+                                         "log": None}
+
+
+def test_a_cell_is_at_work_while_a_runner_has_its_lock(smoke):
+    cell, other, store = *smoke[:2], Store()
+    assert not runner.state(cell, store)["at_work"] and not cell.lock.exists()         # asking leaves nothing behind
+    with slots.alone(cell.lock, False, cell.label):
+        assert runner.state(cell, store)["at_work"] and not runner.state(other, store)["at_work"]
+    assert not runner.state(cell, store)["at_work"]
 
 
 def test_a_notebook_that_ends_without_its_rows_has_failed(smoke, monkeypatch):

@@ -1,10 +1,11 @@
-"""One function a figure, drawn from rows alone.
+"""One function a figure, drawn from rows alone (costs from the benches' tables).
 
 Every title is a finding computed from the rows (:mod:`oefsmc_lib.claims`, :mod:`oefsmc_lib.verdict`) and names
 the profile. A mark is a mean over seeds with its 95 % t-interval, small dots are single seeds, hollow marks
 are the paper's values, and a cell without rows is a gap that says "not run". Nothing here loads torch.
 """
 
+from oefsmc_lib.figures.cost import growth
 from oefsmc_lib.figures.effect import ablation, effect, gains, groups
 from oefsmc_lib.figures.inside import channels, features, gallery, shares
 from oefsmc_lib.figures.marks import LOOKS, PAPER, style
@@ -12,4 +13,4 @@ from oefsmc_lib.figures.problem import by_class, losses, problem, rescue, stages
 from oefsmc_lib.figures.settings import SWEEPS, settings, sweep
 
 __all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery",
-           "groups", "losses", "problem", "rescue", "settings", "shares", "stages", "style", "sweep"]
+           "groups", "growth", "losses", "problem", "rescue", "settings", "shares", "stages", "style", "sweep"]

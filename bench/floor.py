@@ -1,0 +1,123 @@
+"""How far each stage is from its floor: the time that its matrix FLOPs would take at this machine's matrix rate.
+
+    python bench/floor.py [--networks vgg16-w0.25 vgg16 resnet32] [--nums 10 100] [--stages fskd cd mir practise finetune
+                          evaluation] [--share 0.02]
+
+FLOPs are counted by torch while our procedure runs (convolutions and products, forward and backward, and the
+factorisations that CD and FSKD solve with; float64 counts twice); the rate is that of a float32 product of 2048 x 2048,
+measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so no network reaches 1. `bound` is
+literal FLOPs over ours: what could be gained at most by saving work alone. Long loops are measured on a share and scaled.
+Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
+"""
+
+import argparse
+import copy
+import dataclasses
+import itertools
+import statistics
+
+import torch
+from recovery import LENGTHS, LITERAL, NETWORKS
+from sheet import matrix_rate, record, seconds
+from stages import Side
+from torch.utils.flop_counter import FlopCounterMode
+
+from oefsmc_lib import evaluation, grid, pipeline
+
+aten = torch.ops.aten
+FIELDS = ["stage", "network", "num", "gflop", "gflops_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
+EVALUATED = 1000                                          # training images
+
+
+def formula(count):
+    """A FLOP formula that sees tensors, so that float64 can count twice: half as many fit into a register."""
+    def counted(*args, out_val=None, **_):
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        return int(count(*tensors) * (2 if tensors[-1].dtype == torch.float64 else 1))
+    counted._get_raw = True
+    return counted
+
+
+PRODUCTS = {
+    aten.mm: formula(lambda a, b: 2 * len(a) * b.numel()),
+    aten.addmm: formula(lambda _c, a, b: 2 * len(a) * b.numel()),
+    aten.bmm: formula(lambda a, b: 2 * a.shape[1] * b.numel()),
+    aten.linalg_cholesky_ex: formula(lambda a: len(a) ** 3 / 3),
+    aten.cholesky_solve: formula(lambda b, a: 2 * len(a) * b.numel()),
+    aten.cholesky_inverse: formula(lambda a: 2 * len(a) ** 3 / 3),
+    aten._linalg_solve_ex: formula(lambda a, b: 2 * len(a) ** 3 / 3 + 2 * len(a) * b.numel()),
+}
+
+
+def flops(work) -> int:
+    with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+class Whole:
+    """A stage without a loop to shorten, with the meters of :class:`stages.Side`."""
+
+    share = 1.0
+
+    def __init__(self, prepare, work):
+        self.prepare, self.work = prepare, work
+
+    def measure(self, meter):
+        start = self.prepare()
+        return meter(lambda: self.work(start))
+
+    def warm_up(self):
+        self.work(self.prepare())
+
+
+def sides(stage, network, num, share):
+    """Our procedure, and the literal one where there is one."""
+    profile = grid.load_profile(NETWORKS[network])
+    if stage in LITERAL:
+        base = {"method": stage, "variant": "native", "num": num, "imbalance": "long_tail", **LENGTHS}
+        ready = pipeline.prepare(profile.experiment(base))
+        return Side(profile, base, ready, False, share), Side(profile, base | LITERAL[stage], ready, True, share), ready
+    experiment = profile.experiment({"method": "fskd", "variant": "ours", "num": num})
+    ready = pipeline.prepare(experiment)
+    student, _ = pipeline.recover(experiment, ready)
+    if stage == "finetune":
+        return Whole(lambda: copy.deepcopy(student), lambda made: pipeline.tune(experiment, ready, made)), None, ready
+    some = dataclasses.replace(ready.train, images=ready.train.take(range(EVALUATED)), labels=ready.train.labels[:EVALUATED])
+    return Whole(lambda: student, lambda made: evaluation.predictions(
+        made.model, some, ready.teacher.normalise, ready.few.images.device)), None, ready
+
+
+def line(stage, network, num, share, repeats):
+    ours, literal, ready = sides(stage, network, num, share)
+    device = ready.few.images.device
+    ours.warm_up()
+    counted = ours.measure(flops)
+    found, rates = [], []
+    for _ in range(repeats):
+        rates.append(matrix_rate(device))
+        found.append(ours.measure(lambda work: seconds(work, device)))
+    rate, spent = statistics.median(rates), statistics.median(found)
+    # FSKD's and CD's literal procedures differ in what they solve with, which the counter does not see.
+    bound = literal.measure(flops) / counted if stage in ("mir", "practise") else None
+    return {"stage": stage, "network": network, "num": num, "gflop": round(counted / 1e9, 2),
+            "gflops_rate": round(rate / 1e9, 1), "floor_s": round(counted / rate, 4), "seconds": round(spent, 4),
+            "over_floor": round(spent / (counted / rate), 2), "bound": bound and round(bound, 2), "timed_share": ours.share}
+
+
+def main():
+    stages = [*LITERAL, "finetune", "evaluation"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", nargs="+", default=stages, choices=stages)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--nums", nargs="+", type=int, default=[10, 100])
+    parser.add_argument("--share", type=float, default=0.02, help="share of a long loop that is measured")
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args()
+    record("floor", FIELDS, (line(stage, network, num, chosen.share, chosen.repeats) for stage, network, num
+                             in itertools.product(chosen.stages, chosen.networks, chosen.nums)
+                             if stage != "evaluation" or num == chosen.nums[0]))
+
+
+if __name__ == "__main__":
+    main()

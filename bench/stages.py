@@ -1,0 +1,97 @@
+"""The stages that benches time: recoveries on real or synthetic images, long loops on a share of their steps."""
+
+import copy
+from types import SimpleNamespace
+
+import torch
+
+from oefsmc_lib import importance, plans, surgery, teachers
+from oefsmc_lib.fewshot import Samples
+from oefsmc_lib.methods import cd, fskd, mir, practise
+from oefsmc_lib.models import Architecture
+
+LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.scoring_iterations"}
+
+
+def stage(experiment, ready, literal=False):
+    """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it."""
+    if experiment.method == "fskd":
+        teacher = ready.teacher
+        widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
+        kept = importance.choose_filters(teacher, widths, {}, ready.few, None, None, experiment)
+        pruned = surgery.pruned_copy(teacher, kept)
+
+        def run(student):
+            fskd.recover(student, teacher, ready.few, None, experiment, literal_passes=literal)
+            return student.model
+        return lambda: copy.deepcopy(pruned), run
+    if experiment.method == "practise":
+        candidates = plans.droppable_units(ready.teacher.model)
+        return nothing, lambda _: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
+    module = {"cd": cd, "mir": mir}[experiment.method]
+    return nothing, lambda _: module.compress(ready.teacher, ready.few, None, experiment).model
+
+
+def nothing():
+    """Stages that copy the teacher themselves start from nothing."""
+
+
+def loop_length(experiment):
+    """Steps of the loop that `LOOP` names; None where there is none."""
+    if experiment.method == "cd":
+        return experiment.cd.iterations if experiment.cd.solver == "adam" else None
+    return {"mir": experiment.mir.iterations, "practise": experiment.practise.scoring_iterations}.get(experiment.method)
+
+
+class Side:
+    """One procedure, measured whole, or on a share of its loop and scaled: what comes before the first step counts
+    once, the steps are multiplied."""
+
+    def __init__(self, profile, settings, ready, literal=False, share=1.0):
+        self.experiment = profile.experiment(settings)
+        steps = loop_length(self.experiment)
+        self.whole = stage(self.experiment, ready, literal)
+        self.short = self.single = None
+        self.share = 1.0
+        if steps and share < 1:
+            count = max(5, round(steps * share))
+            self.share, self.factor = count / steps, (steps - 1) / (count - 1)
+            loop = LOOP[self.experiment.method]
+            self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
+            self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal)
+
+    def measure(self, meter) -> float:
+        """``meter(work)`` (seconds, FLOPs) of the whole procedure."""
+        if self.short is None:
+            return metered(meter, self.whole)
+        once = metered(meter, self.single)
+        return once + (metered(meter, self.short) - once) * self.factor
+
+    def warm_up(self) -> None:
+        """A first call also loads kernels."""
+        prepare, run = self.single or self.whole
+        run(prepare())
+
+    def make(self):
+        """What the whole procedure makes."""
+        prepare, run = self.whole
+        return run(prepare())
+
+
+def metered(meter, pair) -> float:
+    prepare, run = pair
+    start = prepare()
+    return meter(lambda: run(start))
+
+
+def synthetic(architecture: Architecture, num: int, where: torch.device, seed: int = 0):
+    """An untrained teacher and ``num`` random images, for costs that do not depend on what images show."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = architecture.build().eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
+        shape = (num, architecture.channels, architecture.image_size, architecture.image_size)
+        images = torch.randn(shape).to(where, memory_format=torch.channels_last)
+        labels = torch.arange(num, device=where) % architecture.classes
+    zero = torch.zeros(architecture.channels, 1, 1)
+    teacher = teachers.Teacher(model, architecture, {"test_accuracy": 0.0}, "untrained", zero, zero + 1)
+    return SimpleNamespace(teacher=teacher, few=Samples(images, labels))

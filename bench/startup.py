@@ -1,0 +1,44 @@
+"""What starting costs: imports, the command's help, and a grid's cell before its first run.
+
+    python bench/startup.py [--repeats 7]
+
+Medians of whole processes in turn. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_startup.csv.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+from sheet import record
+
+WHAT = {
+    "python": ["-c", "pass"],
+    "import torch": ["-c", "import torch"],
+    "import torch, oefsmc_lib": ["-c", "import torch, oefsmc_lib"],
+    "import oefsmc_lib": ["-c", "import oefsmc_lib"],
+    "import torch, oefsmc_lib.pipeline": ["-c", "import torch, oefsmc_lib.pipeline"],
+    "oefsmc --help": ["-m", "oefsmc_lib", "--help"],
+    "import papermill": ["-c", "import papermill"],
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    chosen = parser.parse_args()
+    found = {name: [] for name in WHAT}
+    for turn in range(chosen.repeats + 1):
+        for name, words in WHAT.items():
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+            if turn:                                      # the first fills the disk's cache
+                found[name].append(time.perf_counter() - begin)
+    record("startup", ["what", "seconds", "range", "repeats"], (
+        {"what": name, "seconds": round(statistics.median(times), 3), "range": f"{min(times):.3f}-{max(times):.3f}",
+         "repeats": chosen.repeats} for name, times in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Measured costs: the CSV files that ``bench/`` writes to ``outputs/bench/``."""
+
+from pathlib import Path
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.paths import outputs_folder, project_root
+
+
+def newest(part: str) -> Path | None:
+    """The latest ``<date>_<cpu or gpu>_<torch>_<part>.csv``, own measurements before those of the repository."""
+    for folder in (outputs_folder(), project_root() / "outputs"):
+        if found := sorted((folder / "bench").glob(f"*_{part}.csv")):
+            return found[-1]
+    return None
+
+
+def table(part: str, columns: tuple[str, ...] = ()):
+    """That file as a :class:`pandas.DataFrame`; None where nothing was measured. A column that is missing is refused."""
+    import pandas as pd
+    path = newest(part)
+    if path is None:
+        return None
+    found = pd.read_csv(path)
+    if missing := sorted(set(columns) - set(found.columns)):
+        raise InputError(f"{path} has no column {missing[0]!r}; move it away, or measure again with `make bench`.")
+    return found
+
+
+def markdown() -> str:
+    """The newest timing as a table: seconds of the released procedure and of ours, and their ratio, by number of images."""
+    from oefsmc_lib import paper
+    found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio"))
+    if found is None:
+        return "not measured"
+    nums = sorted(found.num.unique())
+    lines = ["| compressor | network | " + " | ".join(f"{num} images" for num in nums) + " |", "| --- " * (2 + len(nums)) + "|"]
+    for (method, network), own in found.groupby(["method", "network"], sort=False):
+        cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
+        lines.append(f"| {paper.METHOD_NAMES[method]} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
+    return "\n".join(lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

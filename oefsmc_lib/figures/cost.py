@@ -1,0 +1,51 @@
+"""What the methods cost, from the benches' tables (:mod:`oefsmc_lib.benches`)."""
+
+import textwrap
+
+from oefsmc_lib import paper
+from oefsmc_lib.claims import NOT_RUN
+from oefsmc_lib.figures.marks import GREY, METHOD_LOOKS, canvas
+
+AXES = {
+    "num": ("few images", "seconds of the recovery stage"),
+    "width": ("width of the network", "seconds of the recovery stage"),
+    "seeds": ("seeds in one process", "seconds of whole runs"),
+}
+
+
+def growth(table):
+    """Cost over the number of images, the network's width and the number of seeds; each panel's title says how it grows.
+
+    ``table`` has the columns axis, value, method, seconds, device, threads, torch; None draws "not run".
+    """
+    figure, axes = canvas(1, len(AXES), width=12, height=4.2)
+    for ax, (axis, (label, unit)) in zip(axes[0], AXES.items()):
+        own = table[table.axis == axis].sort_values("value") if table is not None else None
+        ax.set(xlabel=label, ylabel=unit)
+        if own is None or own.empty:
+            ax.annotate(NOT_RUN, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+            continue
+        findings = []
+        for method in [name for name in METHOD_LOOKS if name in set(own.method)]:
+            colour, marker = METHOD_LOOKS[method]
+            line = own[own.method == method]
+            x, y = line.value.tolist(), line.seconds.tolist()
+            ax.plot(x, y, marker=marker, color=colour, label=paper.METHOD_NAMES[method])
+            ax.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1, alpha=0.7)
+            findings.append(f"{paper.METHOD_NAMES[method]} {y[-1] / y[0]:.3g}")
+        ax.set(xscale="log", yscale="log")
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.minorticks_off()
+        times = " times, ".join(findings) + " times as long"
+        ax.set_title(textwrap.fill(f"{x[-1] / x[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 46), loc="left",
+                     fontsize=9.5)
+    about = "" if table is None else "; ".join(
+        [*(f"{value}" for value in table.device.unique()), *(f"{n} threads" for n in table.threads.unique()),
+         *(f"torch {value}" for value in table.torch.unique())])
+    labelled = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
+    if labelled:
+        legend = figure.legend(labelled.values(), labelled.keys(), loc="outside lower left", ncols=4, alignment="left",
+                               title=f"VGG-16 on 32x32 images (quarter width where it is not the axis, 100 images likewise); dotted: "
+                                     f"in proportion to the last point. {about}")
+        legend.get_title().set(fontsize=8.5, color=GREY)
+    return figure

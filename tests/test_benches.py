@@ -1,0 +1,121 @@
+"""The benches: what they count, how they scale, what they write; and the figure that is drawn from it."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from oefsmc_lib import benches, figures
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.paths import project_root
+
+BENCH = project_root() / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The scripts' own modules."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import floor
+    import sheet
+    import stages
+    return {"floor": floor, "sheet": sheet, "stages": stages}
+
+
+def test_flops_of_products_convolutions_and_factorisations(bench):
+    flops, a, b = bench["floor"].flops, torch.rand(6, 5), torch.rand(5, 4)
+    assert flops(lambda: a @ b) == 2 * 6 * 5 * 4
+    assert flops(lambda: a.double() @ b.double()) == 2 * 2 * 6 * 5 * 4
+    assert flops(lambda: torch.addmm(torch.rand(6, 4), a, b)) == 2 * 6 * 5 * 4
+    x, conv = torch.rand(2, 3, 8, 8), torch.nn.Conv2d(3, 7, 3, padding=1, bias=False)
+    forward = 2 * 2 * 7 * 64 * 27
+    assert flops(lambda: conv(x)) == forward
+    assert flops(lambda: conv(x).sum().backward()) == 2 * forward                 # the images need no gradient
+    spd = torch.eye(6) + a @ a.T
+    assert flops(lambda: torch.linalg.cholesky_ex(spd)) == 6**3 / 3
+    assert flops(lambda: torch.cholesky_solve(torch.rand(6, 4), torch.linalg.cholesky(spd))) == 6**3 / 3 + 2 * 36 * 4
+    assert flops(lambda: torch.linalg.solve(spd, torch.rand(6, 4))) == int(2 * 6**3 / 3 + 2 * 36 * 4)
+
+
+def test_a_share_of_a_loop_scales_to_the_whole(bench):
+    """What comes before the first step counts once, steps count as often as there are."""
+    side = object.__new__(bench["stages"].Side)
+    side.factor = (2000 - 1) / (20 - 1)
+    cost = {1: 7.0 + 1 * 0.25, 20: 7.0 + 20 * 0.25}
+    for name, steps in (("single", 1), ("short", 20)):
+        setattr(side, name, (lambda: None, lambda _, steps=steps: steps))
+    assert side.measure(lambda work: cost[work()]) == pytest.approx(7.0 + 2000 * 0.25)
+
+
+def test_a_line_is_on_disk_before_the_next_is_measured(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
+
+    def lines():
+        yield {"what": "one", "seconds": 1}
+        assert "one" in next((tmp_path / "bench").glob("*_cpu_*_trial.csv")).read_text()
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench["sheet"].record("trial", ["what", "seconds"], lines())
+    bench["sheet"].record("trial", ["what", "seconds"], [{"what": "two", "seconds": 2}])
+    with open(next((tmp_path / "bench").glob("*_trial.csv"))) as file:
+        found = list(csv.DictReader(file))
+    assert [line["what"] for line in found] == ["one", "two"] and found[0]["threads"] == str(torch.get_num_threads())
+    assert benches.table("trial").seconds.tolist() == [1, 2]
+
+
+@pytest.mark.timeout(120)
+def test_peak_memory_of_a_small_case(tmp_path):
+    words = [sys.executable, str(BENCH / "memory.py"), "--cases", "resnet32:4", "--methods", "fskd"]
+    subprocess.run(words, check=True, env=os.environ | {"OEFSMC_OUTPUTS": str(tmp_path)}, capture_output=True)
+    with open(next((tmp_path / "bench").glob("*_memory.csv"))) as file:
+        line = next(csv.DictReader(file))
+    assert line["method"] == "fskd" and 0 <= int(line["above_mb"]) < 500 < 10 * int(line["before_mb"])
+
+
+def test_the_newest_file_is_read_and_a_foreign_one_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(benches, "project_root", lambda: tmp_path / "nowhere")
+    assert benches.newest("growth") is None and benches.table("growth") is None
+    (tmp_path / "bench").mkdir()
+    for day, value in (("2026-01-02", 2), ("2026-01-10", 10), ("2025-12-31", 1)):
+        (tmp_path / "bench" / f"{day}_cpu_2.15.0_growth.csv").write_text(f"axis,value\nnum,{value}\n")
+    assert benches.table("growth").value.tolist() == [10]
+    with pytest.raises(InputError, match="2026-01-10.*has no column 'seconds'; move it away"):
+        benches.table("growth", ("axis", "seconds"))
+
+
+def grown(**changes):
+    lines = [{"axis": axis, "value": value, "method": method, "seconds": 0.5 * value, "device": "cpu: X", "threads": 2,
+              "torch": "2.15.0"} for axis, values in (("num", (10, 100)), ("width", (0.25, 1.0)), ("seeds", (1, 4)))
+             for value in values for method in (("fskd", "cd") if axis != "seeds" else ("fskd",))]
+    return pd.DataFrame(lines).assign(**changes)
+
+
+def test_cost_is_drawn_and_titles_count():
+    figure = figures.growth(grown())
+    titles = [ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes]
+    assert titles == ["10 times the images: FSKD 10 times, CD 10 times as long",
+                      "4 times the width: FSKD 4 times, CD 4 times as long", "4 times the seeds: FSKD 4 times as long"]
+    assert "cpu: X; 2 threads; torch 2.15.0" in figure.legends[0].get_title().get_text()
+    solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    assert [line.get_ydata().tolist() for line in solid] == [[5, 50], [5, 50]]
+    flat = figures.growth(grown(seconds=3.0))
+    assert flat.axes[0].get_title(loc="left").replace("\n", " ").endswith("FSKD 1 times, CD 1 times as long")
+
+
+def test_what_was_not_measured_says_so():
+    figure = figures.growth(None)
+    assert [ax.texts[0].get_text() for ax in figure.axes] == ["not run"] * 3
+    figure = figures.growth(grown()[lambda t: t.axis == "num"])
+    assert [len(ax.texts) for ax in figure.axes] == [0, 1, 1]
+
+
+def test_the_committed_tables_have_what_they_are_read_for():
+    for part, columns in (("timing", ("method", "network", "num", "ratio")), ("quality", ("literal_fit", "ours_fit")),
+                          ("scoring", ("same_units", "spearman"))):
+        assert benches.newest(part) is not None, part
+        assert benches.table(part, columns).torch.notna().all()
