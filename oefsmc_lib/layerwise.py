@@ -35,7 +35,14 @@ class Tap:
 
     def copied(self, channels: list[int] | None = None) -> "Tap":
         """With an output of its own, of these channels: what follows may work in place. Inputs stay as they are."""
-        return Tap(self.input, self.output.clone() if channels is None else self.output[:, channels], self.around)
+        if channels is None:
+            output = self.output.clone()
+        elif self.output.dim() == 4:                       # channels stay last in memory, so that rows are views later
+            chosen = torch.tensor(channels, device=self.output.device)
+            output = self.output.permute(0, 2, 3, 1).index_select(3, chosen).permute(0, 3, 1, 2)
+        else:
+            output = self.output[:, channels]
+        return Tap(self.input, output, self.around)
 
 
 def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module]:
