@@ -1,10 +1,11 @@
-"""How cost grows: with the few images (10 to 3,000), with the network's width (1/4 to 1), with seeds (1 to 32).
+"""How cost grows: with the few images (10 to 3,000), the network's width (1/4 to 1), seeds (1 to 32), and processes.
 
-    python bench/growth.py [--axes num width seeds] [--share 0.01]
+    python bench/growth.py [--axes num width seeds processes] [--share 0.01]
 
 Seconds of our recovery stage for each method on VGG-16, untrained and on random images, since cost does not depend on
 what images show. One axis moves, the others stay at num=100, width=1/4. Seeds: whole runs of FSKD on the embedded images in
-one process, with the start of the process and the imports. Notebook 05 draws the lines.
+one process, with the start of the process and the imports. Processes: 32 such runs, shared by processes that share this
+machine's cores or its GPU. Notebook 05 draws the lines.
 Written to outputs/bench/<date>_<cpu or gpu>_<torch>_growth.csv.
 """
 
@@ -21,12 +22,13 @@ from oefsmc_lib import grid
 from oefsmc_lib.models import Architecture
 
 METHODS = ["fskd", "cd", "mir", "practise"]
-AXES = {"num": [10, 30, 100, 300, 1000, 3000], "width": [0.25, 0.5, 0.75, 1.0], "seeds": [1, 2, 4, 8, 16, 32]}
+AXES = {"num": [10, 30, 100, 300, 1000, 3000], "width": [0.25, 0.5, 0.75, 1.0], "seeds": [1, 2, 4, 8, 16, 32], "processes": [1, 2, 4]}
+GPU_PROCESSES = [1, 4, 16]
 FIELDS = ["axis", "value", "method", "seconds", "timed_share"]
 WHOLE_RUNS = """
 from oefsmc_lib import grid, pipeline
 profile, shared = grid.load_profile("embedded"), pipeline.Shared()
-for seed in range({seeds}):
+for seed in range({first}, {last}):
     pipeline.run(profile.experiment({{"method": "fskd", "variant": "native", "num": 10, "seed": seed}}), shared)
 """
 
@@ -42,18 +44,27 @@ def recovery(axis, value, method, share):
     return {"axis": axis, "value": value, "method": method, "seconds": round(spent, 4), "timed_share": side.share}
 
 
-def whole_runs(seeds):
+def whole_runs(axis, value, seeds, processes):
+    """Seconds until all seeds, dealt out to the processes, are done."""
+    environment = os.environ | {"OEFSMC_QUIET": "1"}
+    if processes > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    share = seeds // processes
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", WHOLE_RUNS.format(seeds=seeds)], check=True, env=os.environ | {"OEFSMC_QUIET": "1"})
-    return {"axis": "seeds", "value": seeds, "method": "fskd", "seconds": round(time.perf_counter() - begin, 3),
-            "timed_share": 1.0}
+    started = [subprocess.Popen([sys.executable, "-c", WHOLE_RUNS.format(first=i * share, last=(i + 1) * share)], env=environment)
+               for i in range(processes)]
+    if any([process.wait() for process in started]):
+        raise SystemExit(f"A process of {share} seeds failed; its words are above.")
+    return {"axis": axis, "value": value, "method": "fskd", "seconds": round(time.perf_counter() - begin, 3), "timed_share": 1.0}
 
 
 def lines(chosen):
     for axis in chosen.axes:
-        for value in AXES[axis]:
+        for value in GPU_PROCESSES if axis == "processes" and device().type == "cuda" else AXES[axis]:
             if axis == "seeds":
-                yield whole_runs(value)
+                yield whole_runs(axis, value, value, 1)
+            elif axis == "processes":
+                yield whole_runs(axis, value, 32, value)
             else:
                 yield from (recovery(axis, value, method, chosen.share) for method in chosen.methods)
 

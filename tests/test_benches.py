@@ -90,8 +90,8 @@ def test_the_newest_file_is_read_and_a_foreign_one_refused(tmp_path, monkeypatch
 
 def grown(**changes):
     lines = [{"axis": axis, "value": value, "method": method, "seconds": 0.5 * value, "device": "cpu: X", "threads": 2,
-              "torch": "2.15.0"} for axis, values in (("num", (10, 100)), ("width", (0.25, 1.0)), ("seeds", (1, 4)))
-             for value in values for method in (("fskd", "cd") if axis != "seeds" else ("fskd",))]
+              "torch": "2.15.0"} for axis, values in (("num", (10, 100)), ("width", (0.25, 1.0)), ("seeds", (1, 4)), ("processes", (1, 2)))
+             for value in values for method in (("fskd", "cd") if axis in ("num", "width") else ("fskd",))]
     return pd.DataFrame(lines).assign(**changes)
 
 
@@ -99,7 +99,8 @@ def test_cost_is_drawn_and_titles_count():
     figure = figures.growth(grown())
     titles = [ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes]
     assert titles == ["10 times the images: FSKD 10 times, CD 10 times as long",
-                      "4 times the width: FSKD 4 times, CD 4 times as long", "4 times the seeds: FSKD 4 times as long"]
+                      "4 times the width: FSKD 4 times, CD 4 times as long", "4 times the seeds: FSKD 4 times as long",
+                      "2 times the processes: FSKD 2 times as long"]
     assert "cpu: X; 2 threads; torch 2.15.0" in figure.legends[0].get_title().get_text()
     solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert [line.get_ydata().tolist() for line in solid] == [[5, 50], [5, 50]]
@@ -109,9 +110,9 @@ def test_cost_is_drawn_and_titles_count():
 
 def test_what_was_not_measured_says_so():
     figure = figures.growth(None)
-    assert [ax.texts[0].get_text() for ax in figure.axes] == ["not run"] * 3
+    assert [ax.texts[0].get_text() for ax in figure.axes] == ["not run"] * 4
     figure = figures.growth(grown()[lambda t: t.axis == "num"])
-    assert [len(ax.texts) for ax in figure.axes] == [0, 1, 1]
+    assert [len(ax.texts) for ax in figure.axes] == [0, 1, 1, 1]
 
 
 def test_the_committed_tables_have_what_they_are_read_for():

@@ -10,16 +10,17 @@ AXES = {
     "num": ("few images", "seconds of the recovery stage"),
     "width": ("width of the network", "seconds of the recovery stage"),
     "seeds": ("seeds in one process", "seconds of whole runs"),
+    "processes": ("processes that share 32 seeds", "seconds of whole runs"),
 }
 
 
 def growth(table):
-    """Cost over the number of images, the network's width and the number of seeds; each panel's title says how it grows.
+    """Cost over the number of images, the network's width, seeds and processes; each panel's title says how it grows.
 
     ``table`` has the columns axis, value, method, seconds, device, threads, torch; None draws "not run".
     """
-    figure, axes = canvas(1, len(AXES), width=12, height=4.2)
-    for ax, (axis, (label, unit)) in zip(axes[0], AXES.items()):
+    figure, axes = canvas(2, 2, width=11, height=7.2)
+    for ax, (axis, (label, unit)) in zip(axes.flat, AXES.items()):
         own = table[table.axis == axis].sort_values("value") if table is not None else None
         ax.set(xlabel=label, ylabel=unit)
         if own is None or own.empty:
@@ -37,12 +38,12 @@ def growth(table):
         ax.set_xticks(x, [f"{value:g}" for value in x])
         ax.minorticks_off()
         times = " times, ".join(findings) + " times as long"
-        ax.set_title(textwrap.fill(f"{x[-1] / x[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 46), loc="left",
+        ax.set_title(textwrap.fill(f"{x[-1] / x[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 58), loc="left",
                      fontsize=9.5)
     about = "" if table is None else "; ".join(
         [*(f"{value}" for value in table.device.unique()), *(f"{n} threads" for n in table.threads.unique()),
          *(f"torch {value}" for value in table.torch.unique())])
-    labelled = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
+    labelled = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels())}
     if labelled:
         legend = figure.legend(labelled.values(), labelled.keys(), loc="outside lower left", ncols=4, alignment="left",
                                title=f"VGG-16 on 32x32 images (quarter width where it is not the axis, 100 images likewise); dotted: "

@@ -1,0 +1,53 @@
+"""Where `make figures` spends its time, in core-seconds: runs, and around them start-up, imports and drawing.
+
+    python bench/breakdown.py [--profile embedded]
+
+Read from what the last `make figures` left: rows have the seconds of their runs, executed notebooks those of their cells.
+`start` is what papermill and the kernel take, `imports` the cell that imports the library, `drawing` cells that save a
+figure, `reading` all others. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_figures.csv.
+"""
+
+import argparse
+import json
+
+from sheet import record
+
+from oefsmc_lib import books
+from oefsmc_lib.paths import outputs_folder
+from oefsmc_lib.results import Store
+
+PARTS = ["start", "imports", "drawing", "reading"]
+
+
+def part_of(source: str) -> str:
+    return "imports" if "start_notebook" in source else "drawing" if "book.save" in source else "reading"
+
+
+def notebook(path) -> dict[str, float]:
+    """Seconds of each part of an executed notebook."""
+    executed = json.loads(path.read_text())
+    spent = dict.fromkeys(PARTS, 0.0)
+    for cell in executed["cells"]:
+        if cell["cell_type"] == "code":
+            spent[part_of("".join(cell["source"]))] += cell["metadata"]["papermill"]["duration"] or 0.0
+    spent["start"] = executed["metadata"]["papermill"]["duration"] - sum(spent.values())
+    return spent
+
+
+def lines(profile):
+    rows = [row for row in Store().rows() if row.profile == profile]
+    yield {"what": "runs", "core_seconds": round(sum(row.seconds_total for row in rows), 1), "count": len(rows)}
+    paths = [outputs_folder() / "executed" / profile / path.name for path in books.narrative()]
+    spent = [notebook(path) for path in paths if path.is_file()]
+    for part in PARTS:
+        yield {"what": part, "core_seconds": round(sum(each[part] for each in spent), 1), "count": len(spent)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="embedded")
+    record("figures", ["what", "core_seconds", "count"], lines(parser.parse_args().profile))
+
+
+if __name__ == "__main__":
+    main()
