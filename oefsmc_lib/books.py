@@ -195,9 +195,11 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     # The kernel must read and write in this process's folders, though it starts in the notebook's.
     os.environ["OEFSMC_OUTPUTS"] = str(outputs_folder().resolve())
     os.environ["OEFSMC_DATA"] = str(data_folder().resolve())
+    # The kernel talks to this process on loopback and says each time that it does so unencrypted.
+    quiet = ["--IPKernelApp.log_level=ERROR"]
     try:
         papermill.execute_notebook(str(path), str(into), parameters, cwd=str(path.parent), start_timeout=300,
-                                   progress_bar=sys.stderr.isatty(), kernel_name="python3")
+                                   progress_bar=sys.stderr.isatty(), kernel_name="python3", extra_arguments=quiet)
     except PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
         raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from engines import MINI, Place
+from engines import ROOT, Place
 
 from oefsmc_lib.results import difference
 
@@ -93,14 +93,14 @@ def slurm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def places(tmp_path):
-    text = MINI.replace("[0, 1, 2]", "[0, 1]")
+    text = (ROOT / "params" / "grids" / "smoke.yaml").read_text()
     made = [Place(tmp_path / name, text) for name in ("here", "cluster")]
     yield made
     for place in made:
         place.end()
 
 
-def test_a_grid_gives_the_same_rows_through_slurm(slurm, places):
+def test_the_smoke_grid_gives_the_same_rows_through_slurm(slurm, places):
     pytest.importorskip("snakemake_executor_plugin_slurm")
     here, cluster = places
     assert here.run("--in-process").returncode == 0
@@ -112,5 +112,5 @@ def test_a_grid_gives_the_same_rows_through_slurm(slurm, places):
     assert done.stderr.count("has been submitted with SLURM jobid") == 2
     assert "Nothing to be done" in cluster.snakemake(*options, profile="slurm").stderr
     ours, theirs = here.store.rows(), cluster.store.rows()
-    assert len(ours) == len(theirs) == 4
-    assert [difference(one, other) for one, other in zip(ours, theirs, strict=True)] == [None] * 4
+    assert len(ours) == len(theirs) == 8
+    assert [difference(one, other) for one, other in zip(ours, theirs, strict=True)] == [None] * 8
