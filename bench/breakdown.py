@@ -1,8 +1,9 @@
-"""Where `make figures` spends its time, in core-seconds: runs, and around them start-up, imports and drawing.
+"""Where `make figures` spends its time: runs, and around them start-up, imports and drawing.
 
     python bench/breakdown.py [--profile embedded]
 
-Read from what the last `make figures` left: rows have the seconds of their runs, executed notebooks those of their cells.
+Read from what it left: rows have the seconds of their runs (every stored row of the profile counts), executed notebooks
+those of their cells. They add up to more than the clock shows where several ran side by side.
 `start` is what papermill and the kernel take, `imports` the cell that imports the library, `drawing` cells that save a
 figure, `reading` all others. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_figures.csv.
 """
@@ -36,17 +37,17 @@ def notebook(path) -> dict[str, float]:
 
 def lines(profile):
     rows = [row for row in Store().rows() if row.profile == profile]
-    yield {"what": "runs", "core_seconds": round(sum(row.seconds_total for row in rows), 1), "count": len(rows)}
+    yield {"what": "runs", "seconds": round(sum(row.seconds_total for row in rows), 1), "count": len(rows)}
     paths = [outputs_folder() / "executed" / profile / path.name for path in books.narrative()]
     spent = [notebook(path) for path in paths if path.is_file()]
     for part in PARTS:
-        yield {"what": part, "core_seconds": round(sum(each[part] for each in spent), 1), "count": len(spent)}
+        yield {"what": part, "seconds": round(sum(each[part] for each in spent), 1), "count": len(spent)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="embedded")
-    record("figures", ["what", "core_seconds", "count"], lines(parser.parse_args().profile))
+    record("figures", ["what"], ["seconds", "count"], lines(parser.parse_args().profile))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 FLOPs are counted by torch while our procedure runs (convolutions and products, forward and backward, and the
 factorisations that CD and FSKD solve with; float64 counts twice); the rate is that of a float32 product of 2048 x 2048,
-measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so no network reaches 1. `bound` is
+measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so no network on a CPU reaches 1 (GPUs
+may run convolutions in TF32, and the product not). `bound` is
 literal FLOPs over ours: what could be gained at most by saving work alone. Long loops are measured on a share and scaled.
 Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
 """
@@ -18,14 +19,15 @@ import statistics
 
 import torch
 from recovery import LENGTHS, LITERAL, NETWORKS
-from sheet import matrix_rate, record, seconds
+from sheet import matrix_rate, record, seconds, where_possible
 from stages import Side
 from torch.utils.flop_counter import FlopCounterMode
 
 from oefsmc_lib import evaluation, grid, pipeline
 
 aten = torch.ops.aten
-FIELDS = ["stage", "network", "num", "gflop", "gflops_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
+KEYS = ["stage", "network", "num"]
+MEASURED = ["gflop", "gflops_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
 EVALUATED = 1000                                          # training images
 
 
@@ -41,6 +43,7 @@ def formula(count):
 PRODUCTS = {
     aten.mm: formula(lambda a, b: 2 * len(a) * b.numel()),
     aten.addmm: formula(lambda _c, a, b: 2 * len(a) * b.numel()),
+    aten.addmm_: formula(lambda _c, a, b: 2 * len(a) * b.numel()),
     aten.bmm: formula(lambda a, b: 2 * a.shape[1] * b.numel()),
     aten.linalg_cholesky_ex: formula(lambda a: len(a) ** 3 / 3),
     aten.cholesky_solve: formula(lambda b, a: 2 * len(a) * b.numel()),
@@ -114,9 +117,9 @@ def main():
     parser.add_argument("--share", type=float, default=0.02, help="share of a long loop that is measured")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
-    record("floor", FIELDS, (line(stage, network, num, chosen.share, chosen.repeats) for stage, network, num
-                             in itertools.product(chosen.stages, chosen.networks, chosen.nums)
-                             if stage != "evaluation" or num == chosen.nums[0]))
+    cases = [case for case in itertools.product(chosen.stages, chosen.networks, chosen.nums)
+             if case[0] != "evaluation" or case[2] == chosen.nums[0]]
+    record("floor", KEYS, MEASURED, where_possible(cases, lambda *case: line(*case, chosen.share, chosen.repeats)))
 
 
 if __name__ == "__main__":

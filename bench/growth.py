@@ -2,7 +2,7 @@
 
     python bench/growth.py [--axes num width seeds processes] [--share 0.01]
 
-Seconds of our recovery stage for each method on VGG-16, untrained and on random images, since cost does not depend on
+Seconds of our recovery stage for each method (PRACTISE: of its scoring) on VGG-16, untrained and on random images, since cost does not depend on
 what images show. One axis moves, the others stay at num=100, width=1/4. Seeds: whole runs of FSKD on the embedded images in
 one process, with the start of the process and the imports. Processes: 32 such runs, shared by processes that share this
 machine's cores or its GPU. Notebook 05 draws the lines.
@@ -18,13 +18,13 @@ import time
 from sheet import device, record, seconds
 from stages import Side, synthetic
 
-from oefsmc_lib import grid
+from oefsmc_lib import grid, slots
 from oefsmc_lib.models import Architecture
 
 METHODS = ["fskd", "cd", "mir", "practise"]
 AXES = {"num": [10, 30, 100, 300, 1000, 3000], "width": [0.25, 0.5, 0.75, 1.0], "seeds": [1, 2, 4, 8, 16, 32], "processes": [1, 2, 4]}
 GPU_PROCESSES = [1, 4, 16]
-FIELDS = ["axis", "value", "method", "seconds", "timed_share"]
+KEYS, MEASURED = ["axis", "value", "method"], ["seconds", "timed_share"]
 WHOLE_RUNS = """
 from oefsmc_lib import grid, pipeline
 profile, shared = grid.load_profile("embedded"), pipeline.Shared()
@@ -48,7 +48,7 @@ def whole_runs(axis, value, seeds, processes):
     """Seconds until all seeds, dealt out to the processes, are done."""
     environment = os.environ | {"OEFSMC_QUIET": "1"}
     if processes > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+        environment["OMP_NUM_THREADS"] = str(max(1, slots.cores() // processes))
     share = seeds // processes
     begin = time.perf_counter()
     started = [subprocess.Popen([sys.executable, "-c", WHOLE_RUNS.format(first=i * share, last=(i + 1) * share)], env=environment)
@@ -59,6 +59,8 @@ def whole_runs(axis, value, seeds, processes):
 
 
 def lines(chosen):
+    if {"seeds", "processes"} & set(chosen.axes):
+        whole_runs("seeds", 1, 1, 1)                      # untimed: it may have to train the embedded teacher first
     for axis in chosen.axes:
         for value in GPU_PROCESSES if axis == "processes" and device().type == "cuda" else AXES[axis]:
             if axis == "seeds":
@@ -74,7 +76,7 @@ def main():
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--share", type=float, default=0.01, help="share of a long loop that is measured")
-    record("growth", FIELDS, lines(parser.parse_args()))
+    record("growth", KEYS, MEASURED, lines(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from sheet import record
 from oefsmc_lib import grid, pipeline, plans
 from oefsmc_lib.methods import practise
 
-FIELDS = ["profile", "num", "seed", "short_steps", "long_steps", "short_units", "long_units", "same_units", "spearman",
-          "short_s", "long_s"]
+KEYS = ["profile", "num", "seed", "short_steps", "long_steps"]
+MEASURED = ["short_units", "long_units", "same_units", "spearman", "short_s", "long_s"]
 
 
 def scores(profile, num, seed, steps):
@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--steps", nargs=2, type=int, default=[200, 2000])
     chosen = parser.parse_args()
     profile = grid.load_profile(chosen.profile)
-    record("scoring", FIELDS, (compare(profile, chosen.num, seed, chosen.steps) for seed in chosen.seeds))
+    record("scoring", KEYS, MEASURED, (compare(profile, chosen.num, seed, chosen.steps) for seed in chosen.seeds))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Where benches write: one CSV a part, a line as soon as it is measured, with the machine and the versions in each."""
+"""Where benches write: one CSV a part, kept up to date line by line, with the machine and the versions in each."""
 
 import csv
+import io
 import time
 from collections.abc import Iterable
 from datetime import date
@@ -8,7 +9,9 @@ from datetime import date
 import torch
 
 from oefsmc_lib import provenance
-from oefsmc_lib.paths import outputs_folder, writable_folder
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import write_whole
+from oefsmc_lib.paths import outputs_folder
 
 ABOUT = ["device", "threads", "torch", "git_commit"]
 
@@ -17,26 +20,48 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def record(part: str, fields: list[str], lines: Iterable[dict]) -> None:
-    """Append ``lines`` to outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv and print them as they come."""
+def record(part: str, keys: list[str], measured: list[str], lines: Iterable[dict]) -> None:
+    """Write ``lines`` to outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv, each as soon as it is there.
+
+    A line takes the place of the day's earlier one with the same ``keys``, so that a part can be
+    measured again without being counted twice.
+    """
     kind = "gpu" if device().type == "cuda" else "cpu"
     version = torch.__version__.split("+")[0]
-    path = writable_folder(outputs_folder() / "bench") / f"{date.today()}_{kind}_{version}_{part}.csv"
+    path = outputs_folder() / "bench" / f"{date.today()}_{kind}_{version}_{part}.csv"
     about = {name: value for name, value in provenance.here(device()).items() if name in ABOUT}
-    fresh = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*fields, *ABOUT])
-        if fresh:
-            writer.writeheader()
-        for line in lines:
-            writer.writerow(line | about)
-            file.flush()
-            print("  ".join(f"{name}={value}" for name, value in line.items()), flush=True)
+    fields = [*keys, *measured, *ABOUT]
+    kept = {}
+    if path.is_file():
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != fields:
+                raise InputError(f"{path} has other columns than this bench writes; move it away and run again.")
+            kept = {tuple(line[key] for key in keys): line for line in reader}
+    for line in lines:
+        kept[tuple(str(line[key]) for key in keys)] = line | about
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept.values())
+        write_whole(path, text.getvalue())
+        print("  ".join(f"{name}={value}" for name, value in line.items()), flush=True)
     print(f"Written to {path}")
+
+
+def where_possible(cases: Iterable[tuple], measure) -> Iterable[dict]:
+    """``measure(*case)`` for each; a case whose images or teacher are missing is named and left out."""
+    for case in cases:
+        try:
+            yield measure(*case)
+        except InputError as error:
+            print(f"left out {' '.join(map(str, case))}: {error}", flush=True)
 
 
 def seconds(work, where: torch.device) -> float:
     """Seconds of ``work()``, with what a GPU has still to do."""
+    if where.type == "cuda":
+        torch.cuda.synchronize()
     begin = time.perf_counter()
     work()
     if where.type == "cuda":

@@ -14,7 +14,10 @@ LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.sc
 
 
 def stage(experiment, ready, literal=False):
-    """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it."""
+    """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it.
+
+    FSKD's starts from the pruned student. PRACTISE's is its scoring alone: the training after it is MiR's.
+    """
     if experiment.method == "fskd":
         teacher = ready.teacher
         widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)

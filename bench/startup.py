@@ -1,15 +1,19 @@
-"""What starting costs: imports, the command's help, and a grid's cell before its first run.
+"""What starting costs: imports, the command's help, and a grid's cell around its runs.
 
     python bench/startup.py [--repeats 7]
 
-Medians of whole processes in turn. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_startup.csv.
+Medians of whole processes in turn; of a cell (one run of FSKD) what is left without the seconds of its row. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_startup.csv.
 """
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from sheet import record
 
@@ -24,6 +28,19 @@ WHAT = {
 }
 
 
+def cell() -> float:
+    """Seconds that a cell of one run takes besides the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "one.yaml"
+        grid.write_text("blocks: [{method: fskd, variant: native, num: 10, seed: 0}]\n")
+        words = [sys.executable, "-m", "oefsmc_lib", "grid", "run", grid]
+        begin = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OEFSMC_OUTPUTS": folder})
+        spent = time.perf_counter() - begin
+        row, = (json.loads(path.read_text()) for path in Path(folder).glob("results/rows/*.json"))
+    return spent - row["seconds_total"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
@@ -35,7 +52,8 @@ def main():
             subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
             if turn:                                      # the first fills the disk's cache
                 found[name].append(time.perf_counter() - begin)
-    record("startup", ["what", "seconds", "range", "repeats"], (
+    found["a grid's cell"] = [cell() for _ in range(chosen.repeats)]
+    record("startup", ["what"], ["seconds", "range", "repeats"], (
         {"what": name, "seconds": round(statistics.median(times), 3), "range": f"{min(times):.3f}-{max(times):.3f}",
          "repeats": chosen.repeats} for name, times in found.items()))
 

@@ -14,10 +14,13 @@ def newest(part: str) -> Path | None:
     return None
 
 
-def table(part: str, columns: tuple[str, ...] = ()):
-    """That file as a :class:`pandas.DataFrame`; None where nothing was measured. A column that is missing is refused."""
+def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
+    """The newest file of a part, or the one at ``path``, as a :class:`pandas.DataFrame`; None where nothing was measured.
+
+    Raises :class:`InputError` for a column that is missing.
+    """
     import pandas as pd
-    path = newest(part)
+    path = path or newest(part)
     if path is None:
         return None
     found = pd.read_csv(path)
@@ -26,17 +29,18 @@ def table(part: str, columns: tuple[str, ...] = ()):
     return found
 
 
-def markdown() -> str:
-    """The newest timing as a table: seconds of the released procedure and of ours, and their ratio, by number of images."""
+def markdown(path: Path | None = None) -> str:
+    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images."""
     from oefsmc_lib import paper
-    found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio"))
+    found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio"), path)
     if found is None:
         return "not measured"
     nums = sorted(found.num.unique())
     lines = ["| compressor | network | " + " | ".join(f"{num} images" for num in nums) + " |", "| --- " * (2 + len(nums)) + "|"]
     for (method, network), own in found.groupby(["method", "network"], sort=False):
         cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
-        lines.append(f"| {paper.METHOD_NAMES[method]} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
+        name = paper.METHOD_NAMES[method] + (" (scoring)" if method == "practise" else "")
+        lines.append(f"| {name} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
     return "\n".join(lines)
 
 

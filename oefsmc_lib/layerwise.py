@@ -1,7 +1,8 @@
 """Fitting a student one layer at a time, in forward order: what FSKD and CD share.
 
 When a layer's turn comes, the student before it is already fitted. A fit may change the layer's
-weights; the layers after it then see the changed output. Two ways to walk, with the same result:
+weights; the layers after it then see the changed output. Two ways to walk, with the same result as
+long as batch norms are in eval mode (in train mode a chunk is a batch to them):
 
 * one pass: the fit runs inside the student's forward pass, when the layer's input arrives. One
   teacher and one student pass in all, where the released procedures make one of each a layer.
@@ -156,6 +157,8 @@ class Carried:
             return
         # Not up to the layer's piece: its fit may change what stands before it (a batch norm's convolution).
         at = min(piece, self.fitted + 1)
+        while at < piece and not self.pieces[at][1].state_dict():
+            at += 1                                        # ReLU and pooling: nothing to fit, and a smaller map to keep
         if at > self.at:
             moved = _Maps(CARRIED_BYTES)
             for x in self:

@@ -2,6 +2,7 @@
 
 On the row's own device, threads and versions the top-1 must be the same to the last bit; elsewhere
 sums round in another order and the network that is fine-tuned drifts, so half a point is allowed.
+A processor's name is all that a row knows of it, and different ones may share a name.
 """
 
 import random
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import ALGORITHM_VERSION
 from oefsmc_lib.results import Row
 
 TOLERANCE = 0.5                                            # points of top-1, on another machine
@@ -42,25 +44,36 @@ def choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 
 def recheck(rows: Iterable[Row]) -> Iterator[Recheck]:
-    """Compute each row again, with as many threads as it had; nothing is stored.
+    """Compute each row again, with as many threads as it had; nothing is stored, and nothing shared between rows.
 
-    Raises :class:`InputError` where images or teacher are missing, or are not those of the row.
+    Raises :class:`InputError` where images or teacher are missing, or are not those of the row, before it is run.
     """
     import torch
 
     from oefsmc_lib import pipeline
-    shared, threads = pipeline.Shared(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
         for row in rows:
             torch.set_num_threads(row.threads)
-            _, now = pipeline.run(row.experiment(), shared, row.profile)
-            if now.id != row.id:
-                raise InputError(f"Row {row.id} cannot be computed again here: "
-                                 f"{next((n for n in _SOURCES if getattr(row, n) != getattr(now, n)), 'the algorithm')} "
-                                 "is not that of the row; use the images and the teacher that outputs/README.md names.")
-            yield Recheck(row, now)
+            experiment, shared = row.experiment(), pipeline.Shared()
+            _refuse_others(row, experiment, pipeline.prepare(experiment, shared))
+            yield Recheck(row, pipeline.run(experiment, shared, row.profile)[1])
     finally:
         torch.set_num_threads(threads)
 
 
-_SOURCES = ("teacher_sha256", "data_fingerprint", "ood_fingerprint", "algorithm")
+def _refuse_others(row: Row, experiment, ready) -> None:
+    """Another teacher, other images or another version of the algorithm give another row, not this one."""
+    from oefsmc_lib import data
+    prints = data.fingerprint(row.dataset, image_size=experiment.image_size, skip_broken=experiment.skip_broken)
+    here = {"teacher_sha256": ready.teacher.sha256, "data_fingerprint": prints,
+            "ood_fingerprint": ready.pool and ready.pool.fingerprint, "algorithm": ALGORITHM_VERSION,
+            "few_indices": ready.draw.indices}
+    for name, value in here.items():
+        if getattr(row, name) != value:
+            raise InputError(f"Row {row.id} cannot be computed again here: {name} is {_short(getattr(row, name))} in the row and "
+                             f"{_short(value)} here; it takes the row's own images and teacher (outputs/README.md).")
+
+
+def _short(value) -> str:
+    return str(value)[:12]

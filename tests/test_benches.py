@@ -35,6 +35,7 @@ def test_flops_of_products_convolutions_and_factorisations(bench):
     forward = 2 * 2 * 7 * 64 * 27
     assert flops(lambda: conv(x)) == forward
     assert flops(lambda: conv(x).sum().backward()) == 2 * forward                 # the images need no gradient
+    assert flops(lambda: torch.rand(6, 4).addmm_(a, b)) == 2 * 6 * 5 * 4
     spd = torch.eye(6) + a @ a.T
     assert flops(lambda: torch.linalg.cholesky_ex(spd)) == 6**3 / 3
     assert flops(lambda: torch.cholesky_solve(torch.rand(6, 4), torch.linalg.cholesky(spd))) == 6**3 / 3 + 2 * 36 * 4
@@ -51,6 +52,15 @@ def test_a_share_of_a_loop_scales_to_the_whole(bench):
     assert side.measure(lambda work: cost[work()]) == pytest.approx(7.0 + 2000 * 0.25)
 
 
+def test_a_case_without_images_is_named_and_left_out(bench, capsys):
+    def measure(network, num):
+        if network == "vgg16":
+            raise InputError("cifar10 was not found")
+        return {"network": network, "num": num}
+    assert list(bench["sheet"].where_possible([("vgg16", 10), ("tiny", 10)], measure)) == [{"network": "tiny", "num": 10}]
+    assert "left out vgg16 10: cifar10 was not found" in capsys.readouterr().out
+
+
 def test_a_line_is_on_disk_before_the_next_is_measured(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
 
@@ -58,9 +68,15 @@ def test_a_line_is_on_disk_before_the_next_is_measured(bench, tmp_path, monkeypa
         yield {"what": "one", "seconds": 1}
         assert "one" in next((tmp_path / "bench").glob("*_cpu_*_trial.csv")).read_text()
         raise KeyboardInterrupt
+
+    def record(lines, measured="seconds"):
+        bench["sheet"].record("trial", ["what"], [measured], lines)
     with pytest.raises(KeyboardInterrupt):
-        bench["sheet"].record("trial", ["what", "seconds"], lines())
-    bench["sheet"].record("trial", ["what", "seconds"], [{"what": "two", "seconds": 2}])
+        record(lines())
+    record([{"what": "two", "seconds": 3}])
+    record([{"what": "two", "seconds": 2}])               # measured again: the earlier line goes
+    with pytest.raises(InputError, match="has other columns than this bench writes"):
+        record([{"what": "three", "minutes": 1}], "minutes")
     with open(next((tmp_path / "bench").glob("*_trial.csv"))) as file:
         found = list(csv.DictReader(file))
     assert [line["what"] for line in found] == ["one", "two"] and found[0]["threads"] == str(torch.get_num_threads())

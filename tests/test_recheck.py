@@ -41,10 +41,11 @@ def test_each_row_gets_its_own_number_of_threads(rows, monkeypatch):
     assert seen == [1, 2] and torch.get_num_threads() == before
 
 
-def test_another_teacher_or_other_images_are_named(rows):
-    for column in ("teacher_sha256", "data_fingerprint"):
-        with pytest.raises(InputError, match=f"cannot be computed again here: {column} is not that of the row"):
-            list(recheck.recheck([changed(rows[0], id="0" * 12, **{column: "another"})]))
+def test_another_teacher_or_other_images_are_named_before_the_run(rows, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", None)
+    for column, value in (("teacher_sha256", "another"), ("ood_fingerprint", "another"), ("algorithm", 1), ("few_indices", [1, 2])):
+        with pytest.raises(InputError, match=f"cannot be computed again here: {column} is .* in the row and .* here"):
+            list(recheck.recheck([changed(rows[0], **{column: value})]))
 
 
 def test_the_choice_is_a_draw_without_repeats_that_the_seed_decides(rows):

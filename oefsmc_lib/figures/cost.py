@@ -32,13 +32,15 @@ def growth(table):
             line = own[own.method == method]
             x, y = line.value.tolist(), line.seconds.tolist()
             ax.plot(x, y, marker=marker, color=colour, label=paper.METHOD_NAMES[method])
-            ax.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1, alpha=0.7)
+            ideal = [y[0] * x[0] / value if axis == "processes" else y[-1] * value / x[-1] for value in x]
+            ax.plot(x, ideal, ":", color=colour, linewidth=1, alpha=0.7)
             findings.append(f"{paper.METHOD_NAMES[method]} {y[-1] / y[0]:.3g}")
         ax.set(xscale="log", yscale="log")
-        ax.set_xticks(x, [f"{value:g}" for value in x])
+        values = sorted(own.value.unique())
+        ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
         times = " times, ".join(findings) + " times as long"
-        ax.set_title(textwrap.fill(f"{x[-1] / x[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 58), loc="left",
+        ax.set_title(textwrap.fill(f"{values[-1] / values[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 58), loc="left",
                      fontsize=9.5)
     about = "" if table is None else "; ".join(
         [*(f"{value}" for value in table.device.unique()), *(f"{n} threads" for n in table.threads.unique()),
@@ -46,7 +48,7 @@ def growth(table):
     labelled = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels())}
     if labelled:
         legend = figure.legend(labelled.values(), labelled.keys(), loc="outside lower left", ncols=4, alignment="left",
-                               title=f"VGG-16 on 32x32 images (quarter width where it is not the axis, 100 images likewise); dotted: "
-                                     f"in proportion to the last point. {about}")
+                               title="VGG-16 on 32x32 images (quarter width and 100 images where they are not the axis; PRACTISE: its "
+                                     f"scoring); dotted: in proportion. {about}")
         legend.get_title().set(fontsize=8.5, color=GREY)
     return figure
