@@ -104,7 +104,8 @@ def batches(count: int, size: int, source: torch.Generator, device) -> Iterator[
 
 def sgd(parameters, lr: float, iterations: int):
     """SGD, momentum 0.9, weight decay 1e-4; the rate falls to a tenth every 40 % of the steps."""
-    optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
+    # foreach: a few calls for all parameters instead of a few for each; the same sums.
+    optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4, foreach=True)
     return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
 
 
