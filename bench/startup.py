@@ -17,6 +17,8 @@ from pathlib import Path
 
 from sheet import record
 
+from oefsmc_lib import grid
+
 WHAT = {
     "python": ["-c", "pass"],
     "import torch": ["-c", "import torch"],
@@ -31,9 +33,10 @@ WHAT = {
 def cell() -> float:
     """Seconds that a cell of one run takes besides the run."""
     with tempfile.TemporaryDirectory() as folder:
-        grid = Path(folder) / "one.yaml"
-        grid.write_text("blocks: [{method: fskd, variant: native, num: 10, seed: 0}]\n")
-        words = [sys.executable, "-m", "oefsmc_lib", "grid", "run", grid]
+        path = Path(folder) / "one.yaml"
+        path.write_text("blocks: [{method: fskd, variant: native, num: 10, seed: 0}]\n")
+        (label,) = grid.load_grid(str(path)).cells()
+        words = [sys.executable, "-m", "oefsmc_lib", "grid", "cell", path, label]
         begin = time.perf_counter()
         subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OEFSMC_OUTPUTS": folder})
         spent = time.perf_counter() - begin

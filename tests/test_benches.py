@@ -117,9 +117,11 @@ def test_cost_is_drawn_and_titles_count():
     assert titles == ["10 times the images: FSKD 10 times, CD 10 times as long",
                       "4 times the width: FSKD 4 times, CD 4 times as long", "4 times the seeds: FSKD 4 times as long",
                       "2 times the processes: FSKD 2 times as long"]
-    assert "cpu: X; 2 threads; torch 2.15.0" in figure.legends[0].get_title().get_text()
+    assert "cpu: X; threads: 2; torch 2.15.0" in figure.legends[0].get_title().get_text().replace("\n", " ")
     solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert [line.get_ydata().tolist() for line in solid] == [[5, 50], [5, 50]]
+    short = grown()[lambda t: (t.axis != "num") | (t.method != "cd") | (t.value == 10)]
+    assert figures.growth(short).axes[0].get_title(loc="left") == "10 times the images: FSKD 10 times as long"
     flat = figures.growth(grown(seconds=3.0))
     assert flat.axes[0].get_title(loc="left").replace("\n", " ").endswith("FSKD 1 times, CD 1 times as long")
 
