@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch_pruning  # noqa: F401  # loaded here, so that no method's own peak has it
 from sheet import device, record, seconds
-from stages import stage, synthetic
+from stages import nothing, stage, synthetic
 
 from oefsmc_lib import grid, plans
 from oefsmc_lib.methods import practise
@@ -75,7 +75,7 @@ def measure(method, network, num):
         "practise.scoring_iterations": 5, "augment": "resized_crop_flip" if side == 224 else "crop_flip"})
     if method == "practise":
         candidate = plans.droppable_units(ready.teacher.model)[:1]
-        prepare, run = (lambda: None), lambda _: practise.score(ready.teacher, candidate, ready.few, None, None, experiment)
+        prepare, run = nothing, lambda _: practise.score(ready.teacher, candidate, ready.few, None, None, experiment)
     else:
         prepare, run = stage(experiment, ready)
     start = prepare()
