@@ -19,7 +19,7 @@ from oefsmc_lib.results import Row, Store
 
 
 # Grids that the notebooks read where the profile computes; another one would be computed by its notebook.
-DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "beyond")
+DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "literal", "beyond")
 MOST_NOTEBOOKS = 4                                         # at once: each kernel holds torch, pandas and pictures
 
 

@@ -207,6 +207,25 @@ def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 
+def solver_gap(rows: Sequence[Row], **where) -> dict | None:
+    """The released solver - ours in points, paired by seed, in one cell."""
+    return difference(rows, "literal", "default", on="solver", **where)
+
+
+def solver_table(rows: Sequence[Row]):
+    """A pandas table of top-1 with the released solver and with ours on the same draws, a line a cell."""
+    import pandas as pd
+    records = []
+    for cell in sorted({(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}):
+        where = dict(zip(("method", "imbalance", "variant", "num"), cell))
+        if gap := solver_gap(rows, **where):
+            seeds = [int(seed) for seed in gap["seeds"]]
+            both = [[row for row in select(rows, solver=solver, **where) if row.seed in seeds] for solver in ("literal", "default")]
+            records.append(where | {"method": paper.METHOD_NAMES[cell[0]], "seeds": gap["n"], "released solver": mean(both[0]),
+                                    "ours": mean(both[1]), "difference": gap["mean"], "±": gap["half"]})
+    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
+
+
 def paper_value(row: Row, imbalance: str | None = None) -> float | None:
     """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
     if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):

@@ -8,18 +8,70 @@ from torch import Tensor, nn
 from oefsmc_lib.fewshot import groups
 
 EVALUATION_BATCH = 64                                     # fastest on CPUs; larger batches fall out of cache
+SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2               # of `predictions` in bfloat16
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, images, normalise, device) -> Tensor:
-    """Predicted classes (N,) of an :class:`~oefsmc_lib.data.ImageSet`, float32, in eval mode."""
+    """Predicted classes (N,) of an :class:`~oefsmc_lib.data.ImageSet` in eval mode: those of float32.
+
+    A processor that multiplies bfloat16 runs all images so first, in up to half the time. A class can only differ
+    from float32's where the lead of the largest logit is smaller than what bfloat16 took from it or gave another
+    one. How much that is, a sample shows that runs both ways; then every image whose lead is below ``CAUTION``
+    times the most that was seen is run in float32, too, until none is left. Where the sample says that this would
+    be a large part (many classes, close together), float32 runs alone.
+    """
     model = model.eval().to(device, memory_format=torch.channels_last)
+
+    def run(indices: Tensor) -> Tensor:
+        return logits(model, images, indices, normalise, device)
+
+    every = torch.arange(len(images))
+    if not _multiplies_bfloat16(torch.device(device)) or len(images) < 2 * SAMPLE:
+        return run(every).argmax(1)
+    sample = every[:: len(images) // SAMPLE]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = run(sample)
+    shift = _most_lost(rough, run(sample))
+    if len(_doubtful(rough, shift)) > WORTHWHILE * len(sample):
+        return run(every).argmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = run(every)
+    guessed, seen = rough.argmax(1), torch.zeros(len(images), dtype=torch.bool)
+    while len(again := _doubtful(rough, shift, seen)):
+        exact = run(again)
+        shift = max(shift, _most_lost(rough[again], exact))
+        guessed[again], seen[again] = exact.argmax(1), True
+    return guessed
+
+
+def _most_lost(rough: Tensor, exact: Tensor) -> float:
+    """The most by which the largest logit of ``rough`` leads another one too far, over images (n, K)."""
+    error = exact - rough
+    return float((error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]).max())
+
+
+def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tensor:
+    """Indices of images whose largest logit leads by too little; a NaN leads by too little."""
+    first, second = rough.topk(2, dim=1).values.unbind(1)
+    return (~(first - second > CAUTION * shift) & ~torch.as_tensor(seen)).nonzero()[:, 0]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has instructions for it; emulated, it would be slower than float32."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()                     # older torch cannot tell
+    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images, indices: Tensor, normalise, device) -> Tensor:
+    """Logits (n, K) of these images, float32 on the CPU, a batch at a time."""
     batch = EVALUATION_BATCH if torch.device(device).type == "cpu" else 1024
-    guessed = []
-    for part, _ in images.batches(batch):
-        x = normalise(part).to(device, memory_format=torch.channels_last)
-        guessed.append(model(x).argmax(1).cpu())
-    return torch.cat(guessed)
+    found = []
+    for part in indices.split(batch):
+        x = normalise(images.take(part)).to(device, memory_format=torch.channels_last)
+        found.append(model(x).float().cpu())
+    return torch.cat(found)
 
 
 def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:

@@ -133,6 +133,18 @@ def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
     return f"Significantly above {reference}: {above}. Below: {below}"
 
 
+def solvers(rows: Sequence[Row]) -> str:
+    """What each compressor's released solver adds to ours under the long tail, averaged over its training sizes."""
+    parts = []
+    for method, name in paper.METHOD_NAMES.items():
+        own = select(rows, method=method, imbalance="long_tail")
+        for variant in ("native", "native_ft", "extra_images", "ours"):
+            found = verdict.over(select(own, variant=variant), lambda row: row.solver == "literal", lambda row: row.solver == "default")
+            if found:
+                parts.append(f"{name}, {VARIANT_WORDS[variant]} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
+    return f"Points that the released solver adds to ours: {'; '.join(parts) or NOT_RUN}"
+
+
 def features(distances: dict[str, float]) -> str:
     """How far groups of images lie from the nearest class centre, as multiples of the first group's distance."""
     (first, unit), *others = distances.items()

@@ -267,3 +267,27 @@ def test_settings_that_were_not_run_have_their_line():
     figure = figures.settings(entries, "base", PROFILE)
     low, high = sorted(figure.axes[0].get_ylim())
     assert low < 0 and high > 1 and texts(figure).count("not run") == 2
+
+
+def test_solvers_are_compared_draw_by_draw(tmp_path):
+    def outcome(e):
+        return 80.0 + e.seed + (2.0 if e.solver == "literal" else 0) * (1 if e.variant == "native" else -1)
+    solved = rows_of(outcome, "literal")
+    figure = figures.solvers(solved, PROFILE)
+    title = title_of(figure)
+    assert "FSKD, no fine-tuning +2.0; FSKD, the base −2.0" in title
+    assert [round(mean, 9) for mean in means(figure)] == [2.0] * 4 + [-2.0] * 8           # balanced, then long-tailed
+    table = claims.solver_table(solved)
+    assert len(table) == 12 and set(table["seeds"]) == {3} and set(table["difference"]) == {2.0, -2.0}
+    assert (table["released solver"] - table["ours"] == table["difference"]).all()
+    one_sided = [row for row in solved if row.solver == "default"]
+    assert claims.NOT_RUN in title_of(figures.solvers(one_sided, PROFILE)) and list(claims.solver_table(one_sided)) == ["rows"]
+    figure.savefig(tmp_path / "solvers.png")
+
+
+def test_solvers_of_cd_appear_where_they_were_run():
+    solved = rows_of(lambda e: 60.0 + (e.solver == "literal"), "literal", profile="cifar10")
+    figure = figures.solvers(solved, grid.load_profile("cifar10"))
+    assert "CD, no fine-tuning +1.0 (undecided)" in title_of(figure)        # one seed
+    assert claims.NOT_RUN not in texts(figure)
+    assert claims.NOT_RUN in texts(figures.solvers(claims.select(solved, method="cd"), grid.load_profile("cifar10")))

@@ -1,10 +1,10 @@
-"""Does it help: Table 2 and the ablation of Fig. 3a."""
+"""Does it help: Table 2 and the ablation of Fig. 3a; and does the solver matter."""
 
 from collections.abc import Sequence
 
 from oefsmc_lib import claims, findings, paper
 from oefsmc_lib.claims import BASE, GROUPS, select
-from oefsmc_lib.figures.marks import (GREY, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
+from oefsmc_lib.figures.marks import (GREY, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
                                       series, teacher_line, trained)
 from oefsmc_lib.results import Row
 
@@ -79,3 +79,28 @@ def groups(rows: Sequence[Row], profile, num: int):
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("points of recall, paired by seed")
     return finish(figure, findings.groups(rows, num), profile, select(rows, num=num))
+
+
+def solvers(rows: Sequence[Row], profile):
+    """The released solver - ours on the same draws, in points over num: a panel a variant, balanced and long-tailed."""
+    variants, conditions = ("native", BASE, "extra_images", "ours"), ("balanced", "long_tail")
+    methods = [method for method in paper.METHOD_NAMES if method == "fskd" or select(rows, method=method)]
+    figure, axes = canvas(1, len(variants), width=13, height=4.2, sharey=True)
+    for ax, variant in zip(axes[0], variants):
+        own = select(rows, variant=variant)
+        nums = nums_of(own, profile, "solver_nums")
+        asked = [(m, i) for m in methods for i in conditions if i == "long_tail" or select(own, method=m, imbalance=i)]
+        for number, (method, imbalance) in enumerate(asked):
+            colour = LOOKS[imbalance].colour
+            marker = METHOD_LOOKS[method][1]
+            look = Look(f"{paper.METHOD_NAMES[method]}, {LOOKS[imbalance].label}", colour, marker, {})
+            for place, num in enumerate(nums):
+                found = claims.solver_gap(own, method=method, imbalance=imbalance, num=num)
+                if found or method == "fskd":              # another's cells are a sample, not a grid with gaps
+                    mark(ax, place + 0.2 * (number - (len(asked) - 1) / 2), found, look, None)
+            ax.plot([], [], marker, color=colour, label=look.label)
+        ax.axhline(0, color=GREY, linewidth=1)
+        ax.set_title(VARIANT_LOOKS[variant].label, loc="left")
+        num_axis(ax, nums)
+    axes[0, 0].set_ylabel("points, released solver − ours")
+    return finish(figure, findings.solvers(rows), profile, [row for row in rows if row.solver == "default"])

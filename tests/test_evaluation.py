@@ -1,0 +1,104 @@
+"""Evaluation gives the classes of float32, also where bfloat16 runs first."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from oefsmc_lib import evaluation, pipeline
+from oefsmc_lib.experiment import Experiment
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def native(monkeypatch):
+    """As on a processor that multiplies bfloat16; elsewhere torch emulates it, slowly, with the same rounding."""
+    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: device.type == "cpu")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many images ran in each data type."""
+    seen = {"bfloat16": 0, "float32": 0}
+
+    def counted(model, images, indices, normalise, device, own=evaluation.logits):
+        seen["bfloat16" if torch.is_autocast_enabled("cpu") else "float32"] += len(indices)
+        return own(model, images, indices, normalise, device)
+    monkeypatch.setattr(evaluation, "logits", counted)
+    return seen
+
+
+class Points:
+    """Vectors that stand for images: what an ImageSet must have."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def take(self, indices):
+        return self.values[torch.as_tensor(indices)]
+
+
+def points(number=2000, width=16, seed=0):
+    return Points(torch.randn(number, width, 1, 1, generator=torch.Generator().manual_seed(seed)))
+
+
+def linear(classes, seed=1):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+    torch.nn.init.normal_(made[1].weight, generator=torch.Generator().manual_seed(seed))
+    return made
+
+
+def same(x):
+    return x
+
+
+@pytest.mark.parametrize("method", ["fskd", "cd"])
+def test_students_predict_what_they_predict_in_float32(method, native, passes):
+    experiment = Experiment.parse({"method": method, "variant": "native", "num": 10, "width": 0.25})
+    ready = pipeline.prepare(experiment)
+    student, _ = pipeline.recover(experiment, ready)
+    images = dataclasses.replace(ready.train, images=ready.train.take(range(0, 4000, 4)), labels=ready.train.labels[:4000:4])
+    found = evaluation.predictions(student.model, images, ready.teacher.normalise, CPU)
+    ran = dict(passes)
+    plain = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU).argmax(1)
+    assert torch.equal(found, plain)
+    assert ran["bfloat16"] >= 1000 and ran["float32"] < 600
+
+
+def test_every_image_that_bfloat16_turns_is_turned_back(native, passes):
+    model, images = linear(5), points()
+    exact = evaluation.logits(model, images, torch.arange(2000), same, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        turned = evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1) != exact.argmax(1)
+    assert turned.any()
+    assert torch.equal(evaluation.predictions(model, images, same, CPU), exact.argmax(1))
+
+
+def test_classes_that_lie_close_together_are_left_to_float32(native, passes):
+    model, images = linear(200), points()
+    model[1].weight.data = model[1].weight[:1] + 0.02 * model[1].weight
+    evaluation.predictions(model, images, same, CPU)
+    assert passes["bfloat16"] < 500 and passes["float32"] >= 2000
+    assert torch.equal(evaluation.predictions(model, images, same, CPU),
+                       evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
+
+
+def test_few_images_and_other_processors_never_see_bfloat16(passes, monkeypatch):
+    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: False)
+    evaluation.predictions(linear(5), points(), same, CPU)
+    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: True)
+    evaluation.predictions(linear(5), points(300), same, CPU)
+    assert passes == {"bfloat16": 0, "float32": 2300}
+
+
+def test_a_broken_student_is_what_it_is_in_float32(native):
+    model = linear(5)
+    model[1].weight.data[0] = float("nan")
+    images = points()
+    assert torch.equal(evaluation.predictions(model, images, same, CPU),
+                       evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
