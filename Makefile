@@ -47,7 +47,7 @@ test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped wher
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
-BENCHES = startup.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
+BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
 bench: $(STAMP) ## Time literal procedures against ours, the floor, growth, memory: outputs/bench/ (an idle machine, hours)
 	@if [ -n "$(PART)" ]; then $(BIN)/python bench/$(PART); \
 	else for part in $(BENCHES); do $(BIN)/python bench/$$part || exit 1; done; fi
