@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures report exercises test test-slow test-browser test-faults test-cluster bench lab clean
+.PHONY: help figures report exercises test test-slow test-browser test-faults test-cluster evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -46,6 +46,14 @@ test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
+# From the committed rows alone: no images, no networks. What it rewrites is kept in the repository, and tested against the rows.
+evidence: $(STAMP) ## Redo what outputs/ keeps beside its rows: tables, the verdict, figures of the real images
+	@for file in outputs/results/*.jsonl; do name=$$(basename "$$file" .jsonl); \
+	$(BIN)/oefsmc results table "outputs/tables/$${name%-*}/$${name##*-}.csv" --grid "$${name##*-}" --profile "$${name%-*}" --means || exit 1; done
+	@$(BIN)/oefsmc verdict --profile paper --markdown > outputs/verdict.md.new && mv outputs/verdict.md.new outputs/verdict.md
+	@$(BIN)/oefsmc figures --profile cifar10+cpu --only 01 --only 03 --only 04
+	@$(BIN)/oefsmc figures --profile cifar10 --only 05 --only 06
+
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
 BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
 bench: $(STAMP) ## Time literal procedures against ours, the floor, growth, memory: outputs/bench/ (an idle machine, hours)
@@ -56,7 +64,7 @@ lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## Remove caches and scratch; .venv, rows, figures and the data folder stay
-	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/tables
+	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/tables/embedded
 	@find oefsmc_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The stamp is touched last, so that an interrupted installation is taken up again.

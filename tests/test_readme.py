@@ -2,23 +2,35 @@
 
 import re
 
-from oefsmc_lib import benches, verdict
+from oefsmc_lib import benches, grid, results, verdict
 from oefsmc_lib.paths import project_root
 from oefsmc_lib.results import Store
 
+OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()
 
 
 def test_the_verdict_in_the_readme_is_that_of_the_committed_rows():
     profile, shown = re.search(r"<!-- verdict (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.S).groups()
-    rows = verdict.rows_by_grid(profile, Store(project_root() / "outputs" / "results"))
+    rows = verdict.rows_by_grid(profile, Store(OUTPUTS / "results"))
     assert shown.strip() == verdict.markdown(rows).strip(), \
         f"replace the text between the marks by the output of `oefsmc verdict --profile {profile} --markdown`"
 
 
+def test_tables_and_verdict_in_outputs_are_those_of_the_committed_rows(tmp_path):
+    store = Store(OUTPUTS / "results")
+    stale = "run `make evidence`"
+    assert (OUTPUTS / "verdict.md").read_text().strip() == verdict.markdown(verdict.rows_by_grid("paper", store)).strip(), stale
+    for packed in sorted((OUTPUTS / "results").glob("*.jsonl")):
+        profile, name = packed.stem.rsplit("-", 1)
+        rows = store.rows({e.key for e in grid.load_grid(name, profile).experiments})
+        results.to_csv(results.summary(rows, results.varying_columns(rows)), tmp_path / "fresh.csv")
+        assert (OUTPUTS / "tables" / profile / f"{name}.csv").read_text() == (tmp_path / "fresh.csv").read_text(), stale
+
+
 def test_the_seconds_in_the_readme_are_those_of_the_committed_bench():
     name, shown = re.search(r"<!-- timing (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.S).groups()
-    assert shown.strip() == benches.markdown(project_root() / "outputs" / "bench" / name).strip(), \
+    assert shown.strip() == benches.markdown(OUTPUTS / "bench" / name).strip(), \
         "replace the text between the marks by what `oefsmc_lib.benches.markdown` makes of this file"
 
 
