@@ -358,6 +358,8 @@ def paired(rows: Iterable[Row], a: Any, b: Any, by: Sequence[str] = (), *, on: s
     import pandas as pd
 
     table = frame(rows)
+    if table.empty:
+        return table
     _known_columns(table, [on])
     table = table[table[on].isin([a, b])]
     _warn_of_versions(table)

@@ -357,6 +357,7 @@ def test_paired_on_another_column_and_without_a_pair():
             for kind in ("balanced", "long_tail") for seed in range(2)]
     assert paired(rows, "long_tail", "balanced", on="imbalance").differences[0] == [-10.0, -10.0]
     assert paired(rows, "ours", "native", by=["imbalance"]).empty
+    assert paired([], "ours", "native").empty
     with pytest.raises(InputError, match="no column 'imbalence'"):
         paired(rows, 1, 2, on="imbalence")
 
