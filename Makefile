@@ -46,13 +46,19 @@ test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
-# From the committed rows alone: no images, no networks. What it rewrites is kept in the repository, and tested against the rows.
+# From the packed rows alone: no images, no networks, no row that a run here left. What it rewrites is kept in the repository.
+KEPT = cifar10+cpu:01 cifar10+cpu:03 cifar10+cpu:04 cifar10:06_solvers
 evidence: $(STAMP) ## Redo what outputs/ keeps beside its rows: tables, the verdict, figures of the real images
-	@for file in outputs/results/*.jsonl; do name=$$(basename "$$file" .jsonl); \
-	$(BIN)/oefsmc results table "outputs/tables/$${name%-*}/$${name##*-}.csv" --grid "$${name##*-}" --profile "$${name%-*}" --means || exit 1; done
-	@$(BIN)/oefsmc verdict --profile paper --markdown > outputs/verdict.md.new && mv outputs/verdict.md.new outputs/verdict.md
-	@$(BIN)/oefsmc figures --profile cifar10+cpu --only 01 --only 03 --only 04
-	@$(BIN)/oefsmc figures --profile cifar10 --only 05 --only 06
+	@apart=$$(mktemp -d) && trap 'rm -rf "$$apart"' EXIT && mkdir "$$apart/results" && cp outputs/results/*.jsonl "$$apart/results" && \
+	export OEFSMC_OUTPUTS="$$apart" && rm -rf outputs/tables/* && \
+	for file in outputs/results/*.jsonl; do name=$$(basename "$$file" .jsonl) && $(BIN)/oefsmc results table \
+	"outputs/tables/$${name%-*}/$${name##*-}.csv" --grid "$${name##*-}" --profile "$${name%-*}" --means || exit 1; done && \
+	$(BIN)/oefsmc verdict --profile paper --markdown > "$$apart/verdict" && \
+	{ printf '# Which claims of the paper hold in the rows of this folder\n\n'; cat "$$apart/verdict"; } > outputs/verdict.md && \
+	for each in $(KEPT); do $(BIN)/oefsmc figures --profile "$${each%:*}" --only "$$(printf %.2s "$${each#*:}")" || exit 1; done && \
+	for each in $(KEPT); do mkdir -p "outputs/figures/$${each%:*}" && \
+	cp "$$apart/figures/$${each%:*}/$${each#*:}"*.png "outputs/figures/$${each%:*}"; done && \
+	cp outputs/figures/cifar10+cpu/03_gains.png docs/cifar10_gains.png
 
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
 BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py

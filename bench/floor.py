@@ -28,7 +28,7 @@ from oefsmc_lib import evaluation, grid, pipeline
 aten = torch.ops.aten
 KEYS = ["stage", "network", "num"]
 MEASURED = ["gflop", "gflops_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
-EVALUATED = 1000                                          # training images
+EVALUATED = 1000                                          # training images, in float32
 
 
 def formula(count):
@@ -87,8 +87,9 @@ def sides(stage, network, num, share):
     if stage == "finetune":
         return Whole(lambda: copy.deepcopy(student), lambda made: pipeline.tune(experiment, ready, made)), None, ready
     some = dataclasses.replace(ready.train, images=ready.train.take(range(EVALUATED)), labels=ready.train.labels[:EVALUATED])
-    return Whole(lambda: student, lambda made: evaluation.predictions(
-        made.model, some, ready.teacher.normalise, ready.few.images.device)), None, ready
+    model = student.model.eval().to(memory_format=torch.channels_last)
+    return Whole(lambda: model, lambda made: evaluation.logits(
+        made, some, torch.arange(EVALUATED), ready.teacher.normalise, ready.few.images.device)), None, ready
 
 
 def line(stage, network, num, share, repeats):

@@ -208,21 +208,24 @@ def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
 
 
 def solver_gap(rows: Sequence[Row], **where) -> dict | None:
-    """The released solver - ours in points, paired by seed, in one cell."""
+    """The released solver - this package's in points, paired by seed, in one cell."""
     return difference(rows, "literal", "default", on="solver", **where)
 
 
 def solver_table(rows: Sequence[Row]):
-    """A pandas table of top-1 with the released solver and with ours on the same draws, a line a cell."""
+    """A pandas table of top-1 with the released solver and with this package's on the same draws, a line a cell."""
     import pandas as pd
     records = []
     for cell in sorted({(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}):
         where = dict(zip(("method", "imbalance", "variant", "num"), cell))
         if gap := solver_gap(rows, **where):
-            seeds = [int(seed) for seed in gap["seeds"]]
-            both = [[row for row in select(rows, solver=solver, **where) if row.seed in seeds] for solver in ("literal", "default")]
-            records.append(where | {"method": paper.METHOD_NAMES[cell[0]], "seeds": gap["n"], "released solver": mean(both[0]),
-                                    "ours": mean(both[1]), "difference": gap["mean"], "±": gap["half"]})
+            seeds = {int(seed) for seed in gap["seeds"]}
+            released, own = ([row for row in select(rows, solver=solver, **where) if row.seed in seeds]
+                             for solver in ("literal", "default"))
+            word = {"reproduced": "above", "not reproduced": "below"}.get(results.verdict(gap["low"], gap["high"]), "undecided")
+            records.append({"method": paper.METHOD_NAMES[cell[0]], "images": cell[1].replace("_", "-"), "num": cell[3],
+                            "network": VARIANT_WORDS[cell[2]], "seeds": gap["n"], "released solver": mean(released),
+                            "this package's": mean(own), "difference": gap["mean"], "±": gap["half"], "released is": word})
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 

@@ -442,6 +442,6 @@ def results_table(path: Path, profile: ProfileOption = None,
         rows = [row for row in store.rows() if profile is None or row.profile == profile]
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
-    table = results.summary(rows, results.varying_columns(rows)) if means else results.frame(rows)
+    table = results.means(rows) if means else results.frame(rows)
     results.to_csv(table, path)
     print(f"{path}: {len(table)} lines of {len(rows)} rows")

@@ -13,13 +13,16 @@ SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2               # of `predictions` in 
 
 @torch.no_grad()
 def predictions(model: nn.Module, images, normalise, device) -> Tensor:
-    """Predicted classes (N,) of an :class:`~oefsmc_lib.data.ImageSet` in eval mode: those of float32.
+    """Predicted classes (N,) of an :class:`~oefsmc_lib.data.ImageSet` in eval mode, by float32.
 
     A processor that multiplies bfloat16 runs all images so first, in up to half the time. A class can only differ
     from float32's where the lead of the largest logit is smaller than what bfloat16 took from it or gave another
     one. How much that is, a sample shows that runs both ways; then every image whose lead is below ``CAUTION``
-    times the most that was seen is run in float32, too, until none is left. Where the sample says that this would
-    be a large part (many classes, close together), float32 runs alone.
+    times the most that any checked image lost is run in float32, too, until none is left. Where the sample says
+    that this would be a large part (many classes, close together), float32 runs alone.
+
+    So a class is float32's unless an image lost more than ``CAUTION`` times what all checked ones did. None was
+    seen (``bench/evaluation.py``), and rows from before are equal class by class, so ``ALGORITHM_VERSION`` stayed.
     """
     model = model.eval().to(device, memory_format=torch.channels_last)
 
@@ -46,9 +49,10 @@ def predictions(model: nn.Module, images, normalise, device) -> Tensor:
 
 
 def _most_lost(rough: Tensor, exact: Tensor) -> float:
-    """The most by which the largest logit of ``rough`` leads another one too far, over images (n, K)."""
+    """The most by which the largest logit of ``rough`` leads another one too far, over the images (n, K) that are finite."""
     error = exact - rough
-    return float((error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]).max())
+    lost = error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]
+    return float(lost[lost.isfinite()].max()) if lost.isfinite().any() else 0.0
 
 
 def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tensor:
@@ -58,9 +62,9 @@ def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tenso
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has instructions for it; emulated, it would be slower than float32."""
+    """Whether an x86 processor has instructions for it; emulated, it would be slower than float32."""
     able = getattr(torch.cpu, "get_capabilities", dict)()                     # older torch cannot tell
-    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @torch.no_grad()

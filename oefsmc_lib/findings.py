@@ -134,7 +134,7 @@ def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
 
 
 def solvers(rows: Sequence[Row]) -> str:
-    """What each compressor's released solver adds to ours under the long tail, averaged over its training sizes."""
+    """What each compressor's released solver adds to this package's under the long tail, averaged over its training sizes."""
     parts = []
     for method, name in paper.METHOD_NAMES.items():
         own = select(rows, method=method, imbalance="long_tail")
@@ -142,7 +142,7 @@ def solvers(rows: Sequence[Row]) -> str:
             found = verdict.over(select(own, variant=variant), lambda row: row.solver == "literal", lambda row: row.solver == "default")
             if found:
                 parts.append(f"{name}, {VARIANT_WORDS[variant]} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
-    return f"Points that the released solver adds to ours: {'; '.join(parts) or NOT_RUN}"
+    return f"Released solver − this package's, long-tailed, mean over sizes: {'; '.join(parts) or NOT_RUN}"
 
 
 def features(distances: dict[str, float]) -> str:

@@ -312,7 +312,7 @@ def frame(rows: Iterable[Row]):
 def to_csv(table, path: Path | str) -> None:
     """Write a table's plain columns; lists (indices, counts, recalls) stay in the rows."""
     plain = [name for name in table.columns if not table[name].map(lambda value: isinstance(value, (list, dict))).any()]
-    write_whole(Path(path), table[plain].to_csv(index=False))
+    write_whole(Path(path), table[plain].to_csv(index=False, float_format="%.10g"))
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -344,6 +344,11 @@ def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1"):
     for cell, part in _cells(table, by, value):
         records.append(cell | _spread(part[value].dropna().tolist()))
     return pd.DataFrame(records)
+
+
+def means(rows: Sequence[Row]):
+    """:func:`summary` of every setting that these rows have."""
+    return summary(rows, varying_columns(rows))
 
 
 def paired(rows: Iterable[Row], a: Any, b: Any, by: Sequence[str] = (), *, on: str = "variant", value: str = "top1",

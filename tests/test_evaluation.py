@@ -96,9 +96,47 @@ def test_few_images_and_other_processors_never_see_bfloat16(passes, monkeypatch)
     assert passes == {"bfloat16": 0, "float32": 2300}
 
 
-def test_a_broken_student_is_what_it_is_in_float32(native):
-    model = linear(5)
-    model[1].weight.data[0] = float("nan")
-    images = points()
+class Rounded(nn.Module):
+    """Five logits that bfloat16 gets wrong by ``error`` (n,) in favour of the class that it puts first."""
+
+    def __init__(self, lead, error):
+        super().__init__()
+        self.lead, self.error = lead, error
+
+    def forward(self, x):
+        number = x[:, 0, 0, 0].long()
+        rough = torch.zeros(len(x), 5)
+        rough[:, 0] = self.lead[number]
+        return rough if torch.is_autocast_enabled("cpu") else rough - self.error[number, None] * torch.eye(5)[0]
+
+
+def test_what_a_second_round_shows_calls_for_a_third(native, passes):
+    """The sample sees small errors; among the images that it makes doubtful is one with a larger error, and so on."""
+    numbers = Points(torch.arange(2000.0).view(-1, 1, 1, 1))
+    lead, error = torch.full((2000,), 9.0), torch.full((2000,), 0.1)
+    lead[[3, 13, 23]], error[[3, 13, 23]] = torch.tensor([0.15, 0.9, 3.0]), torch.tensor([0.5, 2.0, 4.0])
+    found = evaluation.predictions(Rounded(lead, error), numbers, same, CPU)
+    assert (found != 0).nonzero()[:, 0].tolist() == [3, 13, 23]
+    assert passes == {"bfloat16": 2200, "float32": 203}
+
+
+@pytest.mark.parametrize("capabilities, expected", [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False),
+                                                    ({"avx512_bf16": False, "bf16": True}, False), (None, False)])
+def test_which_processors_run_bfloat16(capabilities, expected, monkeypatch):
+    if capabilities is None:                               # torch before 2.12
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert evaluation._multiplies_bfloat16(CPU) is expected
+    assert evaluation._multiplies_bfloat16(torch.device("cuda")) is False
+
+
+@pytest.mark.parametrize("broken", [slice(0, 1), slice(1000, 1010)], ids=["every image", "some images"])
+def test_what_is_not_a_number_is_what_it_is_in_float32(broken, native, passes):
+    model, images = linear(5), points()
+    if broken.start:
+        images.values[broken] = float("nan")
+    else:
+        model[1].weight.data[broken] = float("nan")
     assert torch.equal(evaluation.predictions(model, images, same, CPU),
                        evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
