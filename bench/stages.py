@@ -10,6 +10,7 @@ from oefsmc_lib.fewshot import Samples
 from oefsmc_lib.methods import cd, fskd, mir, practise
 from oefsmc_lib.models import Architecture
 
+LEAST = 20                                                # fewer would drown in what comes before the first step
 LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.scoring_iterations"}
 
 
@@ -56,8 +57,7 @@ class Side:
         self.whole = stage(self.experiment, ready, literal)
         self.short = self.single = None
         self.share = 1.0
-        if steps and share < 1:
-            count = max(5, round(steps * share))
+        if steps and (count := max(LEAST, round(steps * share))) < steps:
             self.share, self.factor = count / steps, (steps - 1) / (count - 1)
             loop = LOOP[self.experiment.method]
             self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
