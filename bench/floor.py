@@ -5,8 +5,8 @@
 
 FLOPs are counted by torch while our procedure runs (convolutions and products, forward and backward, and the
 factorisations that CD and FSKD solve with; float64 counts twice); the rate is that of a float32 product of 2048 x 2048,
-measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so no network on a CPU reaches 1 (GPUs
-may run convolutions in TF32, and the product not). `bound` is
+measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so that small networks stay well above 1;
+large convolutions may run faster than the product (their tiles stay in cache; on GPUs in TF32), and fall below. `bound` is
 literal FLOPs over ours: what could be gained at most by saving work alone. Long loops are measured on a share and scaled.
 Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
 """
