@@ -216,14 +216,16 @@ def solver_table(rows: Sequence[Row]):
     """A pandas table of top-1 with the released solver and with this package's on the same draws, a line a cell."""
     import pandas as pd
     records = []
-    for cell in sorted({(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}):
+    order = list(VARIANT_WORDS)
+    cells = {(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}
+    for cell in sorted(cells, key=lambda cell: (*cell[:2], order.index(cell[2]), cell[3])):
         where = dict(zip(("method", "imbalance", "variant", "num"), cell))
         if gap := solver_gap(rows, **where):
             seeds = {int(seed) for seed in gap["seeds"]}
             released, own = ([row for row in select(rows, solver=solver, **where) if row.seed in seeds]
                              for solver in ("literal", "default"))
             word = {"reproduced": "above", "not reproduced": "below"}.get(results.verdict(gap["low"], gap["high"]), "undecided")
-            records.append({"method": paper.METHOD_NAMES[cell[0]], "images": cell[1].replace("_", "-"), "num": cell[3],
+            records.append({"method": paper.METHOD_NAMES[cell[0]], "images": {"long_tail": "long-tailed"}.get(cell[1], cell[1]), "num": cell[3],
                             "network": VARIANT_WORDS[cell[2]], "seeds": gap["n"], "released solver": mean(released),
                             "this package's": mean(own), "difference": gap["mean"], "±": gap["half"], "released is": word})
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)

@@ -102,7 +102,7 @@ def solvers(rows: Sequence[Row], profile):
         ax.axhline(0, color=GREY, linewidth=1)
         ax.set_title(VARIANT_LOOKS[variant].label, loc="left")
         num_axis(ax, nums)
-    axes[0, 0].set_ylabel("points, released solver − this package's")
+    axes[0, 0].set_ylabel("points, released − this package's")
     twice = {(row.method, row.num, row.variant, column(row, "imbalance"), row.seed) for row in rows if row.solver == "literal"}
     own = [row for row in select(rows, solver="default")
            if (row.method, row.num, row.variant, column(row, "imbalance"), row.seed) in twice]
