@@ -145,6 +145,11 @@ def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: st
     return {g: sum(v) / len(v) for g, v in found.items() if v}
 
 
+def side(low: float, high: float) -> str:
+    """The rule where there is no claim to reproduce: above, below or undecided."""
+    return {"reproduced": "above", "not reproduced": "below"}.get(results.verdict(low, high), "undecided")
+
+
 def against(rows: Sequence[Row], reference: Sequence[Row], value: str = "top1") -> dict | None:
     """The paired difference of two lists of rows that differ in one switch, by seed; None without a pair."""
     a, b = ({row.seed: getattr(row, value) for row in side} for side in (rows, reference))
@@ -224,10 +229,10 @@ def solver_table(rows: Sequence[Row]):
             seeds = {int(seed) for seed in gap["seeds"]}
             released, own = ([row for row in select(rows, solver=solver, **where) if row.seed in seeds]
                              for solver in ("literal", "default"))
-            word = {"reproduced": "above", "not reproduced": "below"}.get(results.verdict(gap["low"], gap["high"]), "undecided")
             records.append({"method": paper.METHOD_NAMES[cell[0]], "images": {"long_tail": "long-tailed"}.get(cell[1], cell[1]), "num": cell[3],
                             "network": VARIANT_WORDS[cell[2]], "seeds": gap["n"], "released solver": mean(released),
-                            "this package's": mean(own), "difference": gap["mean"], "±": gap["half"], "released is": word})
+                            "this package's": mean(own), "difference": gap["mean"], "±": gap["half"],
+                            "released is": side(gap["low"], gap["high"])})
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 

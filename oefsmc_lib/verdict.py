@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oefsmc_lib import claims, grid, paper
-from oefsmc_lib.claims import BASE, NOT_RUN, column, select
+from oefsmc_lib.claims import BASE, NOT_RUN, column, select, side
 from oefsmc_lib.results import Row, Store, t_interval
 from oefsmc_lib.results import verdict as rule
 
@@ -106,11 +106,6 @@ def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE):
                         "paper gain": None if None in printed else printed[1] - printed[0]})
     return pd.DataFrame(records).sort_values(["dataset", "network", "method", "num"], ignore_index=True) if records \
         else pd.DataFrame([{"rows": NOT_RUN}])
-
-
-def side(low: float, high: float) -> str:
-    """The rule where there is no claim to reproduce: above, below or undecided."""
-    return {"reproduced": "above", "not reproduced": "below"}.get(rule(low, high), "undecided")
 
 
 def brief(table):
