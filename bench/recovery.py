@@ -6,10 +6,10 @@
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
 multiplied. An idle machine, please. PRACTISE's stage is its scoring, of 200 steps where the release has 2,000; the
-training after it is MiR's. quality: both run whole, once; the squared error of the last map before the pooling (of the
-logits, where the plan prunes that map) on the few images (`fit`) and on 500 training images that no stage saw (`error`),
-and the accuracy on these; or the units that PRACTISE's scores drop. A network whose images or teacher are not here is
-named and left out. Both write outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
+training after it is MiR's. quality: both run whole, PRACTISE with that training, once; the squared error of the last map
+before the pooling (of the logits, where the plan prunes that map) on the few images (`fit`) and on 500 training images
+that no stage saw (`error`), the accuracy on these, and the units that PRACTISE drops. A network whose images or teacher
+are not here is named and left out. Both write outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from sheet import record, seconds, where_possible
 from stages import Side
 
-from oefsmc_lib import grid, pipeline, plans
+from oefsmc_lib import grid, pipeline
 from oefsmc_lib.methods import mimic, practise
 
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}
@@ -29,7 +29,7 @@ LITERAL = {
     "fskd": {"fskd.solver": "minnorm"},
     "cd": {"cd.solver": "adam"},
     "mir": {"mir.views": 0},
-    "practise": {"practise.cache": False, "practise.scoring_iterations": 2000},
+    "practise": {"practise.cache": False, "practise.scoring_iterations": 2000, "practise.views": 0},
 }
 LENGTHS = {"mir.iterations": 2000, "practise.iterations": 2000, "practise.scoring_iterations": 200}
 
@@ -84,17 +84,19 @@ def judged(made, ready, images, labels):
 def quality(method, network, num, seed, _chosen):
     """What both make of the same images, each run whole."""
     pair, ready = sides(method, network, num, seed, 1.0)
-    made = {name: side.make() for name, side in pair.items()}
-    if method == "practise":
-        candidates = plans.droppable_units(ready.teacher.model)
-        k = plans.units_to_drop(pair["ours"].experiment.resolved_plan, candidates)
-        chosen = {name: practise.lowest(scores, candidates, k) for name, scores in made.items()}
-        return {"same_units": chosen["literal"] == chosen["ours"]} | {f"{n}_units": " ".join(c) for n, c in chosen.items()}
-    line = {}
-    for name, model in made.items():
+    line, dropped = {}, {}
+    for name, side in pair.items():
+        if method == "practise":                          # the stage is its scoring alone; here it is the whole
+            student = practise.compress(ready.teacher, ready.few, None, side.experiment)
+            model, dropped[name] = student.model, student.structure.dropped
+        else:
+            model = side.make()
         found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
         found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
         line |= {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
+    if dropped:
+        line |= {"same_units": dropped["literal"] == dropped["ours"]}
+        line |= {f"{name}_units": " ".join(units) for name, units in dropped.items()}
     return line
 
 

@@ -21,9 +21,10 @@ def bench(monkeypatch):
     """The scripts' own modules."""
     monkeypatch.syspath_prepend(str(BENCH))
     import floor
+    import recovery
     import sheet
     import stages
-    return {"floor": floor, "sheet": sheet, "stages": stages}
+    return {"floor": floor, "recovery": recovery, "sheet": sheet, "stages": stages}
 
 
 def test_flops_of_products_convolutions_and_factorisations(bench):
@@ -50,6 +51,20 @@ def test_a_share_of_a_loop_scales_to_the_whole(bench):
     for name, steps in (("single", 1), ("short", 20)):
         setattr(side, name, (lambda: None, lambda _, steps=steps: steps))
     assert side.measure(lambda work: cost[work()]) == pytest.approx(7.0 + 2000 * 0.25)
+
+
+def test_quality_of_practise_is_that_of_the_trained_students(bench, monkeypatch):
+    """Scoring decides which units go; how good the result is shows only after the training that follows."""
+    recovery = bench["recovery"]
+    monkeypatch.setattr(recovery, "LENGTHS", {"practise.iterations": 3, "practise.scoring_iterations": 2})
+    monkeypatch.setitem(recovery.LITERAL, "practise", recovery.LITERAL["practise"] | {"practise.scoring_iterations": 2})
+    line = recovery.quality("practise", "vgg16-w0.25", 10, 0, None)
+    assert set(line) | {"method", "network", "num", "seed"} >= set(recovery.PARTS["quality"][1])
+    assert line["same_units"] == (line["literal_units"] == line["ours_units"]) and line["ours_units"]
+    # Three steps on other views of the same images: not the same weights, nearly the same network.
+    assert line["literal_error"] != line["ours_error"]
+    if line["same_units"]:
+        assert line["literal_error"] == pytest.approx(line["ours_error"], rel=0.5)
 
 
 def test_a_case_without_images_is_named_and_left_out(bench, capsys):
