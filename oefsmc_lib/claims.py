@@ -7,7 +7,7 @@ Texts with numbers, for reading, are :mod:`oefsmc_lib.findings`.
 
 from collections.abc import Iterable, Sequence
 
-from oefsmc_lib import paper, results
+from oefsmc_lib import paper, results, summaries
 from oefsmc_lib.results import Row
 
 BASE = "native_ft"                                         # the paper's base columns
@@ -32,9 +32,9 @@ def values_of(rows: Iterable[Row], name: str) -> list:
 
 
 def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: str = "top1", **where) -> dict | None:
-    """The paired difference a - b over seeds, as :func:`results.paired` gives it; None without a pair."""
+    """The paired difference a - b over seeds, as :func:`summaries.paired` gives it; None without a pair."""
     chosen = [row for row in select(rows, **where) if column(row, on) in (a, b)]
-    table = results.paired(chosen, a, b, on=on, value=value) if chosen else None
+    table = summaries.paired(chosen, a, b, on=on, value=value) if chosen else None
     return None if table is None or table.empty else table.iloc[0].to_dict()
 
 
@@ -50,7 +50,7 @@ def gain(rows: Iterable[Row], num: int, variant: str = "ours", base: str = BASE,
 
 def mean(rows: Iterable[Row], value: str = "top1", **where) -> float | None:
     """The mean over seeds of one cell."""
-    table = results.summary(select(rows, **where), [], value)
+    table = summaries.summary(select(rows, **where), [], value)
     return None if table.empty else float(table["mean"].iloc[0])
 
 
@@ -135,7 +135,7 @@ def points(found: dict, plus: str = "gains", minus: str = "loses") -> str:
 
 
 def undecided(found: dict) -> str:
-    return " (undecided)" if results.verdict(found["low"], found["high"]) == "undecided" else ""
+    return " (undecided)" if summaries.verdict(found["low"], found["high"]) == "undecided" else ""
 
 
 def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> dict[str, float]:
@@ -147,7 +147,7 @@ def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: st
 
 def side(low: float, high: float) -> str:
     """The rule where there is no claim to reproduce: above, below or undecided."""
-    return {"reproduced": "above", "not reproduced": "below"}.get(results.verdict(low, high), "undecided")
+    return {"reproduced": "above", "not reproduced": "below"}.get(summaries.verdict(low, high), "undecided")
 
 
 def against(rows: Sequence[Row], reference: Sequence[Row], value: str = "top1") -> dict | None:
@@ -157,7 +157,7 @@ def against(rows: Sequence[Row], reference: Sequence[Row], value: str = "top1") 
     if not seeds:
         return None
     differences = [a[seed] - b[seed] for seed in seeds]
-    mean, _, half = results.t_interval(differences)
+    mean, _, half = summaries.t_interval(differences)
     return {"n": len(seeds), "mean": mean, "half": half, "low": mean - half, "high": mean + half, "differences": differences}
 
 
@@ -194,7 +194,7 @@ def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE):
             printed = [paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail")]
             records.append({"method": paper.METHOD_NAMES[method], "num": num, "seeds": cost["n"],
                             "balanced": mean(own, imbalance="balanced"), "long-tailed": mean(own, imbalance="long_tail"),
-                            "lost": cost["mean"], "±": cost["half"], "imbalance hurts": results.verdict(cost["low"], cost["high"]),
+                            "lost": cost["mean"], "±": cost["half"], "imbalance hurts": summaries.verdict(cost["low"], cost["high"]),
                             "lost in the paper": None if None in printed else printed[0] - printed[1]})
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
@@ -206,7 +206,7 @@ def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
     for variant in ("extra_images", "ours"):
         for num in nums:
             if found := gain(rows, num, variant, method=method):
-                helps = {"reproduced": "yes", "not reproduced": "no"}.get(results.verdict(found["low"], found["high"]))
+                helps = {"reproduced": "yes", "not reproduced": "no"}.get(summaries.verdict(found["low"], found["high"]))
                 records.append({"remedy": VARIANT_WORDS[variant], "num": num, "seeds": found["n"], "points": found["mean"],
                                 "±": found["half"], "helps": helps or "undecided"})
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)

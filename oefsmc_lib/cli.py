@@ -224,7 +224,7 @@ def show(settings: Settings = None, profile: ProfileOption = None,
         rows = [row for row in rows if str(row.flat().get(key)) == str(wanted)]
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
-    from oefsmc_lib.results import varying_columns, summary
+    from oefsmc_lib.summaries import summary, varying_columns
     by = varying_columns(rows)
     table = summary(rows, by, value)
     body = [[*(None if v != v else v for v in record[: len(by)]), int(record.n), round(record.mean, 2),
@@ -433,7 +433,7 @@ def results_table(path: Path, profile: ProfileOption = None,
                   means: Annotated[bool, typer.Option("--means", help="mean, sd and 95 % interval over seeds")] = False
                   ) -> None:
     """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
-    from oefsmc_lib import grid, results
+    from oefsmc_lib import grid, results, summaries
     store = results.Store()
     if grid_name:
         wanted = {e.key for found in grid.chosen(grid_name, profile or "embedded") for e in found.experiments}
@@ -442,6 +442,6 @@ def results_table(path: Path, profile: ProfileOption = None,
         rows = [row for row in store.rows() if profile is None or row.profile == profile]
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
-    table = results.means(rows) if means else results.frame(rows)
-    results.to_csv(table, path)
+    table = summaries.means(rows) if means else summaries.frame(rows)
+    summaries.to_csv(table, path)
     print(f"{path}: {len(table)} lines of {len(rows)} rows")

@@ -5,7 +5,7 @@ Computed from rows alone, whatever they say; where rows are missing the text is 
 
 from collections.abc import Sequence
 
-from oefsmc_lib import paper, results, verdict
+from oefsmc_lib import paper, summaries, verdict
 from oefsmc_lib.claims import (BASE, GROUPS, NOT_RUN, VARIANT_WORDS, against, class_groups, gain, group_recalls, points, select,
                                tail_cost, undecided, values_of)
 from oefsmc_lib.results import Row
@@ -125,7 +125,7 @@ def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
     words: dict[str, list[str]] = {"reproduced": [], "not reproduced": []}
     found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
     for label, difference in found.items():
-        if difference and (word := results.verdict(difference["low"], difference["high"])) in words:
+        if difference and (word := summaries.verdict(difference["low"], difference["high"])) in words:
             words[word].append(f"{label} ({verdict.signed(difference['mean'])})")
     if not any(found.values()):
         return f"Against {reference}: {NOT_RUN}"

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from oefsmc_lib import claims, grid, paper
 from oefsmc_lib.claims import BASE, NOT_RUN, column, select, side
-from oefsmc_lib.results import Row, Store, t_interval
-from oefsmc_lib.results import verdict as rule
+from oefsmc_lib.results import Row, Store
+from oefsmc_lib.summaries import t_interval
+from oefsmc_lib.summaries import verdict as rule
 
 NEGLIGIBLE = 1.0                                           # points
 LENGTHS = ("mir.iterations", "practise.iterations")        # rows of other lengths are other cells

@@ -6,7 +6,7 @@ import shutil
 import pandas
 import pytest
 
-from oefsmc_lib import benches, grid, results, verdict
+from oefsmc_lib import benches, grid, summaries, verdict
 from oefsmc_lib.paths import project_root
 from oefsmc_lib.results import Store
 
@@ -40,7 +40,7 @@ def test_tables_in_outputs_are_those_of_the_committed_rows(committed, tmp_path):
     assert packed == kept, "run `make evidence`"
     for profile, name in packed:
         rows = committed.rows({e.key for e in grid.load_grid(name, profile).experiments})
-        results.to_csv(results.means(rows), tmp_path / "fresh.csv")
+        summaries.to_csv(summaries.means(rows), tmp_path / "fresh.csv")
         shown, fresh = (pandas.read_csv(path) for path in (OUTPUTS / "tables" / profile / f"{name}.csv", tmp_path / "fresh.csv"))
         pandas.testing.assert_frame_equal(shown, fresh, rtol=1e-6)
 

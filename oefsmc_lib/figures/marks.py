@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oefsmc_lib import claims, paper, results
+from oefsmc_lib import claims, paper, summaries
 from oefsmc_lib.claims import BASE, NOT_RUN, column
 from oefsmc_lib.results import Row
 
@@ -165,7 +165,7 @@ def mark(ax, x: float, found: dict | None, look: Look, printed: float | None) ->
 def spread(values: Sequence[float]) -> dict | None:
     if not values:
         return None
-    mean, _, half = results.t_interval(values)
+    mean, _, half = summaries.t_interval(values)
     return {"mean": mean, "half": half, "differences": list(values)}
 
 

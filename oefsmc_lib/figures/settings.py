@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from oefsmc_lib import claims, findings, paper, results, verdict
+from oefsmc_lib import claims, findings, paper, summaries, verdict
 from oefsmc_lib.claims import NOT_RUN, column, select
 from oefsmc_lib.figures.marks import BLUE, GREY, METHOD_LOOKS, ORANGE, Look, canvas, finish, mark, spread
 from oefsmc_lib.results import Row
@@ -57,7 +57,7 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     for place, label in enumerate(labels):
         rows = list(entries[label])
         found = claims.against(rows, entries[reference]) if label != reference else None
-        word = results.verdict(found["low"], found["high"]) if found else "undecided"
+        word = summaries.verdict(found["low"], found["high"]) if found else "undecided"
         colour = {"reproduced": BLUE, "not reproduced": ORANGE}.get(word, GREY)
         _across(accuracy, place, spread([row.top1 for row in rows]), colour)
         if label != reference:
