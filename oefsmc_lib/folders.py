@@ -1,22 +1,15 @@
-"""What lies on disk, as plain arrays: npz archives, CIFAR's batch files, a folder per class.
+"""Image sets as folders: one folder per class, read at once or image by image.
 
 Nothing here knows the name of a data set; :mod:`oefsmc_lib.data` turns names into these calls.
 Arrays are ``x_train (N, H, W, C) uint8``, ``y_train (N,)`` and the same for ``test``.
 """
 
 import hashlib
-import io
 import os
-import pickle
-import secrets
 import struct
-import tarfile
-import warnings
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,129 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oefsmc_lib.archives import SPLITS, first_line
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.progress import bar
 
-SPLITS = ("train", "test")
 LARGEST = 16 * 2**30                                       # bytes that a folder may take in memory
 # Pillow lists these too, but they are documents, stubs without a decoder, or films.
 NOT_PHOTOS = {".ps", ".eps", ".pdf", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg"}
-
-
-# --- npz archives ------------------------------------------------------------------------------
-def read_npz(path: Path, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
-    """The arrays of an npz, without images and labels of the splits that are not asked for.
-
-    Raises :class:`InputError` naming ``path`` when it is truncated, no zip, or holds pickles.
-    """
-    unwanted = {f"{kind}_{split}" for split in SPLITS if split not in splits for kind in "xy"}
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is truncated or no npz archive; delete it and get it again.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key not in unwanted}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, struct.error,
-            zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({_first_line(error)}); delete it and get it again.") from error
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> bool:
-    """Cache arrays; a folder that cannot be written to costs a warning and the next run's time, not this run."""
-    if error := write_whole(path, lambda file: np.savez(file, **arrays)):
-        warnings.warn(f"{path} was not cached ({_first_line(error)}), so the next run reads the source again.",
-                      RuntimeWarning, stacklevel=2)
-    return error is None
-
-
-def write_whole(path: Path, write) -> OSError | None:
-    """Let ``write(file)`` fill ``path`` whole or not at all; returns what prevented it, or None."""
-    # Not the process id: several machines may share the folder. Not tempfile: others may read the cache.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                write(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        return error
-    return None
-
-
-def checked(arrays: dict[str, np.ndarray], split: str, num_classes: int, where) -> tuple[np.ndarray, np.ndarray]:
-    """``(x (N, H, W, C) uint8, y (N,) int64)`` of one split, or an :class:`InputError` naming what is wrong."""
-    def fault(what):
-        return InputError(f"{where} {what}; delete it and get it again.")
-
-    for key in (f"x_{split}", f"y_{split}"):
-        if key not in arrays:
-            raise fault(f"has no array {key}")
-    x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3):
-        raise fault(f"holds x_{split} as {x.dtype} of shape {x.shape} instead of uint8 (N, H, W, 3)")
-    if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
-        raise fault(f"holds y_{split} as {y.dtype} of shape {y.shape} instead of integers (N,)")
-    if len(x) != len(y) or len(x) == 0:
-        raise fault(f"holds {len(x)} images but {len(y)} labels for {split}")
-    if y.min() < 0 or y.max() >= num_classes:
-        raise fault(f"has labels from {y.min()} to {y.max()} for {split}, but there are {num_classes} classes")
-    return x, y.astype(np.int64)
-
-
-def digest(x: np.ndarray, y: np.ndarray) -> str:
-    """12 hex digits of SHA-256 over shape, labels and pixels ``(N, H, W, C)``: content, not file."""
-    sha = hashlib.sha256(str(tuple(int(size) for size in x.shape)).encode())
-    sha.update(np.ascontiguousarray(y, dtype="<i8"))
-    sha.update(np.ascontiguousarray(x))
-    return sha.hexdigest()[:12]
-
-
-# --- CIFAR's batch files -----------------------------------------------------------------------
-class _ArraysOnly(pickle.Unpickler):
-    """CIFAR's batches are pickles, and a pickle may run any code.
-
-    torchvision's class guards against that with the MD5 of the published files, but then refuses
-    any other file in their form, and needs an import of seconds. This one can only make NumPy
-    arrays and plain containers, whatever the file says.
-    """
-
-    def find_class(self, module, name):
-        made_by_numpy = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
-        if module.partition(".")[0] == "numpy" and name in made_by_numpy:
-            return made_by_numpy[name]                     # by name: NumPy 2 renamed the module that Python 2 wrote
-        if (module, name) == ("_codecs", "encode"):        # how Python 3 writes bytes in old protocols
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of an image batch")
-
-
-def read_batches(source: Path, batches: dict[str, list[str]], label_key: str) -> dict[str, np.ndarray]:
-    """CIFAR from torchvision's folder or from the tar.gz, which is read in place."""
-    arrays = {}
-    try:
-        with _opened(source) as read:
-            for split, names in batches.items():
-                parts = [_ArraysOnly(io.BytesIO(read(name)), encoding="latin1").load() for name in names]
-                planes = np.concatenate([np.asarray(part["data"], dtype=np.uint8) for part in parts])
-                pixels = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-                arrays[f"x_{split}"] = np.ascontiguousarray(pixels)
-                arrays[f"y_{split}"] = np.concatenate([np.asarray(part[label_key], np.int64) for part in parts])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, struct.error,
-            zlib.error, tarfile.TarError, pickle.UnpicklingError) as error:
-        raise InputError(f"{source} is damaged ({_first_line(error)}); delete it and get it again.") from error
-    return arrays
-
-
-@contextmanager
-def _opened(source: Path):
-    """``with _opened(folder or tar.gz) as read: read("data_batch_1") -> bytes``; nothing is unpacked to disk."""
-    if source.is_dir():
-        yield lambda name: (source / name).read_bytes()
-        return
-    with tarfile.open(source) as tar:
-        members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
-        yield lambda name: tar.extractfile(members[name]).read()
 
 
 # --- a folder per class ------------------------------------------------------------------------
@@ -279,7 +156,7 @@ def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarra
             image = _rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError,
             AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(_first_line(error)) from error    # what Pillow's decoders raise on damaged bytes
+        raise ValueError(first_line(error)) from error    # what Pillow's decoders raise on damaged bytes
     if size is not None:
         image = _centre(image, size, margin)
     return np.array(image, dtype=np.uint8)
@@ -376,8 +253,3 @@ class LazyImages:
                 raise InputError(f"{path} does not decode ({error}); replace or remove it.") from error
             images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
         return images
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from oefsmc_lib import data, folders
+from oefsmc_lib import archives, builtin, data, folders
 from oefsmc_lib.errors import InputError
 
 REAL = os.environ.get("OEFSMC_TEST_DATA")
@@ -144,7 +144,7 @@ def test_photos_are_patches_of_scikit_learns_photographs():
 def test_noise_is_3000_images_and_fixed(kind):
     noise = data.load(f"noise-{kind}", "train")
     assert noise.shape == (3, 32, 32) and len(noise) == 3000 and noise.num_classes == 1
-    data._noise.cache_clear()
+    builtin.noise.cache_clear()
     again = data.load(f"noise-{kind}", "train")
     assert torch.equal(noise.images, again.images) and noise.fingerprint == again.fingerprint
     values = noise.images.unique().tolist()
@@ -302,7 +302,7 @@ def test_lossy_images_are_listed(home):
 def test_fingerprint_comes_from_the_note_while_the_file_is_unchanged(home, monkeypatch):
     save(home)
     first = data.fingerprint("cifar10")
-    monkeypatch.setattr(folders, "digest", lambda *_: pytest.fail("pixels were hashed again"))
+    monkeypatch.setattr(archives, "digest", lambda *_: pytest.fail("pixels were hashed again"))
     assert data.fingerprint("cifar10") == first
     assert data.load("cifar10", "train").fingerprint
 
@@ -619,14 +619,14 @@ def test_a_cache_is_written_whole_or_not_at_all(home):
         file.write(b"half of the new")
         raise OSError("no space left")
 
-    assert "no space" in str(folders.write_whole(path, fails_halfway))
+    assert "no space" in str(archives.write_whole(path, fails_halfway))
     assert path.read_bytes() == b"old" and list(home.iterdir()) == [path]
 
     def killed(file):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        folders.write_whole(path, killed)
+        archives.write_whole(path, killed)
     assert path.read_bytes() == b"old" and list(home.iterdir()) == [path]
 
 
@@ -793,8 +793,8 @@ def test_fit_refuses_other_channels():
 # --- sources, get, check -----------------------------------------------------------------------
 def test_sources_say_what_is_found_and_read_no_pixels(home, monkeypatch):
     save(home)
-    for reader in ("read_npz", "decode", "read_batches"):
-        monkeypatch.setattr(folders, reader, lambda *_: pytest.fail("pixels were read"))
+    for room, reader in ((archives, "read_npz"), (folders, "decode"), (archives, "read_batches")):
+        monkeypatch.setattr(room, reader, lambda *_: pytest.fail("pixels were read"))
     rows = {row["name"]: row for row in data.sources()}
     assert set(data.DESCRIPTIONS) | {"folder:PATH"} == set(rows)
     assert all(row["description"] for row in rows.values())
