@@ -46,19 +46,9 @@ test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
 	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
-# From the packed rows alone: no images, no networks, no row that a run here left. What it rewrites is kept in the repository.
-KEPT = cifar10+cpu:01 cifar10+cpu:03 cifar10+cpu:04 cifar10:06_solvers
-evidence: $(STAMP) ## Redo what outputs/ keeps beside its rows: tables, the verdict, figures of the real images
-	@apart=$$(mktemp -d) && trap 'rm -rf "$$apart"' EXIT && mkdir "$$apart/results" && cp outputs/results/*.jsonl "$$apart/results" && \
-	export OEFSMC_OUTPUTS="$$apart" && rm -rf outputs/tables/* && \
-	for file in outputs/results/*.jsonl; do name=$$(basename "$$file" .jsonl) && $(BIN)/oefsmc results table \
-	"outputs/tables/$${name%-*}/$${name##*-}.csv" --grid "$${name##*-}" --profile "$${name%-*}" --means || exit 1; done && \
-	$(BIN)/oefsmc verdict --profile paper --markdown > "$$apart/verdict" && \
-	{ printf '# Which claims of the paper hold in the rows of this folder\n\n'; cat "$$apart/verdict"; } > outputs/verdict.md && \
-	for each in $(KEPT); do $(BIN)/oefsmc figures --profile "$${each%:*}" --only "$$(printf %.2s "$${each#*:}")" || exit 1; done && \
-	for each in $(KEPT); do mkdir -p "outputs/figures/$${each%:*}" && \
-	cp "$$apart/figures/$${each%:*}/$${each#*:}"*.png "outputs/figures/$${each%:*}"; done && \
-	cp outputs/figures/cifar10+cpu/03_gains.png docs/cifar10_gains.png
+# From the packed rows and the timings alone: no images, no networks, no row that a run here left.
+evidence: $(STAMP) ## Redo what is kept beside the rows: tables, the verdict, figures of real images, the README's numbers
+	@$(BIN)/python -m oefsmc_lib.evidence
 
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
 BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.paper import METHOD_NAMES as NAMES
 from oefsmc_lib.paths import outputs_folder, project_root
 
 
@@ -29,9 +30,8 @@ def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
     return found
 
 
-def markdown(path: Path | None = None) -> str:
+def timing_markdown(path: Path | None = None) -> str:
     """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images."""
-    from oefsmc_lib import paper
     found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio"), path)
     if found is None:
         return "not measured"
@@ -39,8 +39,24 @@ def markdown(path: Path | None = None) -> str:
     lines = ["| compressor | network | " + " | ".join(f"{num} images" for num in nums) + " |", "| --- " * (2 + len(nums)) + "|"]
     for (method, network), own in found.groupby(["method", "network"], sort=False):
         cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
-        name = paper.METHOD_NAMES[method] + (" (scoring)" if method == "practise" else "")
+        name = NAMES[method] + (" (scoring)" if method == "practise" else "")
         lines.append(f"| {name} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
+    return "\n".join(lines)
+
+
+def quality_markdown(path: Path | None = None) -> str:
+    """A comparison of quality (the newest) as a table: what the released procedure and ours make of the same images."""
+    shown = {"fit": "error on the few", "error": "error on unseen images", "accuracy": "top-1 on these, %"}
+    columns = tuple(f"{side}_{what}" for what in shown for side in ("literal", "ours"))
+    found = table("quality", ("method", "network", "num", "same_units", *columns), path)
+    if found is None:
+        return "not measured"
+    lines = [f"| compressor | network | images | {' | '.join(shown.values())} |", "| --- " * 6 + "|"]
+    for row in found.sort_values(["network", "num"], kind="stable").sort_values(
+            "method", key=lambda methods: methods.map(list(NAMES).index), kind="stable").itertuples():
+        units = {True: " (the same units)", False: " (other units)"}.get(row.same_units, "")
+        cells = [f"{getattr(row, f'literal_{what}'):.3g} → {getattr(row, f'ours_{what}'):.3g}" for what in shown]
+        lines.append(f"| {NAMES[row.method]}{units} | {row.network} | {row.num} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -153,3 +153,14 @@ def test_the_committed_tables_have_what_they_are_read_for():
                           ("scoring", ("same_units", "spearman"))):
         assert benches.newest(part) is not None, part
         assert benches.table(part, columns).torch.notna().all()
+
+
+def test_quality_as_a_table(tmp_path):
+    path = tmp_path / "2026-01-02_cpu_2.15.0_quality.csv"
+    sides = ",".join(f"{side}_{what}" for what in ("fit", "error", "accuracy") for side in ("literal", "ours"))
+    path.write_text(f"method,network,num,same_units,{sides}\npractise,vgg16,10,False,1,2,3,4,50.4,60\n"
+                    "fskd,vgg16,100,,0.12345,2,3,4,5,6\nfskd,vgg16,10,,1,2,3,4,5,6\npractise,tiny,10,True,1,2,3,4,5,6\n")
+    assert benches.quality_markdown(path).splitlines()[2:] == [
+        "| FSKD | vgg16 | 10 | 1 → 2 | 3 → 4 | 5 → 6 |", "| FSKD | vgg16 | 100 | 0.123 → 2 | 3 → 4 | 5 → 6 |",
+        "| PRACTISE (the same units) | tiny | 10 | 1 → 2 | 3 → 4 | 5 → 6 |",
+        "| PRACTISE (other units) | vgg16 | 10 | 1 → 2 | 3 → 4 | 50.4 → 60 |"]

@@ -1,63 +1,60 @@
-"""Numbers in the README come from the committed rows."""
-
-import re
-import shutil
+"""Numbers in the README and tables in outputs/ come from the committed rows."""
 
 import pandas
 import pytest
 
-from oefsmc_lib import benches, grid, summaries, verdict
+from oefsmc_lib import evidence, summaries
 from oefsmc_lib.paths import project_root
-from oefsmc_lib.results import Store
 
 OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()
+REDO = "run `make evidence`"
 
 
 @pytest.fixture
 def committed(tmp_path):
     """A store of the packed rows alone, without what runs here have left."""
-    for packed in (OUTPUTS / "results").glob("*.jsonl"):
-        shutil.copy(packed, tmp_path)
-    return Store(tmp_path)
+    return evidence.packed_rows(tmp_path / "results")
 
 
-def test_the_verdict_in_the_readme_is_that_of_the_committed_rows(committed):
-    profile, shown = re.search(r"<!-- verdict (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.S).groups()
-    rows = verdict.rows_by_grid(profile, committed)
-    assert shown.strip() == verdict.markdown(rows).strip(), \
-        f"replace the text between the marks by the output of `oefsmc verdict --profile {profile} --markdown`"
+def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
+    marks = {match[1] for match in evidence.MARKS.finditer(README)}
+    assert marks == {"verdict", "timing", "quality"}
+    assert evidence.filled(README, committed) == README, REDO
+
+
+def test_a_number_typed_into_the_readme_is_replaced(committed):
+    row = next(line for line in README.splitlines() if line.startswith("| cifar10 | CD | 10 |"))
+    assert evidence.filled(README.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == README
 
 
 def test_the_verdict_in_outputs_is_that_of_the_committed_rows(committed):
-    shown = (OUTPUTS / "verdict.md").read_text().partition("\n\n")[2]
-    assert shown.strip() == verdict.markdown(verdict.rows_by_grid("paper", committed)).strip(), "run `make evidence`"
+    assert (OUTPUTS / "verdict.md").read_text() == evidence.verdict_page(committed), REDO
 
 
 def test_tables_in_outputs_are_those_of_the_committed_rows(committed, tmp_path):
-    packed = {tuple(path.stem.rsplit("-", 1)) for path in (OUTPUTS / "results").glob("*.jsonl")}
     kept = {(path.parent.name, path.stem) for path in (OUTPUTS / "tables").glob("*/*.csv") if path.parent.name != "embedded"}
-    assert packed == kept, "run `make evidence`"
-    for profile, name in packed:
-        rows = committed.rows({e.key for e in grid.load_grid(name, profile).experiments})
-        summaries.to_csv(summaries.means(rows), tmp_path / "fresh.csv")
+    assert set(evidence.packed()) == kept, REDO
+    for profile, name in kept:
+        summaries.to_csv(evidence.table(profile, name, committed), tmp_path / "fresh.csv")
         shown, fresh = (pandas.read_csv(path) for path in (OUTPUTS / "tables" / profile / f"{name}.csv", tmp_path / "fresh.csv"))
         pandas.testing.assert_frame_equal(shown, fresh, rtol=1e-6)
 
 
-def test_the_seconds_in_the_readme_are_those_of_the_committed_bench():
-    name, shown = re.search(r"<!-- timing (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.S).groups()
-    assert shown.strip() == benches.markdown(OUTPUTS / "bench" / name).strip(), \
-        "replace the text between the marks by what `oefsmc_lib.benches.markdown` makes of this file"
+def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypatch, tmp_path):
+    drawn = []
 
-
-def test_every_link_in_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if "://" not in target:
-            assert (project_root() / target).exists(), target
-
-
-def test_every_make_target_that_the_readme_names_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (project_root() / "Makefile").read_text(), flags=re.M))
-    named = re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )?([a-z][a-z-]*)", README, flags=re.M)  # in backticks or on a command line
-    assert {"figures", "test"} <= set(named) <= targets
+    def run_all(profile, only):
+        drawn.append((profile, *only))
+        for name in ("03_gains", "03_groups", "04_ablation"):
+            path = tmp_path / "figures" / profile / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(profile)
+    monkeypatch.setattr(evidence.books, "run_all", run_all)
+    monkeypatch.setattr(evidence, "packed", lambda: [("cifar10+cpu", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3b")])
+    found = evidence.pictures(tmp_path)
+    assert drawn == [("cifar10+cpu", "03"), ("cifar100", "04")]
+    kept = OUTPUTS / "figures"
+    assert [place for _, place in found] == [kept / "cifar10+cpu" / "03_gains.png", kept / "cifar10+cpu" / "03_groups.png",
+                                            kept / "cifar100" / "04_ablation.png", project_root() / "docs" / "cifar10_gains.png"]
+    assert found[-1][0].read_text() == "cifar10+cpu"
