@@ -9,8 +9,15 @@ def bar(iterable, label: str, total: int | None = None):
 
     Quiet under papermill and on pipes (``OEFSMC_QUIET=1`` silences it everywhere).
     """
-    quiet = os.environ.get("OEFSMC_QUIET") == "1" or not sys.stderr.isatty()
-    if quiet:
+    if os.environ.get("OEFSMC_QUIET") == "1" or not (sys.stderr.isatty() or has_frontend()):
         return iterable
     from tqdm.auto import tqdm
     return tqdm(iterable, desc=label, total=total, leave=False)
+
+
+def has_frontend() -> bool:
+    """Whether a person watches a notebook: its kernel's client answers questions, as Jupyter's does and batch runners' do not."""
+    if os.environ.get("OEFSMC_QUIET") == "1" or "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))

@@ -6,12 +6,11 @@ sliders are built.
 """
 
 import io
-import os
-import sys
 from dataclasses import dataclass
 
 from oefsmc_lib import claims, paper
 from oefsmc_lib.figures import marks
+from oefsmc_lib.progress import has_frontend
 
 FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
 TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
@@ -203,14 +202,6 @@ def show(static, explorer) -> None:
         if error.name != "ipywidgets":
             raise
         print("The sliders need ipywidgets: pip install ipywidgets")
-
-
-def has_frontend() -> bool:
-    """Whether a person watches: a kernel whose client answers questions, as Jupyter's does and batch runners' do not."""
-    if os.environ.get("OEFSMC_QUIET") == "1" or "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))
 
 
 # --- how it is done -----------------------------------------------------------------------------

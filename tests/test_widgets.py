@@ -6,7 +6,7 @@ import json
 import nbformat
 import pytest
 
-from oefsmc_lib import widgets
+from oefsmc_lib import progress, widgets
 
 SETTINGS = [(10, 10, 100, 10), (100, 10, 10, 40), (7, 3, 1, 0), (200, 100, 100, 200)]
 
@@ -142,7 +142,7 @@ def test_a_fault_in_the_sliders_is_not_taken_for_a_missing_package(shown, monkey
 
 
 def test_a_terminal_is_no_frontend():
-    assert not widgets.has_frontend()
+    assert not progress.has_frontend()
 
 
 def test_batch_and_jupyter_are_told_apart(monkeypatch):
@@ -152,11 +152,14 @@ def test_batch_and_jupyter_are_told_apart(monkeypatch):
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         said = []
-        ask = "import json, os; from oefsmc_lib import widgets; print(json.dumps(widgets.has_frontend()))"
+        # A bar is what was passed where nobody watches.
+        ask = ("import json, os; from oefsmc_lib.progress import bar, has_frontend; "
+               "print(json.dumps([has_frontend(), isinstance(bar('abc', 'runs'), str)]))")
         for code, watched in ((ask, False), (ask, True), ("os.environ['OEFSMC_QUIET'] = '1'; " + ask, True)):
             client.execute_interactive(code, allow_stdin=watched, timeout=60, output_hook=lambda message:
                                        said.append(message["content"]) if message["msg_type"] == "stream" else None)
-        assert [json.loads(content["text"]) for content in said if content["name"] == "stdout"] == [False, True, False]
+        assert [json.loads(content["text"]) for content in said if content["name"] == "stdout"] == [
+            [False, True], [True, False], [False, True]]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
