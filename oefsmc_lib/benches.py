@@ -36,7 +36,7 @@ def timing_markdown(path: Path | None = None) -> str:
     if found is None:
         return "not measured"
     nums = sorted(found.num.unique())
-    lines = ["| compressor | network | " + " | ".join(f"{num} images" for num in nums) + " |", "| --- " * (2 + len(nums)) + "|"]
+    lines = [f"| compressor | network | {' | '.join(f'{num} images' for num in nums)} |", "| --- " * (2 + len(nums)) + "|"]
     for (method, network), own in found.groupby(["method", "network"], sort=False):
         cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
         name = NAMES[method] + (" (scoring)" if method == "practise" else "")

@@ -75,8 +75,9 @@ def redo() -> None:
         text, page = filled(readme.read_text(), store), verdict_page(store)
         drawn = pictures(Path(apart))
         # Nothing is replaced before all of it is there.
-        for old in (path for profile in {profile for profile, _ in PICTURES} for path in (kept() / "tables" / profile).glob("*.csv")):
-            old.unlink()
+        for profile in {profile for profile, _ in PICTURES}:
+            for old in (kept() / "tables" / profile).glob("*.csv"):
+                old.unlink()
         for (profile, name), made in tables.items():
             summaries.to_csv(made, kept() / "tables" / profile / f"{name}.csv")
         for path, place in drawn:
