@@ -40,7 +40,10 @@ class Tap:
             output = self.output.clone()
         elif self.output.dim() == 4:                       # channels stay last in memory, so that rows are views later
             chosen = torch.tensor(channels, device=self.output.device)
-            output = self.output.permute(0, 2, 3, 1).index_select(3, chosen).permute(0, 3, 1, 2)
+            rows = self.output.permute(0, 2, 3, 1)
+            # As a matrix: selecting in four dimensions takes two to twenty times as long.
+            picked = rows.flatten(0, 2).index_select(1, chosen).unflatten(0, rows.shape[:3])
+            output = picked.permute(0, 3, 1, 2)
         else:
             output = self.output[:, channels]
         return Tap(self.input, output, self.around)
