@@ -37,11 +37,30 @@ class Student:
     notes: dict = field(default_factory=dict)
 
 
-def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
-    """Names of convolutions and linear layers in the order in which a forward pass runs them."""
+def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict[str, str]]:
+    """Convolutions and linear layers in the order in which a forward pass runs them, and {convolution: the batch norm
+    that directly follows it}."""
     order: list[str] = []
-    handles = [module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name))
-               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    makers: dict[int, str] = {}
+    alive: list[Tensor] = []                              # tensors must live, or their ids are used again
+    pairs: dict[str, str] = {}
+
+    def see_weights(_module, _inputs, output, name):
+        order.append(name)
+        makers[id(output)] = name
+        alive.append(output)
+
+    def see_norm(_module, inputs, name):
+        made = makers.pop(id(inputs[0]), None)
+        if made is not None:
+            pairs[made] = name
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_weights(m, i, o, name)))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
@@ -53,7 +72,12 @@ def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
     if twice:
         raise InputError(f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
                          "be fitted to one place; use a network without shared layers.")
-    return order
+    return order, pairs
+
+
+def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
+    """Names of convolutions and linear layers in the order in which a forward pass runs them."""
+    return trace(model, architecture)[0]
 
 
 def consumer(layers: list[str], model: nn.Module, name: str) -> str:
@@ -102,32 +126,7 @@ def drop_units(model: nn.Module, names: list[str]) -> None:
 
 def batch_norms(model: nn.Module, architecture: Architecture) -> dict[str, str]:
     """{convolution: the batch norm that directly follows it}, found by one forward pass."""
-    makers: dict[int, str] = {}
-    alive: list[Tensor] = []                              # tensors must live, or their ids are used again
-    pairs: dict[str, str] = {}
-
-    def see_conv(_module, _inputs, output, name):
-        makers[id(output)] = name
-        alive.append(output)
-
-    def see_norm(_module, inputs, name):
-        made = makers.pop(id(inputs[0]), None)
-        if made is not None:
-            pairs[made] = name
-
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_conv(m, i, o, name)))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
-    try:
-        with torch.no_grad():
-            model.eval()(architecture.example().to(next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return pairs
+    return trace(model, architecture)[1]
 
 
 @torch.no_grad()

@@ -297,7 +297,7 @@ def test_the_shortcuts_difference_is_what_the_branch_makes_up_for(resnet):
 def test_torchvisions_residual_networks_fit_shortcuts_before_the_blocks_end(name):
     architecture = Architecture(name, CLASSES, 3, 1.0, 32)
     teacher = make_teacher(architecture)
-    order = fskd.fitting_order(teacher.model, architecture)
+    order = fskd.fitting_order(teacher.model, surgery.weight_layers(teacher.model, architecture))
     last = "conv3" if name == "resnet50" else "conv2"
     assert order.index("layer2.0.downsample.0") == order.index(f"layer2.0.{last}") - 1
     assert sorted(order) == sorted(n for n, m in teacher.model.named_modules() if isinstance(m, nn.Conv2d))

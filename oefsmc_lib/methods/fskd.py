@@ -42,8 +42,8 @@ def recover(student: surgery.Student, teacher, few, aux, experiment, literal_pas
     result is the same.
     """
     model, reference = student.model, teacher.model
-    convolutions = fitting_order(reference, teacher.architecture)
-    norms = surgery.batch_norms(reference, teacher.architecture)
+    order, norms = surgery.trace(reference, teacher.architecture)
+    convolutions = fitting_order(reference, order)
     # Where a layer's output stands: behind its batch norm, if it has one.
     ends = {norms.get(name, name): name for name in convolutions}
     images, weights = joined(few, aux, experiment.lam)
@@ -68,10 +68,9 @@ def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
     return torch.cat([few.images, aux.images]), losses.image_weights(len(few), len(aux), lam).to(few.images)
 
 
-def fitting_order(model: nn.Module, architecture) -> list[str]:
-    """Convolutions in forward order, a shortcut's before the block's last: its target needs the shortcut."""
-    layers = [name for name in surgery.weight_layers(model, architecture)
-              if isinstance(model.get_submodule(name), nn.Conv2d)]
+def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
+    """Convolutions in forward ``order``, a shortcut's before the block's last: its target needs the shortcut."""
+    layers = [name for name in order if isinstance(model.get_submodule(name), nn.Conv2d)]
     for closing, block in layerwise.blocks_closed_by(model, layers).items():
         inside = {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
         for name in [layer for layer in layers if layer.rpartition(".")[0] in inside]:
