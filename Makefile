@@ -50,10 +50,11 @@ test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped wher
 evidence: $(STAMP) ## Redo what is kept beside the rows: tables, the verdict, figures of real images, the README's numbers
 	@$(BIN)/python -m oefsmc_lib.evidence
 
-# Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options.
+# Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options. On one thread,
+# as grids run cells: the small networks' threads would mostly wait for one another.
 BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
 bench: $(STAMP) ## Time literal procedures against ours, the floor, growth, memory: outputs/bench/ (an idle machine, hours)
-	@if [ -n "$(PART)" ]; then $(BIN)/python bench/$(PART); \
+	@export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} && if [ -n "$(PART)" ]; then $(BIN)/python bench/$(PART); \
 	else for part in $(BENCHES); do $(BIN)/python bench/$$part || exit 1; done; fi
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab

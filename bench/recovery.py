@@ -5,11 +5,12 @@
 
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
-multiplied. An idle machine, please. PRACTISE's stage is its scoring, of 200 steps where the release has 2,000; the
-training after it is MiR's. quality: both run whole, PRACTISE with that training, once; the squared error of the last map
-before the pooling (of the logits, where the plan prunes that map) on the few images (`fit`) and on 500 training images
-that no stage saw (`error`), the accuracy on these, and the units that PRACTISE drops. A network whose images or teacher
-are not here is named and left out. Both write outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
+multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run cells. PRACTISE's stage is its
+scoring, of 200 steps where the release has 2,000; the training after it is MiR's. quality: both run whole, PRACTISE with
+that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes that map)
+on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and the units
+that PRACTISE drops. A network whose images or teacher are not here is named and left out. Both write
+outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
