@@ -1,4 +1,6 @@
-"""Numbers in the README and tables in outputs/ come from the committed rows."""
+"""Numbers in the README and tables in outputs/ come from the committed rows; what the README names is there."""
+
+import re
 
 import pandas
 import pytest
@@ -58,3 +60,15 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
     assert [place for _, place in found] == [kept / "cifar10+cpu" / "03_gains.png", kept / "cifar10+cpu" / "03_groups.png",
                                             kept / "cifar100" / "04_ablation.png", project_root() / "docs" / "cifar10_gains.png"]
     assert found[-1][0].read_text() == "cifar10+cpu"
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (project_root() / target).exists(), target
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (project_root() / "Makefile").read_text(), flags=re.M))
+    named = re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )?([a-z][a-z-]*)", README, flags=re.M)  # in backticks or on a command line
+    assert {"figures", "test"} <= set(named) <= targets
