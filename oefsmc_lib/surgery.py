@@ -124,11 +124,6 @@ def drop_units(model: nn.Module, names: list[str]) -> None:
             stack[int(child) + 2] = nn.Identity()
 
 
-def batch_norms(model: nn.Module, architecture: Architecture) -> dict[str, str]:
-    """{convolution: the batch norm that directly follows it}, found by one forward pass."""
-    return trace(model, architecture)[1]
-
-
 @torch.no_grad()
 def merge(q: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
     r"""Merge a 1x1 convolution Q (C, C) behind ``conv``, or behind ``conv`` and its batch norm, in place.

@@ -114,7 +114,7 @@ def test_merged_logits_are_those_of_the_network_with_its_1x1_convolutions(teache
     student = run(teacher, few)
     plain = surgery.pruned_copy(teacher, student.structure.kept).model
     names = {module: name for name, module in student.model.named_modules()}
-    norms = surgery.batch_norms(plain, teacher.architecture)
+    norms = surgery.trace(plain, teacher.architecture)[1]
     for conv, q in queue:
         plain.get_submodule(norms[names[conv]]).register_forward_hook(
             lambda _m, _x, y, q=q: nn.functional.conv2d(y, q[:, :, None, None]))

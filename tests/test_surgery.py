@@ -96,14 +96,14 @@ def test_a_layer_used_twice_is_refused():
 @pytest.mark.parametrize("architecture", [*EVERY, R50], ids=lambda a: a.name)
 def test_every_convolution_here_is_followed_by_a_batch_norm(architecture):
     model = make_teacher(architecture).model
-    found = surgery.batch_norms(model, architecture)
+    found = surgery.trace(model, architecture)[1]
     assert set(found) == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     assert set(found.values()) == {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
 def test_a_batch_norm_before_its_convolution_is_not_taken_for_one_behind():
     architecture = Architecture("densenet121", CLASSES, 3, 1.0, 32)
-    found = surgery.batch_norms(architecture.build().eval(), architecture)
+    found = surgery.trace(architecture.build().eval(), architecture)[1]
     assert found["features.denseblock1.denselayer1.conv1"] == "features.denseblock1.denselayer1.norm2"
     assert "features.denseblock1.denselayer1.conv2" not in found
 
@@ -180,7 +180,7 @@ def student_of(teacher, kind):
         surgery.drop_units(student.model, dropped)
     else:
         student = surgery.pruned_copy(teacher, kept_by(teacher))
-        pairs = surgery.batch_norms(student.model, teacher.architecture)
+        pairs = surgery.trace(student.model, teacher.architecture)[1]
         for conv, norm in pairs.items():
             conv, norm = student.model.get_submodule(conv), student.model.get_submodule(norm)
             width = conv.out_channels
