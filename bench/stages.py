@@ -60,6 +60,8 @@ class Side:
         if steps and (count := max(LEAST, round(steps * share))) < steps:
             self.share, self.factor = count / steps, (steps - 1) / (count - 1)
             loop = LOOP[self.experiment.method]
+            if self.experiment.method == "practise":      # fewer steps would raise the rate until they diverge
+                settings = settings | {"practise.scoring_lr": self.experiment.practise.lr}
             self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
             self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal)
 

@@ -81,6 +81,7 @@ class Mir(Mimic):
 
 class Practise(Mimic):
     scoring_iterations: Count = 200                        # adaptor steps a candidate; the release runs 2,000
+    scoring_lr: Positive | None = None                     # None: lr, in VGG raised for short scoring (methods/practise.py)
     saving: Literal["macs", "latency"] = "macs"            # latency: measured, as the release does
     cache: bool = True                                     # False: no stage cache, fresh augmentation (literal)
 
@@ -235,7 +236,8 @@ class Experiment(Settings):
         """``literal`` where the procedure is the released one, else ``default``."""
         literal = {"fskd": self.fskd.solver == "minnorm", "cd": self.cd.solver == "adam",
                    "mir": self.mir.views == 0,
-                   "practise": not self.practise.cache and self.practise.scoring_iterations >= 2000}
+                   "practise": not self.practise.cache and self.practise.scoring_iterations >= 2000
+                   and self.practise.scoring_lr in (None, self.practise.lr)}
         return "literal" if literal[self.method] else "default"
 
     # --- identity --------------------------------------------------------------------------

@@ -170,3 +170,5 @@ def test_solver_says_whether_the_procedure_is_the_released_one():
     for method, settings in literal.items():
         assert Experiment.parse({"method": method}).solver == "default"
         assert Experiment.parse({"method": method, **settings}).solver == "literal"
+    raised = {"method": "practise", "practise.scoring_lr": 0.1, **literal["practise"]}
+    assert Experiment.parse(raised).solver == "default"

@@ -10,6 +10,7 @@ from torch import nn
 
 from oefsmc_lib import evaluation, importance, plans, surgery
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import Practise
 from oefsmc_lib.fewshot import Samples
 from oefsmc_lib.methods import compress, practise
 from oefsmc_lib.models import Architecture
@@ -148,6 +149,23 @@ def test_recoverability_is_the_mean_square_after_training_on_plain_images(resnet
     assert found["score"] == pytest.approx(found["recoverability"] / found["saving"])
 
 
+@pytest.mark.parametrize(("changes", "of_vgg", "of_resnet"), [
+    ({}, 0.1, 0.02), ({"scoring_iterations": 2000}, 0.02, 0.02), ({"scoring_iterations": 5000}, 0.02, 0.02),
+    ({"scoring_iterations": 20}, 0.5, 0.02), ({"lr": 0.01, "scoring_iterations": 500}, 0.02, 0.01),
+    ({"scoring_lr": 0.3}, 0.3, 0.3)], ids=str)
+def test_short_scoring_of_vgg_takes_a_raised_rate(vgg, resnet, changes, of_vgg, of_resnet):
+    settings = Practise(**changes)
+    assert practise.scoring_rate(vgg.model, settings) == pytest.approx(of_vgg)
+    assert practise.scoring_rate(resnet.model, settings) == pytest.approx(of_resnet)
+
+
+def test_adaptors_are_trained_at_the_scoring_rate_and_the_student_at_its_own(vgg, monkeypatch):
+    rates, sgd = [], practise.mimic.sgd
+    monkeypatch.setattr(practise.mimic, "sgd", lambda parameters, lr, steps: rates.append(lr) or sgd(parameters, lr, steps))
+    run(vgg, plan="drop1", **{"practise.scoring_lr": 1e-3, "practise.lr": 2e-3})
+    assert set(rates[:-1]) == {1e-3} and rates[-1] == 2e-3
+
+
 def test_without_training_it_is_the_plain_networks_error(teacher, monkeypatch):
     monkeypatch.setattr(practise.Stages, "_train", lambda *_: None)
     few, unit = samples(6, teacher.architecture), plans.droppable_units(teacher.model)[2]
@@ -274,8 +292,8 @@ def test_too_many_blocks_are_refused(resnet):
 
 def test_diverging_adaptors_and_nan_weights_are_refused():
     teacher = make_teacher(RESNET)
-    with pytest.raises(InputError, match="adaptors for layer1.1 diverged; lower practise.lr"):
+    with pytest.raises(InputError, match="adaptors for layer1.1 diverged; lower practise.scoring_lr"):
         run(teacher, **{"practise.lr": 1e15, "practise.scoring_iterations": 30})
     teacher.model.layer2[1].conv1.weight.view(-1)[0] = float("nan")
-    with pytest.raises(InputError, match="diverged; lower practise.lr or check the teacher"):
+    with pytest.raises(InputError, match="diverged; lower practise.scoring_lr or check the teacher"):
         run(teacher)
