@@ -1,7 +1,7 @@
 """Literal procedure against ours, the recovery stage alone: same draw, device, threads, dtype and memory format.
 
     python bench/recovery.py timing  [--methods fskd cd mir practise] [--networks vgg16-w0.25 vgg16 resnet32] [--nums 10 100]
-    python bench/recovery.py quality ...
+    python bench/recovery.py quality ... [--keep-literal]
 
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
@@ -9,7 +9,8 @@ multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grid
 scoring, of 200 steps where the release has 2,000; the training after it is MiR's. quality: both run whole, PRACTISE with
 that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes that map)
 on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and the units
-that PRACTISE drops. A network whose images or teacher are not here is named and left out. Both write
+that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from the newest
+file, with the commit that measured it: for when ours alone has changed. A network whose images or teacher are not here is named and left out. Both write
 outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
@@ -21,9 +22,11 @@ import torch
 from sheet import record, seconds, where_possible
 from stages import Side
 
-from oefsmc_lib import grid, pipeline
+from oefsmc_lib import benches, grid, pipeline, provenance
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.methods import mimic, practise
 
+KEYS = ["method", "network", "num", "seed"]
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}
 # method -> switches of the released procedure; ours are the defaults of full length.
 LITERAL = {
@@ -82,30 +85,44 @@ def judged(made, ready, images, labels):
     return statistics.mean(errors), 100 * right / len(images)
 
 
-def quality(method, network, num, seed, _chosen):
-    """What both make of the same images, each run whole."""
+def quality(method, network, num, seed, chosen):
+    """What both make of the same images, each run whole; the released side may be an earlier one."""
     pair, ready = sides(method, network, num, seed, 1.0)
-    line, dropped = {}, {}
+    line = {"literal_commit": provenance.here(ready.few.images.device)["git_commit"]}
     for name, side in pair.items():
-        if method == "practise":                          # the stage is its scoring alone; here it is the whole
-            student = practise.compress(ready.teacher, ready.few, None, side.experiment)
-            model, dropped[name] = student.model, student.structure.dropped
-        else:
-            model = side.make()
-        found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
-        found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
-        line |= {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
-    if dropped:
-        line |= {"same_units": dropped["literal"] == dropped["ours"]}
-        line |= {f"{name}_units": " ".join(units) for name, units in dropped.items()}
+        line |= earlier(method, network, num, seed) if name == "literal" and chosen.keep_literal else made(name, side, ready)
+    if method == "practise":
+        line["same_units"] = line["literal_units"] == line["ours_units"]
     return line
+
+
+def made(name, side, ready):
+    """One side's columns, from a whole run."""
+    line = {}
+    if side.experiment.method == "practise":              # the stage is its scoring alone; here it is the whole
+        student = practise.compress(ready.teacher, ready.few, None, side.experiment)
+        model, line[f"{name}_units"] = student.model, " ".join(student.structure.dropped)
+    else:
+        model = side.make()
+    found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
+    found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
+    return line | {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
+
+
+def earlier(*case):
+    """The released side's columns in the newest file of this comparison."""
+    found = benches.table("quality", tuple(KEYS))
+    lines = [] if found is None else found[(found[KEYS] == list(case)).all(axis=1)].to_dict("records")
+    if not lines:
+        raise InputError(f"no earlier released side of {' '.join(map(str, case))} was found; run it without --keep-literal")
+    return {name: value for name, value in lines[0].items() if name.startswith("literal_") and value == value}
 
 
 PARTS = {
     "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
                         "ours_timed_share", "repeats"]),
     "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy",
-                          "same_units", "literal_units", "ours_units"]),
+                          "same_units", "literal_units", "ours_units", "literal_commit"]),
 }
 
 
@@ -118,11 +135,11 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.01, help="share of a long loop that is timed")
+    parser.add_argument("--keep-literal", action="store_true", help="take the released side from the newest file (quality)")
     chosen = parser.parse_args()
     compare, own = PARTS[chosen.part]
-    keys = ["method", "network", "num", "seed"]
     cases = itertools.product(chosen.methods, chosen.networks, chosen.nums, chosen.seeds)
-    record(chosen.part, keys, own, where_possible(cases, lambda *case: dict(zip(keys, case)) | compare(*case, chosen)))
+    record(chosen.part, KEYS, own, where_possible(cases, lambda *case: dict(zip(KEYS, case)) | compare(*case, chosen)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -58,13 +59,26 @@ def test_quality_of_practise_is_that_of_the_trained_students(bench, monkeypatch)
     recovery = bench["recovery"]
     monkeypatch.setattr(recovery, "LENGTHS", {"practise.iterations": 3, "practise.scoring_iterations": 2})
     monkeypatch.setitem(recovery.LITERAL, "practise", recovery.LITERAL["practise"] | {"practise.scoring_iterations": 2})
-    line = recovery.quality("practise", "vgg16-w0.25", 10, 0, None)
+    line = recovery.quality("practise", "vgg16-w0.25", 10, 0, SimpleNamespace(keep_literal=False))
     assert set(line) | {"method", "network", "num", "seed"} >= set(recovery.PARTS["quality"][1])
     assert line["same_units"] == (line["literal_units"] == line["ours_units"]) and line["ours_units"]
     # Three steps on other views of the same images: not the same weights, nearly the same network.
     assert line["literal_error"] != line["ours_error"]
     if line["same_units"]:
         assert line["literal_error"] == pytest.approx(line["ours_error"], rel=0.5)
+
+
+def test_quality_may_keep_an_earlier_released_side_and_its_commit(bench, monkeypatch, tmp_path):
+    recovery, keep = bench["recovery"], SimpleNamespace(keep_literal=True)
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
+    (tmp_path / "bench").mkdir()
+    head, case = ",".join([*recovery.KEYS, *recovery.PARTS["quality"][1]]), "fskd,vgg16-w0.25,10,0"
+    (tmp_path / "bench" / "2026-01-02_cpu_2.15.0_quality.csv").write_text(f"{head}\n{case},1.5,9,2.5,9,12.5,9,,,,abc\n")
+    line = recovery.quality("fskd", "vgg16-w0.25", 10, 0, keep)
+    assert [line[f"literal_{what}"] for what in ("fit", "error", "accuracy", "commit")] == [1.5, 2.5, 12.5, "abc"]
+    assert "literal_units" not in line and line["ours_accuracy"] != 9
+    with pytest.raises(InputError, match="no earlier released side of fskd vgg16-w0.25 10 1 was found; run it without"):
+        recovery.quality("fskd", "vgg16-w0.25", 10, 1, keep)
 
 
 def test_a_case_without_images_is_named_and_left_out(bench, capsys):
