@@ -10,7 +10,7 @@ scoring, of 200 steps where the release has 2,000; the training after it is MiR'
 that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes that map)
 on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and the units
 that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from the newest
-file, with the commit that measured it: for when ours alone has changed. A network whose images or teacher are not here is named and left out. Both write
+file that has it, with the commit that measured it: for when ours alone has changed. A network whose images or teacher are not here is named and left out. Both write
 outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
@@ -25,6 +25,7 @@ from stages import Side
 from oefsmc_lib import benches, grid, pipeline, provenance
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.methods import mimic, practise
+from oefsmc_lib.paths import outputs_folder
 
 KEYS = ["method", "network", "num", "seed"]
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}
@@ -110,12 +111,12 @@ def made(name, side, ready):
 
 
 def earlier(*case):
-    """The released side's columns in the newest file of this comparison."""
-    found = benches.table("quality", tuple(KEYS))
-    lines = [] if found is None else found[(found[KEYS] == list(case)).all(axis=1)].to_dict("records")
-    if not lines:
-        raise InputError(f"no earlier released side of {' '.join(map(str, case))} was found; run it without --keep-literal")
-    return {name: value for name, value in lines[0].items() if name.startswith("literal_") and value == value}
+    """The released side's columns in the newest file that has this comparison."""
+    for path in sorted((outputs_folder() / "bench").glob("*_quality.csv"), reverse=True):
+        found = benches.table("quality", tuple(KEYS), path)
+        for line in found[(found[KEYS] == list(case)).all(axis=1)].to_dict("records"):
+            return {name: value for name, value in line.items() if name.startswith("literal_") and value == value}
+    raise InputError(f"no earlier released side of {' '.join(map(str, case))} was found; run it without --keep-literal")
 
 
 PARTS = {

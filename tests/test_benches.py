@@ -74,6 +74,7 @@ def test_quality_may_keep_an_earlier_released_side_and_its_commit(bench, monkeyp
     (tmp_path / "bench").mkdir()
     head, case = ",".join([*recovery.KEYS, *recovery.PARTS["quality"][1]]), "fskd,vgg16-w0.25,10,0"
     (tmp_path / "bench" / "2026-01-02_cpu_2.15.0_quality.csv").write_text(f"{head}\n{case},1.5,9,2.5,9,12.5,9,,,,abc\n")
+    (tmp_path / "bench" / "2026-01-03_cpu_2.15.0_quality.csv").write_text(f"{head}\n")          # newer, without this case
     line = recovery.quality("fskd", "vgg16-w0.25", 10, 0, keep)
     assert [line[f"literal_{what}"] for what in ("fit", "error", "accuracy", "commit")] == [1.5, 2.5, 12.5, "abc"]
     assert "literal_units" not in line and line["ours_accuracy"] != 9
