@@ -6,12 +6,12 @@
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
 multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run cells. PRACTISE's stage is its
-scoring, of 200 steps where the release has 2,000; the training after it is MiR's. quality: both run whole, PRACTISE with
-that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes that map)
-on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and the units
-that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from the newest
-file that has it, with the commit that measured it: for when ours alone has changed. A network whose images or teacher are not here is named and left out. Both write
-outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
+scoring, of 200 steps where the release has 2,000; the training after it is MiR's. quality: both run whole, PRACTISE
+with that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes
+that map) on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and
+the units that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from
+the newest file that has it, with the commit that measured it: for when ours alone has changed. A network whose images
+or teacher are not here is named and left out. Both write outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
@@ -89,9 +89,10 @@ def judged(made, ready, images, labels):
 def quality(method, network, num, seed, chosen):
     """What both make of the same images, each run whole; the released side may be an earlier one."""
     pair, ready = sides(method, network, num, seed, 1.0)
-    line = {"literal_commit": provenance.here(ready.few.images.device)["git_commit"]}
+    case = {"method": method, "network": network, "num": num, "seed": seed, "teacher": ready.teacher.sha256[:12]}
+    line = {"teacher": case["teacher"], "literal_commit": provenance.here(ready.few.images.device)["git_commit"]}
     for name, side in pair.items():
-        line |= earlier(method, network, num, seed) if name == "literal" and chosen.keep_literal else made(name, side, ready)
+        line |= earlier(case) if name == "literal" and chosen.keep_literal else made(name, side, ready)
     if method == "practise":
         line["same_units"] = line["literal_units"] == line["ours_units"]
     return line
@@ -110,20 +111,20 @@ def made(name, side, ready):
     return line | {f"{name}_{what}": float(f"{value:.5g}") for what, value in found.items()}
 
 
-def earlier(*case):
-    """The released side's columns in the newest file that has this comparison."""
+def earlier(case):
+    """The released side's columns in the newest file that has this comparison, with the same teacher."""
     for path in sorted((outputs_folder() / "bench").glob("*_quality.csv"), reverse=True):
-        found = benches.table("quality", tuple(KEYS), path)
-        for line in found[(found[KEYS] == list(case)).all(axis=1)].to_dict("records"):
+        found = benches.table("quality", tuple(case), path)
+        for line in found[(found[list(case)] == list(case.values())).all(axis=1)].to_dict("records"):
             return {name: value for name, value in line.items() if name.startswith("literal_") and value == value}
-    raise InputError(f"no earlier released side of {' '.join(map(str, case))} was found; run it without --keep-literal")
+    raise InputError(f"no earlier released side of {' '.join(map(str, case.values()))} was found; run it without --keep-literal")
 
 
 PARTS = {
     "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
                         "ours_timed_share", "repeats"]),
     "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy",
-                          "same_units", "literal_units", "ours_units", "literal_commit"]),
+                          "same_units", "literal_units", "ours_units", "teacher", "literal_commit"]),
 }
 
 

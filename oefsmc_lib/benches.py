@@ -45,18 +45,23 @@ def timing_markdown(path: Path | None = None) -> str:
 
 
 def quality_markdown(path: Path | None = None) -> str:
-    """A comparison of quality (the newest) as a table: what the released procedure and ours make of the same images."""
+    """A comparison of quality (the newest) as a table: what the released procedure and ours make of the same images.
+
+    Means over the draws. "Other units" are draws in which PRACTISE's two scorings dropped different units.
+    """
     shown = {"fit": "error on the few", "error": "error on unseen images", "accuracy": "top-1 on these, %"}
-    columns = tuple(f"{side}_{what}" for what in shown for side in ("literal", "ours"))
+    columns = [f"{side}_{what}" for what in shown for side in ("literal", "ours")]
     found = table("quality", ("method", "network", "num", "same_units", *columns), path)
     if found is None:
         return "not measured"
-    lines = [f"| compressor | network | images | {' | '.join(shown.values())} |", "| --- " * 6 + "|"]
-    for row in found.sort_values(["network", "num"], kind="stable").sort_values(
-            "method", key=lambda methods: methods.map(list(NAMES).index), kind="stable").itertuples():
-        units = {True: " (the same units)", False: " (other units)"}.get(row.same_units, "")
-        cells = [f"{getattr(row, f'literal_{what}'):.3g} → {getattr(row, f'ours_{what}'):.3g}" for what in shown]
-        lines.append(f"| {NAMES[row.method]}{units} | {row.network} | {row.num} | {' | '.join(cells)} |")
+    lines = [f"| compressor | network | images | draws | {' | '.join(shown.values())} |", "| --- " * 7 + "|"]
+    for method in NAMES:
+        for (network, num), draws in found[found.method == method].groupby(["network", "num"]):
+            other = int(draws.same_units.eq(False).sum())         # empty for the other compressors
+            units = f" (other units in {other})" if other else " (the same units)" if method == "practise" else ""
+            mean = draws[columns].mean()
+            cells = [f"{mean[f'literal_{what}']:.3g} → {mean[f'ours_{what}']:.3g}" for what in shown]
+            lines.append(f"| {NAMES[method]}{units} | {network} | {num} | {len(draws)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

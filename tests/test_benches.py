@@ -73,13 +73,18 @@ def test_quality_may_keep_an_earlier_released_side_and_its_commit(bench, monkeyp
     monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
     (tmp_path / "bench").mkdir()
     head, case = ",".join([*recovery.KEYS, *recovery.PARTS["quality"][1]]), "fskd,vgg16-w0.25,10,0"
-    (tmp_path / "bench" / "2026-01-02_cpu_2.15.0_quality.csv").write_text(f"{head}\n{case},1.5,9,2.5,9,12.5,9,,,,abc\n")
+    teacher = recovery.sides("fskd", "vgg16-w0.25", 10, 0, 1.0)[1].teacher.sha256[:12]
+    (tmp_path / "bench" / "2026-01-02_cpu_2.15.0_quality.csv").write_text(f"{head}\n{case},1.5,9,2.5,9,12.5,9,,,,{teacher},abc\n")
     (tmp_path / "bench" / "2026-01-03_cpu_2.15.0_quality.csv").write_text(f"{head}\n")          # newer, without this case
+    recovery_earlier = recovery.earlier
     line = recovery.quality("fskd", "vgg16-w0.25", 10, 0, keep)
     assert [line[f"literal_{what}"] for what in ("fit", "error", "accuracy", "commit")] == [1.5, 2.5, 12.5, "abc"]
     assert "literal_units" not in line and line["ours_accuracy"] != 9
-    with pytest.raises(InputError, match="no earlier released side of fskd vgg16-w0.25 10 1 was found; run it without"):
+    with pytest.raises(InputError, match=f"no earlier released side of fskd vgg16-w0.25 10 1 {teacher} was found; run it"):
         recovery.quality("fskd", "vgg16-w0.25", 10, 1, keep)
+    monkeypatch.setattr(recovery, "earlier", lambda case: recovery_earlier(case | {"teacher": "another"}))
+    with pytest.raises(InputError, match="10 0 another was found"):
+        recovery.quality("fskd", "vgg16-w0.25", 10, 0, keep)
 
 
 def test_a_case_without_images_is_named_and_left_out(bench, capsys):
@@ -174,8 +179,9 @@ def test_quality_as_a_table(tmp_path):
     path = tmp_path / "2026-01-02_cpu_2.15.0_quality.csv"
     sides = ",".join(f"{side}_{what}" for what in ("fit", "error", "accuracy") for side in ("literal", "ours"))
     path.write_text(f"method,network,num,same_units,{sides}\npractise,vgg16,10,False,1,2,3,4,50.4,60\n"
+                    "practise,vgg16,10,True,2,4,3,4,50.4,62\n"
                     "fskd,vgg16,100,,0.12345,2,3,4,5,6\nfskd,vgg16,10,,1,2,3,4,5,6\npractise,tiny,10,True,1,2,3,4,5,6\n")
     assert benches.quality_markdown(path).splitlines()[2:] == [
-        "| FSKD | vgg16 | 10 | 1 → 2 | 3 → 4 | 5 → 6 |", "| FSKD | vgg16 | 100 | 0.123 → 2 | 3 → 4 | 5 → 6 |",
-        "| PRACTISE (the same units) | tiny | 10 | 1 → 2 | 3 → 4 | 5 → 6 |",
-        "| PRACTISE (other units) | vgg16 | 10 | 1 → 2 | 3 → 4 | 50.4 → 60 |"]
+        "| FSKD | vgg16 | 10 | 1 | 1 → 2 | 3 → 4 | 5 → 6 |", "| FSKD | vgg16 | 100 | 1 | 0.123 → 2 | 3 → 4 | 5 → 6 |",
+        "| PRACTISE (the same units) | tiny | 10 | 1 | 1 → 2 | 3 → 4 | 5 → 6 |",
+        "| PRACTISE (other units in 1) | vgg16 | 10 | 2 | 1.5 → 3 | 3 → 4 | 50.4 → 61 |"]
