@@ -22,7 +22,7 @@ def test_defaults_are_those_of_the_specification():
     assert (e.ood_labels, e.label_sampling, e.alpha_min, e.redraw, e.gamma) == ("complementary", "iid", "all", False, "k_gamma")
     assert (e.fskd.rho, e.cd.rho, e.cd.milestones, e.cd.bn, e.cd.iterations, e.cd.lr) == (1e-4, 1e-3, 12, "eval", 3000, 5e-4)
     assert (e.mir.iterations, e.mir.lr, e.mir.batch, e.mir.bn, e.mir.views) == (2000, 0.02, 64, "train", 32)
-    assert (e.practise.scoring_iterations, e.practise.saving) == (200, "macs")
+    assert (e.practise.scoring_iterations, e.practise.scoring_lr, e.practise.saving) == (300, None, "macs")
     f = e.finetune
     assert (f.lr, f.momentum, f.weight_decay, f.epochs, f.batch, f.bn, f.stop) == (1e-5, 0.9, 5e-4, 40, 128, "eval", "fixed")
 

@@ -150,8 +150,8 @@ def test_recoverability_is_the_mean_square_after_training_on_plain_images(resnet
 
 
 @pytest.mark.parametrize(("changes", "of_vgg", "of_resnet"), [
-    ({}, 0.1, 0.02), ({"scoring_iterations": 2000}, 0.02, 0.02), ({"scoring_iterations": 5000}, 0.02, 0.02),
-    ({"scoring_iterations": 20}, 0.5, 0.02), ({"lr": 0.01, "scoring_iterations": 500}, 0.02, 0.01),
+    ({}, 0.02 * 2000 / 300, 0.02), ({"scoring_iterations": 2000}, 0.02, 0.02), ({"scoring_iterations": 5000}, 0.02, 0.02),
+    ({"scoring_iterations": 20}, 0.5, 0.02), ({"lr": 0.01, "scoring_iterations": 500}, 0.04, 0.01),
     ({"scoring_lr": 0.3}, 0.3, 0.3)], ids=str)
 def test_short_scoring_of_vgg_takes_a_raised_rate(vgg, resnet, changes, of_vgg, of_resnet):
     settings = Practise(**changes)
