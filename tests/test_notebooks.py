@@ -1,6 +1,7 @@
 """Hygiene of the notebooks, their parameters, and what the claim cells compare."""
 
 import ast
+import importlib
 import json
 import re
 import statistics
@@ -48,6 +49,27 @@ def test_hygiene(path):
         assert all(output.output_type == "stream" for output in cell.outputs)
     text = path.read_text()
     assert not re.search(r"(/home/|/root/|/tmp/|/work/|[A-Z]:\\\\)", text), "a path of one machine"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_what_a_notebook_takes_from_the_library_is_there(path):
+    """In seconds, not in the minutes that nbval takes."""
+    tree = ast.parse("\n".join(re.sub(r"^[%!].*", "", cell.source, flags=re.M) for cell in code(path)))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("oefsmc_lib"):
+            for alias in node.names:
+                try:
+                    found = importlib.import_module(f"{node.module}.{alias.name}")
+                except ModuleNotFoundError:
+                    assert hasattr(importlib.import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+                    continue
+                modules[alias.asname or alias.name] = found
+    assert modules
+    missing = {f"{node.value.id}.{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+               and isinstance(node.value, ast.Name) and node.value.id in modules
+               and not hasattr(modules[node.value.id], node.attr)}
+    assert not missing
 
 
 @pytest.mark.parametrize("path", NARRATIVE, ids=lambda p: p.stem)
