@@ -59,7 +59,8 @@ class Fskd(Settings):
 
 class Cd(Settings):
     solver: Literal["exact", "adam"] = "exact"             # adam is the released procedure
-    rho: Annotated[float, Field(ge=0)] = 1e-3              # ridge towards the teacher's weights, relative
+    rho: Annotated[float, Field(ge=0)] | None = None       # ridge towards the teacher's weights, relative; None: 1e-3 VGG,
+    #                                                        1e-2 residual, where a smaller one fits unseen images worse than adam
     milestones: Count = 12                                 # steps of the schedule of kept channels (exact)
     mu: Annotated[float, Field(ge=0, le=1)] | None = None  # correction's share; None: 0.6 VGG, 0.9 residual
     bn: Literal["eval", "train"] = "eval"                  # train is the released VGG script
@@ -232,6 +233,11 @@ class Experiment(Settings):
         return PUBLISHED_PLANS.get((self.method, family), "drop1" if self.method == "practise" else "inner_half")
 
     @property
+    def cd_rho(self) -> float:
+        """CD's relative ridge: ``cd.rho``, or the network family's own."""
+        return self.cd.rho if self.cd.rho is not None else 1e-3 if self.model.startswith("vgg") else 1e-2
+
+    @property
     def solver(self) -> str:
         """``literal`` where the procedure is the released one, else ``default``."""
         literal = {"fskd": self.fskd.solver == "minnorm", "cd": self.cd.solver == "adam",
@@ -275,7 +281,7 @@ class Experiment(Settings):
         """What decides a training by eq. (7) of a given structure, which reads no label and no importance."""
         switches = self.draw_switches() | {"model": self.model, "width": self.width, "method": self.method,
                                            "plan": self.resolved_plan}
-        section = getattr(self, self.method).model_dump()
+        section = getattr(self, self.method).model_dump() | ({"rho": self.cd_rho} if self.method == "cd" else {})
         unread = {("fskd", "minnorm"): ["rho"], ("cd", "exact"): ["iterations", "lr"],
                   ("cd", "adam"): ["rho", "milestones"]}.get((self.method, section.get("solver")), [])
         switches |= {f"{self.method}.{k}": v for k, v in section.items() if k not in unread}
@@ -297,7 +303,7 @@ class Experiment(Settings):
         return switches
 
     def switches(self) -> dict[str, Any]:
-        """All that this run reads, flat, with plan, m and n resolved."""
+        """All that this run reads, flat, with plan, m, n and CD's ridge resolved."""
         switches = self.recovery_switches() | {"variant": self.variant}
         if self.finetuning == "common":
             switches |= {f"finetune.{k}": v for k, v in self.finetune.model_dump().items()}

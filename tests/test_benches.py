@@ -23,9 +23,10 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
     import floor
     import recovery
+    import ridge
     import sheet
     import stages
-    return {"floor": floor, "recovery": recovery, "sheet": sheet, "stages": stages}
+    return {"floor": floor, "recovery": recovery, "ridge": ridge, "sheet": sheet, "stages": stages}
 
 
 def test_flops_of_products_convolutions_and_factorisations(bench):
@@ -85,6 +86,17 @@ def test_quality_may_keep_an_earlier_released_side_and_its_commit(bench, monkeyp
     monkeypatch.setattr(recovery, "earlier", lambda case: recovery_earlier(case | {"teacher": "another"}))
     with pytest.raises(InputError, match="10 0 another was found"):
         recovery.quality("fskd", "vgg16-w0.25", 10, 0, keep)
+
+
+def test_the_default_ridges_line_is_that_of_quality(bench, monkeypatch):
+    """Both judge the same student on the same unseen images."""
+    profile = bench["recovery"].grid.load_profile("embedded")
+    line, other = (bench["ridge"].judge(profile, {}, 10, 0, rho) for rho in (1e-3, 1e-1))
+    monkeypatch.setitem(bench["recovery"].LITERAL, "cd", {"cd.rho": 1e-1})
+    found = bench["recovery"].quality("cd", "vgg16-w0.25", 10, 0, SimpleNamespace(keep_literal=False))
+    assert [line[what] for what in ("fit", "error", "accuracy")] == [found[f"ours_{what}"] for what in ("fit", "error", "accuracy")]
+    assert [other[what] for what in ("fit", "error")] == [found[f"literal_{what}"] for what in ("fit", "error")]
+    assert line["error"] != other["error"] and line["teacher"] == found["teacher"]
 
 
 def test_a_case_without_images_is_named_and_left_out(bench, capsys):
@@ -170,7 +182,7 @@ def test_what_was_not_measured_says_so():
 
 def test_the_committed_tables_have_what_they_are_read_for():
     for part, columns in (("timing", ("method", "network", "num", "ratio")), ("quality", ("literal_fit", "ours_fit")),
-                          ("scoring", ("same_units", "spearman"))):
+                          ("scoring", ("same_units", "spearman")), ("ridge", ("rho", "error"))):
         assert benches.newest(part) is not None, part
         assert benches.table(part, columns).torch.notna().all()
 

@@ -43,10 +43,11 @@ def problem(images=12, channels=6, out=5, size=6, seed=0):
     return layer, x_s, x_t, torch.full((images,), 1 / images)
 
 
-def fitted(layer, x_s, x_t, shares, keep, weight=None, mu=0.6, **changes):
+def fitted(layer, x_s, x_t, shares, keep, weight=None, mu=0.6, rho=1e-3, **changes):
     """(fitted weight, kept channels) of one layer."""
     layer, found = copy.deepcopy(layer), []
-    fit = cd.Fit(layer, keep, weight, len(x_s), mu, small(**{f"cd.{k}": v for k, v in changes.items()}).cd, found.extend)
+    settings = small(**{f"cd.{k}": v for k, v in (changes | {"rho": rho}).items()}).cd
+    fit = cd.Fit(layer, keep, weight, len(x_s), mu, settings, found.extend)
     with torch.no_grad():
         fit.add(layerwise.Tap(x_s, layer(x_s)), layerwise.Tap(x_t, layer(x_t)), shares)
         change = fit.finish()
@@ -144,7 +145,7 @@ def test_the_path_equals_solving_again_at_each_milestone(path):
 def test_prune_chooses_by_the_path_and_returns_its_end(channel_weight):
     layer, x_s, x_t, shares = problem()
     teacher, rows = layer.weight.flatten(1).T.double(), cd.patches(layer, x_s).double()
-    gram, setting = rows @ rows.T, small(**{"cd.milestones": 3}).cd
+    gram, setting = rows @ rows.T, small(**{"cd.milestones": 3, "cd.rho": 1e-3}).cd
     left = torch.arange(6)
     for count in (4, 3, 2):                               # from 6 to 2: floor(4 (1 - i/3)) + 2
         columns = (left[:, None] * 9 + torch.arange(9)).flatten()
@@ -282,6 +283,14 @@ def test_mu_is_the_networks_published_share(teacher):
     own = 0.6 if teacher.architecture.name == "vgg16" else 0.9
     assert same_state(state_of(run(teacher, few).model), state_of(run(teacher, few, **{"cd.mu": own}).model))
     assert not same_state(state_of(run(teacher, few).model), state_of(run(teacher, few, **{"cd.mu": 0.1}).model))
+
+
+def test_the_ridge_is_the_network_familys_own(teacher):
+    few, name = samples(6, teacher.architecture), teacher.architecture.name
+    own, other = (1e-3, 1e-2) if name == "vgg16" else (1e-2, 1e-3)
+    default = state_of(run(teacher, few, model=name).model)
+    assert same_state(default, state_of(run(teacher, few, model=name, **{"cd.rho": own}).model))
+    assert not same_state(default, state_of(run(teacher, few, model=name, **{"cd.rho": other}).model))
 
 
 def test_train_mode_uses_batch_statistics_and_moves_only_the_students(vgg):

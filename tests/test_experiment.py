@@ -20,7 +20,7 @@ def test_defaults_are_those_of_the_specification():
     assert (e.ratio, e.imbalance, e.class_order, e.lam, e.eta, e.w) == (100, "long_tail", "permuted", 0.5, 2.5, "mixed")
     assert (e.aux_size, e.pool_size, Experiment(num=800).pool_size) == (10, 500, 800)
     assert (e.ood_labels, e.label_sampling, e.alpha_min, e.redraw, e.gamma) == ("complementary", "iid", "all", False, "k_gamma")
-    assert (e.fskd.rho, e.cd.rho, e.cd.milestones, e.cd.bn, e.cd.iterations, e.cd.lr) == (1e-4, 1e-3, 12, "eval", 3000, 5e-4)
+    assert (e.fskd.rho, e.cd_rho, e.cd.milestones, e.cd.bn, e.cd.iterations, e.cd.lr) == (1e-4, 1e-3, 12, "eval", 3000, 5e-4)
     assert (e.mir.iterations, e.mir.lr, e.mir.batch, e.mir.bn, e.mir.views) == (2000, 0.02, 64, "train", 32)
     assert (e.practise.scoring_iterations, e.practise.scoring_lr, e.practise.saving) == (300, None, "macs")
     f = e.finetune
@@ -139,6 +139,9 @@ def test_only_what_is_read_is_in_the_key():
     assert key(variant="wo_ft", eta=1) == key(variant="wo_ft")
     assert key(imbalance="balanced", ratio=10) == key(imbalance="balanced")
     assert key(**{"cd.mu": 0.5}) == key() and key(method="cd", **{"cd.mu": 0.5}) != key(method="cd")
+    assert key(method="cd", **{"cd.solver": "adam", "cd.rho": 1}) == key(method="cd", **{"cd.solver": "adam"})
+    assert key(method="cd", **{"cd.rho": 1e-3}) == key(method="cd") != key(method="cd", **{"cd.rho": 1e-2})
+    assert key(method="cd", model="resnet32", **{"cd.rho": 1e-2}) == key(method="cd", model="resnet32")
     assert key(**{"fskd.solver": "minnorm", "fskd.rho": 1}) == key(**{"fskd.solver": "minnorm"}) != key()
     assert key(variant="native", **{"finetune.lr": 1}) == key(variant="native")
     assert key(method="cd", variant="native", **{"finetune.momentum": 0.5}) == key(method="cd", variant="native")

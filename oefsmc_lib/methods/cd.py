@@ -48,11 +48,12 @@ def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Stude
     images, shares = joined(few, aux if experiment.recovers_jointly else None, experiment.lam)
     producers = {reader: producer for producer, reader in readers.items()}
     mu = experiment.cd.mu if experiment.cd.mu is not None else 0.6 if isinstance(model, VGG) else 0.9
+    settings = experiment.cd.model_copy(update={"rho": experiment.cd_rho})
     kept: dict[str, list[int]] = {}
 
     def start(name):
         producer = producers[name]
-        return Fit(model.get_submodule(name), widths[producer], weights[producer], len(images), mu, experiment.cd,
+        return Fit(model.get_submodule(name), widths[producer], weights[producer], len(images), mu, settings,
                    lambda channels: kept.__setitem__(producer, channels))
 
     for net in (model, reference):
