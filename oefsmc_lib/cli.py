@@ -252,11 +252,11 @@ def print_verdict(profile: ProfileOption = None,
                   as_json: Annotated[bool, typer.Option("--json", help="print claims and cells as JSON")] = False,
                   markdown: Annotated[bool, typer.Option("--markdown", help="print them as in the README")] = False) -> None:
     """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and every cell behind them."""
-    from oefsmc_lib import verdict
+    from oefsmc_lib import pages, verdict
     from oefsmc_lib.results import Store
     rows = verdict.rows_by_grid(profile or "embedded", Store())
     if markdown:
-        print(verdict.markdown(rows))
+        print(pages.markdown(rows))
         return
     judged, cells = verdict.judge(rows), verdict.cells(rows.get("table2", ()))
     if as_json:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from oefsmc_lib import benches, books, grid, summaries, verdict
+from oefsmc_lib import benches, books, grid, pages, summaries, verdict
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
 from oefsmc_lib.paths import project_root, writable_folder
@@ -24,7 +24,7 @@ PICTURES = {("cifar10+cpu", "table1"): "01", ("cifar10+cpu", "table2"): "03", ("
             ("cifar100", "fig3a"): "04", ("cifar100", "literal"): "06_solvers"}
 COVER = ("cifar10+cpu", "03_gains", "docs/cifar10_gains.png")             # the README's picture
 VERDICT = "# Which claims of the paper hold in the rows of this folder\n\n"
-MARKS = re.compile(r"<!-- (verdict|timing|quality) (\S+) -->\n(.*?)\n<!-- end -->", re.S)
+MARKS = re.compile(r"<!-- (verdict|solvers|timing|quality) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
 
 def kept() -> Path:
@@ -50,16 +50,18 @@ def table(profile: str, name: str, store: Store):
 
 def verdict_page(store: Store) -> str:
     """``outputs/verdict.md``."""
-    return f"{VERDICT}{verdict.markdown(verdict.rows_by_grid('paper', store))}\n"
+    return f"{VERDICT}{pages.markdown(verdict.rows_by_grid('paper', store))}\n"
 
 
 def filled(text: str, store: Store) -> str:
-    """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or timing, quality and
-    the name of a file of ``outputs/bench/``), made from rows and benches."""
+    """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or solvers and a profile,
+    timing or quality and the name of a file of ``outputs/bench/``), made from rows and benches."""
     def block(match: re.Match) -> str:
         kind, of = match[1], match[2]
         if kind == "verdict":
-            made = verdict.markdown(verdict.rows_by_grid(of, store))
+            made = pages.markdown(verdict.rows_by_grid(of, store))
+        elif kind == "solvers":
+            made = pages.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ()))
         else:
             made = {"timing": benches.timing_markdown, "quality": benches.quality_markdown}[kind](kept() / "bench" / of)
         return f"<!-- {kind} {of} -->\n{made}\n<!-- end -->"

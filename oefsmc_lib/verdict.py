@@ -1,4 +1,4 @@
-"""Does the paper hold in these rows? The rule was fixed before the grids were run.
+"""Does the paper hold in these rows? By a fixed rule; ``outputs/README.md`` says when each part of it was written.
 
 * A cell: the paired 95 % t-interval over seeds of ours - native_ft. Above 0 *reproduced*, below 0 *not
   reproduced*, else *undecided*.
@@ -168,14 +168,14 @@ def judge(rows: Mapping[str, Sequence[Row]]) -> list[Judged]:
     def of(name: str) -> Sequence[Row]:
         return rows.get(name, ())
     found = {
-        "imbalance_hurts": _one(over(select(of("table1"), variant=BASE), _is(imbalance="balanced"),
-                                     _is(imbalance="long_tail"))),
+        "imbalance_hurts": _named("balanced − long-tailed", select(of("table1"), variant=BASE),
+                                  _is(imbalance="balanced"), _is(imbalance="long_tail")),
         "practise_loses_least": _loses_least(select(of("table1"), variant=BASE)),
         "practise_latency": _latency(select(of("table1"), variant=BASE, method="practise")),
         "ours_helps": _helps(select(of("table2"), imbalance="long_tail")),
         "more_with_fewer": _more_with_fewer(select(of("table2"), imbalance="long_tail")),
         "both_components": _components(of("fig3a")),
-        "wo_ft_beats_wo_comp": _one(over(of("fig3a"), _is(variant="wo_ft"), _is(variant="wo_comp"))),
+        "wo_ft_beats_wo_comp": _named(_minus("wo_ft", "wo_comp"), of("fig3a"), _is(variant="wo_ft"), _is(variant="wo_comp")),
         "m_equals_num": best(of("fig3b"), lambda row: column(row, "m") / row.num, 1.0),
         "lam_half": best(of("fig3c"), lambda row: column(row, "lam"), 0.5),
         "eta_best": best(of("fig3d"), lambda row: column(row, "eta"), 2.5),
@@ -188,11 +188,29 @@ def _one(found: Over | None) -> tuple[str, str]:
     return (NOT_RUN, "") if found is None else (found.verdict, str(found))
 
 
+def _named(what: str, rows: Sequence[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool]) -> tuple[str, str]:
+    """What is subtracted, the difference, and the compressors whose cells have both sides."""
+    word, numbers = _one(over(rows, side_a, side_b))
+    methods = {place(row)[2] for row in rows if over([r for r in rows if place(r) == place(row)], side_a, side_b)}
+    return word, f"{what}: {numbers}, {_methods(methods)}" if numbers else ""
+
+
+def _methods(names: Iterable[str]) -> str:
+    """Printed names in alphabetical order: ``CD and FSKD``."""
+    *first, last = sorted((paper.METHOD_NAMES[name] for name in names), key=str.lower)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _minus(a: str, b: str) -> str:
+    return f"{claims.VARIANT_WORDS[a]} − {claims.VARIANT_WORDS[b]}"
+
+
 def _helps(rows: Sequence[Row]) -> tuple[str, str]:
     word, numbers = _one(over(rows, _is(variant="ours"), _is(variant=BASE)))
     if word == NOT_RUN:
         return word, numbers
-    words = list(cells(rows)["verdict"])
+    table = cells(rows)
+    words = list(table["verdict"])
     parts = [f"{words.count(kind)} {kind}" for kind in ("reproduced", "not reproduced", "undecided") if kind in words]
     return word, f"{numbers} ({', '.join(parts)})"
 
@@ -218,7 +236,7 @@ def _components(rows: Sequence[Row]) -> tuple[str, str]:
     """Either part alone above the base, and both together above either."""
     pairs = [("wo_ft", BASE), ("wo_comp", BASE), ("ours", "wo_ft"), ("ours", "wo_comp")]
     found = {pair: over(rows, _is(variant=pair[0]), _is(variant=pair[1])) for pair in pairs}
-    return _all(found, lambda pair: " − ".join(claims.VARIANT_WORDS[v] for v in pair))
+    return _all(found, lambda pair: _minus(*pair))
 
 
 def _all(found: Mapping, label: Callable) -> tuple[str, str]:
@@ -311,22 +329,3 @@ def claim_table(judged: Iterable[Judged]):
     import pandas as pd
     return pd.DataFrame([{"where": j.claim.where, "claim": j.claim.sentence, "verdict": j.verdict, "numbers": j.numbers}
                          for j in judged])
-
-
-def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The cells of Table 2 and the claims as two Markdown tables, as they stand in the README."""
-    def line(values) -> str:
-        return f"| {' | '.join(values)} |"
-    table = cells(rows.get("table2", ()))
-    if "gain" not in table:
-        return f"Table 2: {NOT_RUN}."
-    head = ["data", "compressor", "images", "seeds", "base", "OE-FSMC", "difference", "verdict", "the paper's difference"]
-    lines = [line(head), line(["---"] * len(head))]
-    for cell in table.to_dict("records"):
-        half = "" if math.isnan(cell["±"]) else f" ± {cell['±']:.1f}"
-        printed = cell["paper gain"]
-        lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[BASE]:.1f}",
-                           f"{cell['ours']:.1f}", f"{signed(cell['gain'])}{half}", cell["verdict"],
-                           "" if printed is None or math.isnan(printed) else signed(printed)]))
-    lines += ["", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
-    return "\n".join(lines + [line([one.claim.sentence, one.verdict, one.numbers]) for one in judge(rows)])

@@ -21,13 +21,20 @@ def committed(tmp_path):
 
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     marks = {match[1] for match in evidence.MARKS.finditer(README)}
-    assert marks == {"verdict", "timing", "quality"}
+    assert marks == {"verdict", "solvers", "timing", "quality"}
     assert evidence.filled(README, committed) == README, REDO
 
 
 def test_a_number_typed_into_the_readme_is_replaced(committed):
     row = next(line for line in README.splitlines() if line.startswith("| cifar10 | CD | 10 |"))
     assert evidence.filled(README.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == README
+
+
+def test_an_empty_block_takes_nothing_of_what_follows(committed):
+    mark = next(match[0].splitlines()[0] for match in evidence.MARKS.finditer(README) if match[1] == "timing")
+    whole = next(match[0] for match in evidence.MARKS.finditer(README) if match[0].startswith(mark))
+    text = f"{mark}\n<!-- end -->\n\nbetween\n\n{whole}\n"
+    assert evidence.filled(text, committed) == f"{whole}\n\nbetween\n\n{whole}\n"
 
 
 def test_the_verdict_in_outputs_is_that_of_the_committed_rows(committed):
