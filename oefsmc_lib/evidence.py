@@ -24,7 +24,7 @@ PICTURES = {("cifar10+cpu", "table1"): "01", ("cifar10+cpu", "table2"): "03", ("
             ("cifar100", "fig3a"): "04", ("cifar100", "literal"): "06_solvers"}
 COVER = ("cifar10+cpu", "03_gains", "docs/cifar10_gains.png")             # the README's picture
 VERDICT = "# Which claims of the paper hold in the rows of this folder\n\n"
-MARKS = re.compile(r"<!-- (verdict|solvers|timing|quality) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
+MARKS = re.compile(r"<!-- (verdict|solvers|missing|timing|quality) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
 
 def kept() -> Path:
@@ -43,6 +43,11 @@ def packed_rows(folder: Path) -> Store:
     return Store(folder)
 
 
+def pages_with_numbers() -> list[Path]:
+    """The texts that :func:`filled` keeps in step with the rows."""
+    return [project_root() / "README.md", kept() / "README.md"]
+
+
 def table(profile: str, name: str, store: Store):
     """Mean, sd and 95 % interval of every setting of a grid."""
     return summaries.means(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
@@ -54,14 +59,16 @@ def verdict_page(store: Store) -> str:
 
 
 def filled(text: str, store: Store) -> str:
-    """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or solvers and a profile,
-    timing or quality and the name of a file of ``outputs/bench/``), made from rows and benches."""
+    """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or solvers or missing and a
+    profile, timing or quality and the name of a file of ``outputs/bench/``), made from rows and benches."""
     def block(match: re.Match) -> str:
         kind, of = match[1], match[2]
         if kind == "verdict":
             made = pages.markdown(verdict.rows_by_grid(of, store))
         elif kind == "solvers":
             made = pages.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ()))
+        elif kind == "missing":
+            made = pages.missing_markdown(of, store)
         else:
             made = {"timing": benches.timing_markdown, "quality": benches.quality_markdown}[kind](kept() / "bench" / of)
         return f"<!-- {kind} {of} -->\n{made}\n<!-- end -->"
@@ -73,8 +80,8 @@ def redo() -> None:
     with tempfile.TemporaryDirectory() as apart:
         store = packed_rows(Path(apart) / "results")
         tables = {place: table(*place, store) for place in packed()}
-        readme = project_root() / "README.md"
-        text, page = filled(readme.read_text(), store), verdict_page(store)
+        texts = {path: filled(path.read_text(), store) for path in pages_with_numbers()}
+        page = verdict_page(store)
         drawn = pictures(Path(apart))
         # Nothing is replaced before all of it is there.
         for profile in {profile for profile, _ in PICTURES}:
@@ -85,8 +92,9 @@ def redo() -> None:
         for path, place in drawn:
             shutil.copy(path, writable_folder(place.parent) / place.name)
         write_whole(kept() / "verdict.md", page)
-        write_whole(readme, text)
-    print(f"{len(tables)} tables, {len(drawn)} pictures, the verdict and the README's numbers are those of the packed rows")
+        for path, text in texts.items():
+            write_whole(path, text)
+    print(f"{len(tables)} tables, {len(drawn)} pictures, the verdict and the numbers of both READMEs are those of the packed rows")
 
 
 def pictures(outputs: Path) -> list[tuple[Path, Path]]:

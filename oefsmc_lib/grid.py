@@ -6,6 +6,7 @@ grid expands to.
 """
 
 import itertools
+import math
 import re
 import statistics
 import traceback
@@ -238,14 +239,25 @@ def rows_for(name: str, profile: str | Profile, store: Store | None = None, run_
 
 
 def estimate(experiments: Iterable[Experiment], store: Store) -> float | None:
-    """Seconds that these runs will take, from stored rows of the same method, network and device; None if none."""
-    known: dict[tuple, list[float]] = {}
+    """Seconds that these runs will take, from stored rows of the same data, method and solver; None if a kind has none.
+
+    Where no row has as many images and training steps, the nearest serves, and more of them take longer in proportion.
+    """
+    known: dict[tuple, dict[tuple[int, int], list[float]]] = {}
     for row in store.rows(on_error="warn"):
-        known.setdefault((row.method, row.dataset), []).append(row.seconds_total)
+        kind = known.setdefault((row.dataset, row.method, row.solver), {})
+        kind.setdefault(_size(row.method, row.num, row.switches), []).append(row.seconds_total)
     total = 0.0
     for experiment in experiments:
-        times = known.get((experiment.method, experiment.dataset))
+        times = known.get((experiment.dataset, experiment.method, experiment.solver))
         if times is None:
             return None
-        total += statistics.median(times)
+        size = _size(experiment.method, experiment.num, experiment.switches())
+        near = min(times, key=lambda other: (sum(abs(math.log(a / b)) for a, b in zip(size, other)), other))
+        total += statistics.median(times[near]) * math.prod(max(1.0, a / b) for a, b in zip(size, near))
     return total
+
+
+def _size(method: str, num: int, switches: dict[str, Any]) -> tuple[int, int]:
+    """Images and training steps."""
+    return num, switches.get(f"{method}.iterations") or 1

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from oefsmc_lib import claims, paper, verdict
-from oefsmc_lib.results import Row
+from oefsmc_lib import claims, grid, paper, verdict
+from oefsmc_lib.results import Row, Store
+
+WITHOUT_IMAGES = ("imagenet",)                             # sets that nobody who ran these grids has had
 
 
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -48,6 +50,31 @@ def solver_markdown(rows: Sequence[Row]) -> str:
         lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), cell["title"], str(cell["seeds"]),
                            f"{cell[claims.BASE]:.1f}", f"{cell['ours']:.1f}", points(cell)]))
     return "\n".join(lines)
+
+
+def missing_markdown(profile: str, store: Store) -> str:
+    """Runs of a profile's grids that the store has no row of, with the command that computes them, as a Markdown table.
+
+    A run that several grids share stands in the first. Hours are those of one core, as :func:`grid.estimate` has them.
+    """
+    head = ["data", "grid", "compressor", "images", "runs missing", "hours", "command"]
+    lines, seen = [line(head), line(["---"] * len(head))], set()
+    for each in grid.grids_of(profile):
+        left = [e for e in grid.missing(each, store) if e.key not in seen]
+        seen |= {e.key for e in left}
+        for method in dict.fromkeys(e.method for e in left):
+            whole = [e for e in each.experiments if e.method == method]
+            own = [e for e in left if e.method == method]
+            nums, every = (sorted({e.num for e in group}) for group in (own, whole))
+            seconds = grid.estimate(own, store)
+            hours = "unknown" if seconds is None else f"{seconds / 3600:.1f}"
+            some = "".join(f" --only num={num}" for num in nums) if nums != every else ""
+            dataset = own[0].dataset
+            lines.append(line([
+                dataset, each.name, paper.METHOD_NAMES[method], ", ".join(map(str, nums)), f"{len(own)} of {len(whole)}",
+                "not run: no images here" if dataset in WITHOUT_IMAGES else hours,
+                f"`oefsmc grid run {each.name} --profile {each.profile.name} --only method={method}{some}`"]))
+    return "\n".join(lines) if len(lines) > 2 else "Nothing is missing."
 
 
 def doubted(cell: Mapping) -> bool:

@@ -2,9 +2,11 @@
 
 import pytest
 from conftest import experiment
+from made_rows import made
 
 from oefsmc_lib import grid, pipeline
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.experiment import Experiment
 from oefsmc_lib.results import Store
 
 
@@ -184,3 +186,31 @@ def test_a_notebook_goes_on_with_the_rows_there_are(tiny, tmp_path, monkeypatch,
     assert [row.seed for row in book.rows(str(path))] == [0]
     said = capsys.readouterr().out
     assert "The loss is not finite." in said and "1 of 2 runs are not in the store" in said
+
+
+# --- how long the missing runs take ----------------------------------------------------------------
+@pytest.fixture
+def timed(tmp_path):
+    """A store of rows that took this long: FSKD at 10 and 100 images, MiR of 500 steps at 10."""
+    store = Store(tmp_path)
+    cases = [({"num": 10, "seed": seed}, seconds) for seed, seconds in enumerate([10.0, 20.0, 90.0])]
+    cases += [({"num": 100}, 100.0), ({"method": "mir", "mir.iterations": 500}, 300.0), ({"method": "cd"}, 5.0)]
+    for switches, seconds in cases:
+        row = made(Experiment.parse({"method": "fskd", "variant": "native", **switches}), 90.0)
+        store.write(row.model_copy(update={"seconds_total": seconds}))
+    return store
+
+
+@pytest.mark.parametrize("switches, seconds", [
+    ({"num": 10, "seed": 7}, 20),                         # the median of those with as many images
+    ({"num": 20}, 40),                                    # twice the images of the nearest
+    ({"num": 90}, 100),                                   # fewer images are not said to be quicker
+    ({"method": "mir", "mir.iterations": 500, "num": 20}, 600),
+    ({"method": "mir", "num": 20}, 2400),                 # four times the steps, too
+    ({"fskd.solver": "minnorm"}, None), ({"method": "cd"}, 5), ({"method": "cd", "cd.solver": "adam"}, None),
+    ({"dataset": "cifar10", "width": 1.0}, None)])
+def test_times_are_estimated_from_like_runs(timed, switches, seconds):
+    wanted = Experiment.parse({"method": "fskd", "variant": "native", **switches})
+    assert grid.estimate([wanted], timed) == seconds
+    if seconds is not None:
+        assert grid.estimate([wanted, wanted], timed) == 2 * seconds

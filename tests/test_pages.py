@@ -2,7 +2,8 @@
 
 from made_rows import rows_of
 
-from oefsmc_lib import claims, grid, pages, verdict
+from oefsmc_lib import claims, grid, pages, runner, verdict
+from oefsmc_lib.results import Store
 
 PROFILE = grid.load_profile("cifar10")
 
@@ -59,3 +60,35 @@ def test_both_solvers_stand_side_by_side():
     some = [row for row in rows if (row.num, row.solver) != (100, "literal")]
     assert [cell[2] for cell in cells_of(pages.solver_markdown(some))] == ["10", "10"]
     assert pages.solver_markdown([]) == "Released solvers: not run."
+
+
+def missing_of(store, profile="paper"):
+    table = pages.missing_markdown(profile, store).splitlines()[2:]
+    return [[part.strip(" `") for part in each.strip("| ").split("|")] for each in table]
+
+
+def test_what_is_missing_stands_once_with_its_command(tmp_path):
+    store = Store(tmp_path)
+    lines = missing_of(store)
+    assert sum(int(each[4].split(" of ")[0]) for each in lines) == len({
+        e.key for cell in runner.cells(grid.grids_of("paper")) for e in cell.experiments})
+    for each in lines:                                                        # every command names runs that exist
+        words = each[6].split()
+        assert words[:3] == ["oefsmc", "grid", "run"]
+        name, profile, only = words[3], words[5], dict(word.split("=") for word in words[7::2])
+        assert grid.load_grid(name, profile, only).experiments
+    assert {each[5] for each in lines if each[0] == "imagenet"} == {"not run: no images here"}
+    assert {each[5] for each in lines if each[0] != "imagenet"} == {"unknown"}
+
+
+def test_what_has_a_row_is_no_longer_missing(tmp_path):
+    store = Store(tmp_path)
+    whole = next(each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"])
+    assert whole[3:5] == ["10, 20, 50, 100", "80 of 80"] and "num=" not in whole[6]
+    for row in made("table1", outcome, lambda e: e.method == "fskd" and e.num != 50):
+        store.write(row.model_copy(update={"seconds_total": 360.0}))
+    some = next(each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"])
+    assert some[3:6] == ["50", "20 of 80", f"{20 * 360 / 3600:.1f}"] and some[6].endswith("--only num=50")
+    for row in made("table1", outcome, lambda e: e.method == "fskd"):
+        store.write(row)
+    assert not [each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"]]

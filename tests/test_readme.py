@@ -25,6 +25,13 @@ def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(c
     assert evidence.filled(README, committed) == README, REDO
 
 
+def test_what_is_missing_is_listed_beside_the_rows(committed):
+    text = (OUTPUTS / "README.md").read_text()
+    assert [match[1] for match in evidence.MARKS.finditer(text)] == ["missing"]
+    assert evidence.filled(text, committed) == text, REDO
+    assert set(evidence.pages_with_numbers()) == {project_root() / "README.md", OUTPUTS / "README.md"}
+
+
 def test_a_number_typed_into_the_readme_is_replaced(committed):
     row = next(line for line in README.splitlines() if line.startswith("| cifar10 | CD | 10 |"))
     assert evidence.filled(README.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == README
