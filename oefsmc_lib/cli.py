@@ -409,14 +409,20 @@ def results_pack(name: str, profile: ProfileOption = None) -> None:
     print(f"{path}: {len(rows)} rows, {len(absent)} still missing")
 
 
+def _rows_of(profile: str | None) -> list:
+    """Stored rows that a profile, or a member of a union such as ``paper``, computed; all of them without one."""
+    from oefsmc_lib import profiles, results
+    named = {profile, *(profiles.union(profile) or ())} if profile else None
+    return [row for row in results.Store().rows() if named is None or row.profile in named]
+
+
 @results_app.command("check")
 def results_check(profile: ProfileOption = None,
                   count: Annotated[int, typer.Option(min=1, help="rows to compute again")] = 10,
                   seed: Annotated[int, typer.Option(help="which rows")] = 0) -> None:
     """Compute some stored rows again: the same top-1 on the same device and versions, else within half a point."""
-    from oefsmc_lib import recheck, results
-    rows = [row for row in results.Store().rows() if profile is None or row.profile == profile]
-    drawn, differing = recheck.choose(rows, count, seed), 0
+    from oefsmc_lib import recheck
+    drawn, differing = recheck.choose(_rows_of(profile), count, seed), 0
     for found in recheck.recheck(drawn):                   # a line at a time: a run may take minutes
         row, differing = found.stored, differing + (not found.agrees)
         elsewhere = f" (other {', '.join(found.differs_in)}: {recheck.TOLERANCE} points are allowed)" if found.differs_in else ""
@@ -434,12 +440,11 @@ def results_table(path: Path, profile: ProfileOption = None,
                   ) -> None:
     """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
     from oefsmc_lib import grid, results, summaries
-    store = results.Store()
     if grid_name:
         wanted = {e.key for found in grid.chosen(grid_name, profile or "embedded") for e in found.experiments}
-        rows = store.rows(wanted)
+        rows = results.Store().rows(wanted)
     else:
-        rows = [row for row in store.rows() if profile is None or row.profile == profile]
+        rows = _rows_of(profile)
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
     table = summaries.means(rows) if means else summaries.frame(rows)

@@ -55,3 +55,14 @@ def test_the_choice_is_a_draw_without_repeats_that_the_seed_decides(rows):
     assert len(recheck.choose(rows, 10, 0)) == 4
     with pytest.raises(InputError, match="no rows to compute again"):
         recheck.choose([], 10, 0)
+
+
+def test_a_union_has_the_rows_of_its_members(rows, monkeypatch, tmp_path):
+    from oefsmc_lib import cli
+    from oefsmc_lib.results import Store
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
+    names = ["cifar10", "cifar10+cpu", "embedded", None]
+    for row, name in zip(rows, names):
+        Store().write(changed(row, profile=name))
+    for asked, expected in (("paper", {"cifar10", "cifar10+cpu"}), ("embedded", {"embedded"}), (None, set(names))):
+        assert {row.profile for row in cli._rows_of(asked)} == expected
