@@ -18,26 +18,28 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     control = verdict.cells(own, "extra_images")
     where = ["dataset", "network", "method", "num"]
     beside = {tuple(cell[name] for name in where): points(cell) for cell in control.to_dict("records")} if "gain" in control else {}
-    head = ["data", "compressor", "images", "seeds", "base", "OE-FSMC", "difference", "verdict", "the paper's difference",
-            "control − base"]
+    head = ["data", "compressor", "images", "seeds", "base", "OE-FSMC", "difference", "verdict", "the paper's base",
+            "the paper's difference", "control − base"]
     lines = [line(head), line(["---"] * len(head))]
     for cell in table.to_dict("records"):
-        printed, place = cell["paper gain"], tuple(cell[name] for name in where)
-        said = "" if printed is None or math.isnan(printed) else verdict.signed(printed)
+        base, gain, place = cell[f"paper {claims.BASE}"], cell["paper gain"], tuple(cell[name] for name in where)
+        said = "" if absent(gain) else verdict.signed(gain)
         lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[claims.BASE]:.1f}",
                            f"{cell['ours']:.1f}", points(cell), cell["verdict"],
+                           "" if absent(base) else f"{base:.1f}",
                            f"{said} (doubted)" if said and doubted(cell) else said, beside.get(place, claims.NOT_RUN)]))
-    lines += ["", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
+    teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
+    lines += ["", f"Teachers: {', '.join(teachers)}.", "", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
     return "\n".join(lines + [line([one.claim.sentence, one.verdict, one.numbers]) for one in verdict.judge(rows)])
 
 
 def solver_markdown(rows: Sequence[Row]) -> str:
-    """The base and OE-FSMC with the released solver and with ours, in the cells that have both, as a Markdown table.
+    """The base and OE-FSMC with the released solver and with this package's, in the cells that have both, as a Markdown table.
 
     ``rows`` are those of the grid ``literal``.
     """
     head = ["data", "compressor", "images", "solver", "seeds", "base", "OE-FSMC", "difference"]
-    titles, found = {"literal": "released", "default": "ours"}, []
+    titles, found = {"literal": "released", "default": "this package's"}, []
     for solver, title in titles.items():
         table = verdict.cells(claims.select(rows, solver=solver))
         found += [cell | {"title": title} for cell in table.to_dict("records") if "gain" in cell]
@@ -81,6 +83,11 @@ def doubted(cell: Mapping) -> bool:
     """One of the two numbers behind the paper's difference is in doubt (:data:`paper.DOUBTS`)."""
     return any(one.doubt and (one.dataset, paper.METHOD_NAMES[one.method], one.num, one.quantity) ==
                (cell["dataset"], cell["method"], cell["num"], "top1") for one in paper.TABLE2)
+
+
+def absent(number: float | None) -> bool:
+    """The paper does not print it."""
+    return number is None or math.isnan(number)
 
 
 def line(values: Iterable[str]) -> str:

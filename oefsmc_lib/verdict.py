@@ -189,10 +189,20 @@ def _one(found: Over | None) -> tuple[str, str]:
 
 
 def _named(what: str, rows: Sequence[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool]) -> tuple[str, str]:
-    """What is subtracted, the difference, and the compressors whose cells have both sides."""
+    """What is subtracted, the difference, the compressors whose cells have both sides, and the verdicts of these cells."""
     word, numbers = _one(over(rows, side_a, side_b))
-    methods = {place(row)[2] for row in rows if over([r for r in rows if place(r) == place(row)], side_a, side_b)}
-    return word, f"{what}: {numbers}, {_methods(methods)}" if numbers else ""
+    both = {}
+    for cell in {place(row) for row in rows}:
+        if found := over([row for row in rows if place(row) == cell], side_a, side_b):
+            both[cell] = found.verdict
+    methods = _methods({cell[2] for cell in both}) if both else ""
+    return word, f"{what}: {numbers}, {methods} ({_counts(both.values())})" if numbers else ""
+
+
+def _counts(words: Iterable[str]) -> str:
+    """``8 not reproduced, 4 undecided``."""
+    words = list(words)
+    return ", ".join(f"{words.count(kind)} {kind}" for kind in ("reproduced", "not reproduced", "undecided") if kind in words)
 
 
 def _methods(names: Iterable[str]) -> str:
@@ -209,10 +219,7 @@ def _helps(rows: Sequence[Row]) -> tuple[str, str]:
     word, numbers = _one(over(rows, _is(variant="ours"), _is(variant=BASE)))
     if word == NOT_RUN:
         return word, numbers
-    table = cells(rows)
-    words = list(table["verdict"])
-    parts = [f"{words.count(kind)} {kind}" for kind in ("reproduced", "not reproduced", "undecided") if kind in words]
-    return word, f"{numbers} ({', '.join(parts)})"
+    return word, f"{numbers} ({_counts(cells(rows)['verdict'])})"
 
 
 def _more_with_fewer(rows: Sequence[Row]) -> tuple[str, str]:
