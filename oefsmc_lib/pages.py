@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from oefsmc_lib import claims, grid, paper, verdict
+from oefsmc_lib import claims, grid, paper, runner, verdict
 from oefsmc_lib.results import Row, Store
 
 WITHOUT_IMAGES = ("imagenet",)                             # sets that nobody who ran these grids has had
@@ -23,10 +23,10 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     lines = [line(head), line(["---"] * len(head))]
     for cell in table.to_dict("records"):
         base, gain, place = cell[f"paper {claims.BASE}"], cell["paper gain"], tuple(cell[name] for name in where)
-        said = "" if absent(gain) else verdict.signed(gain)
+        said = "" if unprinted(gain) else verdict.signed(gain)
         lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[claims.BASE]:.1f}",
                            f"{cell['ours']:.1f}", points(cell), cell["verdict"],
-                           "" if absent(base) else f"{base:.1f}",
+                           "" if unprinted(base) else f"{base:.1f}",
                            f"{said} (doubted)" if said and doubted(cell) else said, beside.get(place, claims.NOT_RUN)]))
     teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
     lines += ["", f"Teachers: {', '.join(teachers)}.", "", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
@@ -60,22 +60,20 @@ def missing_markdown(profile: str, store: Store) -> str:
     A run that several grids share stands in the first. Hours are those of one core, as :func:`grid.estimate` has them.
     """
     head = ["data", "grid", "compressor", "images", "runs missing", "hours", "command"]
-    lines, seen = [line(head), line(["---"] * len(head))], set()
-    for each in grid.grids_of(profile):
-        left = [e for e in grid.missing(each, store) if e.key not in seen]
-        seen |= {e.key for e in left}
-        for method in dict.fromkeys(e.method for e in left):
-            whole = [e for e in each.experiments if e.method == method]
-            own = [e for e in left if e.method == method]
-            nums, every = (sorted({e.num for e in group}) for group in (own, whole))
-            seconds = grid.estimate(own, store)
-            hours = "unknown" if seconds is None else f"{seconds / 3600:.1f}"
-            some = "".join(f" --only num={num}" for num in nums) if nums != every else ""
-            dataset = own[0].dataset
-            lines.append(line([
-                dataset, each.name, paper.METHOD_NAMES[method], ", ".join(map(str, nums)), f"{len(own)} of {len(whole)}",
-                "not run: no images here" if dataset in WITHOUT_IMAGES else hours,
-                f"`oefsmc grid run {each.name} --profile {each.profile.name} --only method={method}{some}`"]))
+    lines, todo = [line(head), line(["---"] * len(head))], {}
+    for cell in runner.cells(grid.grids_of(profile), store):
+        method = cell.experiments[0].method
+        todo.setdefault((cell.grid.profile.name, cell.grid.name, method), (cell.grid, method, []))[2].extend(cell.experiments)
+    for each, method, left in todo.values():
+        whole = [e for e in each.experiments if e.method == method]
+        nums, every = (sorted({e.num for e in group}) for group in (left, whole))
+        some = "".join(f" --only num={num}" for num in nums) if nums != every else ""
+        dataset, seconds = left[0].dataset, grid.estimate(left, store)
+        hours = "not run: no images here" if dataset in WITHOUT_IMAGES else \
+            "unknown" if seconds is None else f"{seconds / 3600:.1f}"
+        lines.append(line([
+            dataset, each.name, paper.METHOD_NAMES[method], ", ".join(map(str, nums)), f"{len(left)} of {len(whole)}", hours,
+            f"`oefsmc grid run {each.name} --profile {each.profile.name} --only method={method}{some}`"]))
     return "\n".join(lines) if len(lines) > 2 else "Nothing is missing."
 
 
@@ -85,7 +83,7 @@ def doubted(cell: Mapping) -> bool:
                (cell["dataset"], cell["method"], cell["num"], "top1") for one in paper.TABLE2)
 
 
-def absent(number: float | None) -> bool:
+def unprinted(number: float | None) -> bool:
     """The paper does not print it."""
     return number is None or math.isnan(number)
 
