@@ -6,7 +6,9 @@
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
 multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run cells. PRACTISE's stage is its
-scoring, of 300 steps where the release has 2,000; the training after it is MiR's. quality: both run whole, PRACTISE
+scoring, of 300 steps where the release has 2,000; the training after it is MiR's. `literal` has its images in memory,
+so that it is the arithmetic that is compared; `loaded` is MiR's literal side with the released loader, four worker
+processes that start anew for each pass (loading.py). quality: both run whole, PRACTISE
 with that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes
 that map) on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and
 the units that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from
@@ -39,18 +41,21 @@ LITERAL = {
 LENGTHS = {"mir.iterations": 2000, "practise.iterations": 2000, "practise.scoring_iterations": 300}
 
 
-def sides(method, network, num, seed, share):
-    """Literal and ours on one draw, and what both start from."""
+def sides(method, network, num, seed, share, loader=False):
+    """Literal and ours on one draw, and what both start from; with ``loader`` MiR's literal side with the released loader, too."""
     profile = grid.load_profile(NETWORKS[network])
     base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
     ready = pipeline.prepare(profile.experiment(base))
-    literal = Side(profile, base | LITERAL[method], ready, True, share)
-    return {"literal": literal, "ours": Side(profile, base, ready, False, share)}, ready
+    literal = base | LITERAL[method]
+    found = {"literal": Side(profile, literal, ready, True, share), "ours": Side(profile, base, ready, False, share)}
+    if loader and method == "mir":
+        found["loaded"] = Side(profile, literal, ready, True, share, loader=True)
+    return found, ready
 
 
 def timing(method, network, num, seed, chosen):
-    """Median and range of both, in turn."""
-    pair, ready = sides(method, network, num, seed, chosen.share)
+    """Median and range of all sides, in turn."""
+    pair, ready = sides(method, network, num, seed, chosen.share, loader=True)
     device = ready.few.images.device
     for side in pair.values():
         side.warm_up()
@@ -60,6 +65,8 @@ def timing(method, network, num, seed, chosen):
             times[name].append(side.measure(lambda work: seconds(work, device)))
     middle = {name: statistics.median(found) for name, found in times.items()}
     line = {"ratio": round(middle["literal"] / middle["ours"], 2), "repeats": chosen.repeats}
+    if "loaded" in pair:
+        line["loaded_ratio"] = round(middle["loaded"] / middle["ours"], 2)
     for name, found in times.items():
         line |= {f"{name}_s": round(middle[name], 3), f"{name}_range": f"{min(found):.3f}-{max(found):.3f}",
                  f"{name}_timed_share": pair[name].share}
@@ -121,8 +128,8 @@ def earlier(case):
 
 
 PARTS = {
-    "timing": (timing, ["literal_s", "ours_s", "ratio", "literal_range", "ours_range", "literal_timed_share",
-                        "ours_timed_share", "repeats"]),
+    "timing": (timing, ["literal_s", "ours_s", "ratio", "loaded_s", "loaded_ratio", "literal_range", "ours_range",
+                        "loaded_range", "literal_timed_share", "ours_timed_share", "loaded_timed_share", "repeats"]),
     "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy",
                           "same_units", "literal_units", "ours_units", "teacher", "literal_commit"]),
 }

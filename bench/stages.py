@@ -1,8 +1,10 @@
 """The stages that benches time: recoveries on real or synthetic images, long loops on a share of their steps."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import loading
 import torch
 
 from oefsmc_lib import importance, plans, surgery, teachers
@@ -14,10 +16,11 @@ LEAST = 20                                                # fewer would drown in
 LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.scoring_iterations"}
 
 
-def stage(experiment, ready, literal=False):
+def stage(experiment, ready, literal=False, loader=False):
     """The recovery stage: what it starts from, made anew and untimed for each call, and the stage as a function of it.
 
     FSKD's starts from the pruned student. PRACTISE's is its scoring alone: the training after it is MiR's.
+    ``loader``: MiR's images come from the released code's loader.
     """
     if experiment.method == "fskd":
         teacher = ready.teacher
@@ -33,7 +36,11 @@ def stage(experiment, ready, literal=False):
         candidates = plans.droppable_units(ready.teacher.model)
         return nothing, lambda _: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
     module = {"cd": cd, "mir": mir}[experiment.method]
-    return nothing, lambda _: module.compress(ready.teacher, ready.few, None, experiment).model
+
+    def compress(_):
+        with loading.as_released(ready.teacher, experiment.mir.batch) if loader else nullcontext():
+            return module.compress(ready.teacher, ready.few, None, experiment).model
+    return nothing, compress
 
 
 def nothing():
@@ -51,10 +58,10 @@ class Side:
     """One procedure, measured whole, or on a share of its loop and scaled: what comes before the first step counts
     once, the steps are multiplied."""
 
-    def __init__(self, profile, settings, ready, literal=False, share=1.0):
+    def __init__(self, profile, settings, ready, literal=False, share=1.0, loader=False):
         self.experiment = profile.experiment(settings)
         steps = loop_length(self.experiment)
-        self.whole = stage(self.experiment, ready, literal)
+        self.whole = stage(self.experiment, ready, literal, loader)
         self.short = self.single = None
         self.share = 1.0
         if steps and (count := max(LEAST, round(steps * share))) < steps:
@@ -62,8 +69,8 @@ class Side:
             loop = LOOP[self.experiment.method]
             if self.experiment.method == "practise":      # fewer steps would raise the rate until they diverge
                 settings = settings | {"practise.scoring_lr": self.experiment.practise.lr}
-            self.short = stage(profile.experiment(settings | {loop: count}), ready, literal)
-            self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal)
+            self.short = stage(profile.experiment(settings | {loop: count}), ready, literal, loader)
+            self.single = stage(profile.experiment(settings | {loop: 1}), ready, literal, loader)
 
     def measure(self, meter) -> float:
         """``meter(work)`` (seconds, FLOPs) of the whole procedure."""

@@ -31,14 +31,19 @@ def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
 
 
 def timing_markdown(path: Path | None = None) -> str:
-    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images."""
-    found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio"), path)
+    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images.
+
+    Where it was timed, the ratio of the released procedure with its own loader of images stands behind.
+    """
+    found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio", "loaded_ratio"), path)
     if found is None:
         return "not measured"
     nums = sorted(found.num.unique())
     lines = [f"| compressor | network | {' | '.join(f'{num} images' for num in nums)} |", "| --- " * (2 + len(nums)) + "|"]
     for (method, network), own in found.groupby(["method", "network"], sort=False):
         cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
+        for row in own[own.loaded_ratio.notna()].itertuples():
+            cells[row.num] += f" ({row.loaded_ratio:.3g}× with its loader)"
         name = NAMES[method] + (" (scoring)" if method == "practise" else "")
         lines.append(f"| {name} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ long as batch norms are in eval mode (in train mode a chunk is a batch to them):
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -108,18 +108,20 @@ def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool =
 
 @torch.no_grad()
 def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tensor, weights: Tensor, start, per_pass=False,
-         wanted: dict[str, list[int]] | None = None):
+         wanted: dict[str, list[int]] | None = None, settled: Collection[str] = ()):
     """Fit ``layers`` of the student against the teacher's, in forward order.
 
     ``start(name)`` returns a fit with ``add(student_tap, teacher_tap, weights)`` and
     ``finish() -> change``, where ``change(input, output)`` is the layer's new output (or None).
     ``weights`` (N,) are the image weights of eq. (7). ``wanted`` names the channels of a teacher's
-    output that a fit asks for, where it is not all of them. ``per_pass`` runs every layer's passes
-    through the whole network, for batch norms in train mode whose statistics move.
+    output that a fit asks for, where it is not all of them; ``settled`` are layers with nothing to
+    fit. ``per_pass`` runs every layer's passes through the whole network, for batch norms in train
+    mode whose statistics move.
     """
     wanted = wanted or {}
     bytes_an_image = _map_bytes(teacher, layers, images)
     chunk = max(1, int(MAP_BYTES // max(bytes_an_image, 1)))
+    layers = [name for name in layers if name not in settled]
     if not per_pass and chunk >= len(images):
         _one_pass(student, teacher, layers, images, weights, start, wanted)
         return

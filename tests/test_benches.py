@@ -55,6 +55,36 @@ def test_a_share_of_a_loop_scales_to_the_whole(bench):
     assert side.measure(lambda work: cost[work()]) == pytest.approx(7.0 + 2000 * 0.25)
 
 
+def test_the_released_loader_draws_the_same_views(bench):
+    """Each is a crop of its image's reflected border; a pass is one batch of 8 of 9 images, the next one draws others."""
+    loading = bench["stages"].loading
+    mean, std = torch.tensor([0.3]).view(1, 1, 1), torch.tensor([0.2]).view(1, 1, 1)
+    raw = torch.randint(0, 256, (9, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    images = (raw / 255 - mean) / std
+    padded = torch.nn.functional.pad(images, (2,) * 4, mode="reflect")
+    crops = torch.stack([padded[:, :, y:y + 16, x:x + 16] for y in range(5) for x in range(5)]).flatten(0, 1)
+    teacher = SimpleNamespace(mean=mean, std=std)
+    for workers in (0, 2):
+        with loading.as_released(teacher, 8, workers):
+            source = loading.mimic.Fresh(images, "crop", lambda x: (x.sum((1, 2, 3)),))
+            passes = [source.pick(None, None) for _ in range(3)]
+        assert source.passing is None                      # no workers stay behind
+        for views, (sums,) in passes:
+            assert views.shape == (8, 1, 16, 16) and torch.equal(sums, views.sum((1, 2, 3)))
+            assert all((crops - view).abs().amax((1, 2, 3)).min() < 1e-5 for view in views)
+        assert not torch.equal(passes[0][0], passes[1][0])
+    assert loading.mimic.Fresh.__module__ == "oefsmc_lib.methods.mimic"
+
+
+def test_mirs_literal_side_is_timed_with_the_loader_too(bench, monkeypatch):
+    recovery, chosen = bench["recovery"], SimpleNamespace(share=0.01, repeats=1)
+    monkeypatch.setattr(recovery, "LENGTHS", {"mir.iterations": 21})
+    line = recovery.timing("mir", "vgg16-w0.25", 10, 0, chosen)
+    assert set(line) | {"method", "network", "num", "seed"} >= set(recovery.PARTS["timing"][1])
+    assert line["loaded_s"] > line["literal_s"]            # the same steps, and processes that start at each
+    assert not any(name.startswith("loaded") for name in recovery.timing("fskd", "vgg16-w0.25", 10, 0, chosen))
+
+
 def test_quality_of_practise_is_that_of_the_trained_students(bench, monkeypatch):
     """Scoring decides which units go; how good the result is shows only after the training that follows."""
     recovery = bench["recovery"]
@@ -185,6 +215,15 @@ def test_the_committed_tables_have_what_they_are_read_for():
                           ("scoring", ("same_units", "spearman")), ("ridge", ("rho", "error"))):
         assert benches.newest(part) is not None, part
         assert benches.table(part, columns).torch.notna().all()
+
+
+def test_timing_as_a_table(tmp_path):
+    path = tmp_path / "2026-01-02_cpu_2.15.0_timing.csv"
+    path.write_text("method,network,num,literal_s,ours_s,ratio,loaded_ratio\nmir,vgg16,10,30,20,1.5,2.25\n"
+                    "mir,vgg16,100,0.3,0.25,1.2,\npractise,vgg16,100,300,20,15,\n")
+    assert benches.timing_markdown(path).splitlines()[2:] == [
+        "| MiR | vgg16 | 30 → 20 s, 1.5× (2.25× with its loader) | 0.3 → 0.25 s, 1.2× |",
+        "| PRACTISE (scoring) | vgg16 | not run | 300 → 20 s, 15× |"]
 
 
 def test_quality_as_a_table(tmp_path):

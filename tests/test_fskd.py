@@ -64,7 +64,7 @@ def layer_problem(rows, channels=6, seed=0):
 def solve(conv, student, teacher, weights=None, **settings):
     fit = fskd.Fit(conv, None, (None, None), small(**{f"fskd.{k}": v for k, v in settings.items()}).fskd)
     rows = len(student.output)
-    fit.add(student, teacher, torch.full((rows,), 1 / rows) if weights is None else weights)
+    fit.add(student, teacher.copied(), torch.full((rows,), 1 / rows) if weights is None else weights)
     return fit.solve()
 
 
@@ -120,7 +120,10 @@ def test_merged_logits_are_those_of_the_network_with_its_1x1_convolutions(teache
             lambda _m, _x, y, q=q: nn.functional.conv2d(y, q[:, :, None, None]))
     x = inputs(6, teacher.architecture, seed=5)
     expected = logits(plain, x)
-    assert len(queue) == len([m for m in plain.modules() if isinstance(m, nn.Conv2d)])
+    convolutions = [name for name in surgery.weight_layers(plain, teacher.architecture)
+                    if isinstance(plain.get_submodule(name), nn.Conv2d)]
+    settled = fskd.untouched(convolutions, student.structure.kept)
+    assert 0 < len(settled) < len(convolutions) and len(queue) == len(convolutions) - len(settled)
     assert float((logits(student.model, x) - expected).abs().max()) < 1e-4 * max(1, float(expected.abs().max()))
 
 
@@ -164,6 +167,32 @@ def test_one_pass_equals_a_pass_a_layer_equals_chunks(request, name, solver, mon
     for other in (literal, in_memory, in_a_file, from_the_images):
         difference = float((logits(other.model, x) - expected).abs().max())
         assert difference < (5e-2 if solver == "minnorm" else 2e-3) * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet", "resnet18", "mobilenet"])
+def test_layers_up_to_the_first_pruned_one_have_nothing_to_fit(request, name, monkeypatch):
+    """Their inputs and filters are the teacher's: the same maps, Q = I, so that leaving them out changes nothing."""
+    teacher = make_teacher(Architecture("resnet18", CLASSES, 3, 1.0, 32)) if name == "resnet18" else \
+        request.getfixturevalue(name)
+    plan = {"vgg": "half", "mobilenet": "inner_half"}.get(name, "skip_first")
+    few, e = samples(6, teacher.architecture), setting(teacher, plan=plan)
+    seen, fitted, original = {}, [], fskd.Fit.add
+
+    def add(self, student, theirs, weights):
+        seen[id(self.conv)] = float((theirs.output - student.output).abs().max())
+        fitted.append(self.conv)
+        original(self, student, theirs, weights)
+    monkeypatch.setattr(fskd.Fit, "add", add)
+    left_out, fewer = compress(teacher, few, None, e), len(fitted)
+    monkeypatch.setattr(fskd, "untouched", lambda *_: set())
+    fitted.clear()
+    whole = compress(teacher, few, None, e)
+    settled = len(fitted) - fewer
+    assert 0 < settled < len(fitted) / 2 and all(seen[id(conv)] <= 1e-5 for conv in fitted[:settled])
+    after = next(conv for conv in fitted[settled:] if conv.groups == 1)       # a depthwise layer mixes nothing yet
+    assert seen[id(after)] > 1e-3
+    x = inputs(8, teacher.architecture, seed=9)
+    torch.testing.assert_close(logits(left_out.model, x), logits(whole.model, x), rtol=1e-3, atol=1e-4)
 
 
 def test_one_pass_forwards_each_image_once(teacher, count_forwards):

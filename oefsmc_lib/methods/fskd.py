@@ -56,7 +56,10 @@ def recover(student: surgery.Student, teacher, few, aux, experiment, literal_pas
         return Fit(model.get_submodule(name), norm, [blocks.get(end) for blocks in closing], experiment.fskd)
 
     wanted = {end: outputs[name] for end, name in ends.items() if name in outputs}
-    layerwise.walk(model, reference, list(ends), images, weights, start, per_pass=literal_passes, wanted=wanted)
+    # The minimum norm asks for a Q where nothing is to mend, too.
+    alike = untouched(convolutions, student.structure.kept) if experiment.fskd.solver == "ridge" else set()
+    settled = {end for end, name in ends.items() if name in alike}
+    layerwise.walk(model, reference, list(ends), images, weights, start, literal_passes, wanted, settled)
 
 
 def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
@@ -79,6 +82,12 @@ def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
     return layers
 
 
+def untouched(layers: list[str], kept: dict[str, list[int]]) -> set[str]:
+    """Layers up to the first that lost filters: their inputs and the filters they have are the teacher's, so Q = I."""
+    first = next((at for at, name in enumerate(layers) if name in kept), len(layers))
+    return set(layers[:first + 1])
+
+
 def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]) -> dict[str, list[int]]:
     """Kept channels of every convolution's output: a depthwise one keeps those of its input."""
     outputs, previous = dict(kept), None
@@ -99,13 +108,14 @@ class Fit:
         self.rows: list[tuple[Tensor, Tensor]] = []
 
     def add(self, student: layerwise.Tap, teacher: layerwise.Tap, weights: Tensor) -> None:
-        """Outputs (N, C', H, W) of the student's layer against the same channels of the teacher's."""
+        """Outputs (N, C', H, W) of the student's layer against the same channels of the teacher's, which are used up."""
         target = teacher.output
         if self.student_block is not None:
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
             target = target + (layerwise.shortcut(self.teacher_block, teacher.around)
                                - layerwise.shortcut(self.student_block, student.around))
-        f_s, rest = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, target - student.output))
+        rest = target.sub_(student.output)                # in place: a new map costs as much again
+        f_s, rest = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, rest))
         share = weights.repeat_interleave(len(f_s) // len(weights))[:, None]
         if self.settings.solver == "minnorm" or self.settings.rho == 0 and self.conv.groups == 1:
             self.rows.append((f_s * share.sqrt(), rest * share.sqrt()))

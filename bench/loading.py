@@ -1,0 +1,77 @@
+"""How the released code of MiR and PRACTISE loads images: one by one through Pillow and torchvision's transforms, in a
+DataLoader of four worker processes that start anew for each pass; a pass over 100 images is one batch of 64."""
+
+import warnings
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from oefsmc_lib.methods import mimic
+
+WORKERS = 4
+
+
+class Pictures(Dataset):
+    """8-bit images (N, C, H, W), each as a picture that ``transform`` makes a tensor of."""
+
+    def __init__(self, images, transform):
+        self.images, self.transform = images.permute(0, 2, 3, 1).cpu().numpy(), transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, at):
+        image = self.images[at]
+        return self.transform(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image))
+
+
+def transform(kind: str, size: int, mean, std):
+    """The views of :func:`oefsmc_lib.views.augment`, by torchvision."""
+    if kind == "resized_crop_flip":
+        view = [transforms.RandomResizedCrop(size)]
+    else:
+        view = [] if kind == "none" else [transforms.RandomCrop(size, padding=size // 8, padding_mode="reflect")]
+    if kind.endswith("flip"):
+        view.append(transforms.RandomHorizontalFlip())
+    return transforms.Compose([*view, transforms.ToTensor(), transforms.Normalize(mean.flatten().tolist(), std.flatten().tolist())])
+
+
+class Loaded:
+    """Stands in for :class:`mimic.Fresh`: the loader draws images and views by itself."""
+
+    def __init__(self, teacher, batch, workers, images, kind, look):
+        raw = (images.cpu() * teacher.std.cpu() + teacher.mean.cpu()).mul(255).round().to(torch.uint8)
+        pictures = Pictures(raw, transform(kind, images.shape[-1], teacher.mean, teacher.std))
+        self.look, self.device = look, images.device
+        with warnings.catch_warnings():                   # four is what the release has, on a machine of two cores, too
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            self.loader = DataLoader(pictures, batch, shuffle=True, num_workers=workers, drop_last=len(pictures) >= batch)
+        self.passing = iter(())
+
+    def pick(self, _index, _source):
+        views = next(self.passing, None)
+        if views is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This DataLoader will create")
+                self.passing = iter(self.loader)
+            views = next(self.passing)
+        views = views.to(self.device, memory_format=torch.channels_last)
+        return views, list(self.look(views))
+
+
+@contextmanager
+def as_released(teacher, batch: int, workers: int = WORKERS):
+    """Within it, fresh views come from a DataLoader; its workers end with it."""
+    made = []
+
+    def fresh(images, kind, look):
+        made.append(Loaded(teacher, batch, workers, images, kind, look))
+        return made[-1]
+    with mock.patch.object(mimic, "Fresh", fresh):
+        yield
+    for loaded in made:
+        loaded.passing = None
