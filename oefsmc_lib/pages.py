@@ -9,8 +9,12 @@ from oefsmc_lib.results import Row, Store
 WITHOUT_IMAGES = ("imagenet",)                             # sets that nobody who ran these grids has had
 
 
+ADDS = ("What each step adds to the one before, in points, averaged over the numbers of images (sizes) that have all of them.\n"
+        "This is no claim of the paper, and was asked after the rows had been seen.")
+
+
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The cells of Table 2 and the claims as two Markdown tables, as they stand in the README."""
+    """The cells of Table 2, the claims, and what each step adds, as three Markdown tables, as they stand in the README."""
     own = rows.get("table2", ())
     table = verdict.cells(own)
     if "gain" not in table:
@@ -30,7 +34,46 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
                            f"{said} (doubted)" if said and doubted(cell) else said, beside.get(place, claims.NOT_RUN)]))
     teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
     lines += ["", f"Teachers: {', '.join(teachers)}.", "", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
-    return "\n".join(lines + [line([one.claim.sentence, one.verdict, one.numbers]) for one in verdict.judge(rows)])
+    lines += [line([one.claim.sentence, one.verdict, one.numbers]) for one in verdict.judge(rows)]
+    return "\n".join([*lines, "", ADDS, "", steps_markdown(rows)])
+
+
+STEPS = (                                                  # what is subtracted, as (variant, the one before it)
+    ("images from elsewhere in the repair: control − base", "extra_images", claims.BASE),
+    ("channels by class: w/o FT − control", "wo_ft", "extra_images"),
+    ("fine-tuning on drawn labels: OE-FSMC − w/o FT", "ours", "wo_ft"),
+    ("all three: OE-FSMC − base", "ours", claims.BASE),
+)
+
+
+def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
+    """What each step of OE-FSMC adds to the one before, averaged over the sizes that have all of them, as a Markdown table.
+
+    Rows of Table 2 and Fig. 3a; the steps add up to the method's difference to its base.
+    """
+    own = list({row.id: row for name in ("table2", "fig3a") for row in claims.select(rows.get(name, ()), imbalance="long_tail")}.values())
+    needed = {variant for _, *pair in STEPS for variant in pair}
+    whole = [cell for cell in sorted({verdict.place(row) for row in own}, key=str)
+             if needed <= {row.variant for row in own if verdict.place(row) == cell}]
+    if not whole:
+        return f"What each step adds: {claims.NOT_RUN}."
+    groups = list(dict.fromkeys(cell[:-1] for cell in whole))
+    lines = [line(["data", "compressor", "sizes", *(title for title, *_ in STEPS)]), line(["---"] * (3 + len(STEPS)))]
+    for group in [*groups, None] if len(groups) > 1 else groups:
+        cells = [cell for cell in whole if group in (None, cell[:-1])]
+        some = [row for row in own if verdict.place(row) in cells]
+        found = [verdict.over(some, lambda row, v=one: row.variant == v, lambda row, v=other: row.variant == v)
+                 for _, one, other in STEPS]
+        named = ["all", ""] if group is None else [group[0], verdict.length_name(group[2], group[3])]
+        lines.append(line([*named, str(len(cells)), *(map(difference, found))]))
+    return "\n".join(lines)
+
+
+def difference(found: verdict.Over | None) -> str:
+    """The mean and half its interval; not run where no seed has all cells."""
+    if found is None:
+        return claims.NOT_RUN
+    return verdict.signed(found.mean) + ("" if math.isnan(found.half) else f" ± {found.half:.1f}")
 
 
 def solver_markdown(rows: Sequence[Row]) -> str:

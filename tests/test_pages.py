@@ -43,6 +43,25 @@ def test_a_doubted_number_of_the_paper_is_marked():
     assert [cell[9] for cell in cells] == ["+8.6 (doubted)", "+4.6"]
 
 
+def test_steps_add_up_to_the_methods_difference():
+    points = {"extra_images": 3.0, "wo_ft": 1.0, "wo_comp": -2.0, "ours": -4.0}
+
+    def stepped(e):
+        return 60 + points.get(e.variant, 0.0) + (0.5 * e.seed if e.variant != "native_ft" else 0.0)
+    rows = {name: made(name, stepped, lambda e: e.method in ("fskd", "cd") and e.num in (10, 20)) for name in ("table2", "fig3a")}
+    text = pages.steps_markdown(rows).splitlines()
+    assert "w/o FT − control" in text[0] and "OE-FSMC − base" in text[0]
+    found = [[part.strip() for part in each.strip("| ").split("|")] for each in text[2:]]
+    assert [each[:3] for each in found] == [["cifar10", "CD", "2"], ["cifar10", "FSKD", "2"], ["all", "", "4"]]
+    for each in found:                                                        # seeds 0 to 4 add 1 to every variant's mean
+        assert each[3:] == ["+4.0 ± 1.0", "−2.0 ± 0.0", "−5.0 ± 0.0", "−3.0 ± 1.0"]
+    # A cell without one of the steps is in none of them.
+    rows["fig3a"] = [row for row in rows["fig3a"] if (row.method, row.num, row.variant) != ("cd", 10, "wo_ft")]
+    assert pages.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 1 |")
+    assert pages.steps_markdown({"table2": rows["table2"]}) == "What each step adds: not run."
+    assert pages.steps_markdown(rows) in pages.markdown(rows) and pages.ADDS in pages.markdown(rows)
+
+
 def test_claims_name_what_is_subtracted_and_which_compressors():
     rows = made("table1", lambda e: 60 + 5.0 * (e.imbalance == "balanced") + 0.1 * e.seed, lambda e: e.method in ("fskd", "cd"))
     one = next(each for each in verdict.judge({"table1": rows}) if each.name == "imbalance_hurts")
