@@ -42,7 +42,7 @@ LENGTHS = {"mir.iterations": 2000, "practise.iterations": 2000, "practise.scorin
 
 
 def sides(method, network, num, seed, share, loader=False):
-    """Literal and ours on one draw, and what both start from; with ``loader`` MiR's literal side with the released loader, too."""
+    """Literal and ours on one draw, and what both start from; with ``loader`` also MiR's literal side with the released loader."""
     profile = grid.load_profile(NETWORKS[network])
     base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
     ready = pipeline.prepare(profile.experiment(base))
