@@ -1,5 +1,6 @@
-"""How the released code of MiR and PRACTISE loads images: one by one through Pillow and torchvision's transforms, in a
-DataLoader of four worker processes that start anew for each pass; a pass over 100 images is one batch of 64."""
+"""How PRACTISE's released code, which has MiR too, loads images: one by one through Pillow and torchvision's transforms, in a
+DataLoader of four worker processes that start anew for each pass; a pass over 100 images is one batch of 64. The files that it
+reads and decodes each time are left out: images are in memory here, and crops are those of 32x32 images."""
 
 import warnings
 from contextlib import contextmanager
@@ -71,7 +72,9 @@ def as_released(teacher, batch: int, workers: int = WORKERS):
     def fresh(images, kind, look):
         made.append(Loaded(teacher, batch, workers, images, kind, look))
         return made[-1]
-    with mock.patch.object(mimic, "Fresh", fresh):
-        yield
-    for loaded in made:
-        loaded.passing = None
+    try:
+        with mock.patch.object(mimic, "Fresh", fresh):
+            yield
+    finally:
+        for loaded in made:
+            loaded.passing = None

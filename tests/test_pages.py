@@ -52,14 +52,18 @@ def test_steps_add_up_to_the_methods_difference():
     text = pages.steps_markdown(rows).splitlines()
     assert "w/o FT − control" in text[0] and "OE-FSMC − base" in text[0]
     found = [[part.strip() for part in each.strip("| ").split("|")] for each in text[2:]]
-    assert [each[:3] for each in found] == [["cifar10", "CD", "2"], ["cifar10", "FSKD", "2"], ["all", "", "4"]]
+    assert [each[:4] for each in found] == [["cifar10", "CD", "10, 20", "2"], ["cifar10", "FSKD", "10, 20", "2"], ["all", "", "", "4"]]
     for each in found:                                                        # seeds 0 to 4 add 1 to every variant's mean
-        assert each[3:] == ["+4.0 ± 1.0", "−2.0 ± 0.0", "−5.0 ± 0.0", "−3.0 ± 1.0"]
+        assert each[4:] == ["+4.0 ± 1.0", "−2.0 ± 0.0", "−5.0 ± 0.0", "−3.0 ± 1.0"]
+    # A seed without one of the steps is in none of them, so that they add up.
+    fewer = rows | {"table2": [row for row in rows["table2"] if (row.seed, row.variant) != (4, "extra_images")]}
+    last = [part.strip() for part in pages.steps_markdown(fewer).splitlines()[-1].strip("| ").split("|")]
+    assert last[4].startswith("+3.8") and last[7].startswith("−3.2")
     # A cell without one of the steps is in none of them.
     rows["fig3a"] = [row for row in rows["fig3a"] if (row.method, row.num, row.variant) != ("cd", 10, "wo_ft")]
-    assert pages.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 1 |")
-    assert pages.steps_markdown({"table2": rows["table2"]}) == "What each step adds: not run."
-    assert pages.steps_markdown(rows) in pages.markdown(rows) and pages.ADDS in pages.markdown(rows)
+    assert pages.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 20 | 1 |")
+    assert pages.steps_markdown({"table2": rows["table2"]}) == "What each step changes: not run."
+    assert pages.steps_markdown(rows) in pages.markdown(rows) and pages.CHANGES in pages.markdown(rows)
 
 
 def test_claims_name_what_is_subtracted_and_which_compressors():
