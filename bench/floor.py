@@ -4,11 +4,11 @@
                           evaluation] [--share 0.02]
 
 FLOPs are counted by torch while our procedure runs (convolutions and products, forward and backward, and the
-factorisations that CD and FSKD solve with; float64 counts twice); the rate is that of a float32 product of 2048 x 2048,
-measured beside each line. Batch norms, ReLUs and pooling have no matrix FLOPs, so that small networks stay well above 1;
-large convolutions may run faster than the product (their tiles stay in cache; on GPUs in TF32), and fall below. `bound` is
-literal FLOPs over ours: what could be gained at most by saving work alone. Long loops are measured on a share and scaled.
-Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
+factorisations that CD and FSKD solve with; float64 counts twice). Convolutions and all else have a rate each, measured in
+float32 beside each line: of a 3x3 convolution of 64 maps of 256x16x16, and of a product of 2048 x 2048, which may be far
+slower (on some processors MKL does not use all that they have). Batch norms, ReLUs and pooling have no matrix FLOPs, and small
+maps no work for a whole core, so that small networks stay well above 1. `bound` is literal FLOPs over ours: what could be
+gained at most by saving work alone. Long loops are measured on a share and scaled. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import statistics
 
 import torch
 from recovery import LENGTHS, LITERAL, NETWORKS
-from sheet import matrix_rate, record, seconds, where_possible
+from sheet import convolution_rate, matrix_rate, record, seconds, where_possible
 from stages import Side
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +27,7 @@ from oefsmc_lib import evaluation, grid, pipeline
 
 aten = torch.ops.aten
 KEYS = ["stage", "network", "num"]
-MEASURED = ["gflop", "gflops_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
+MEASURED = ["gflop", "convolution_gflop", "convolution_rate", "product_rate", "floor_s", "seconds", "over_floor", "bound", "timed_share"]
 EVALUATED = 1000                                          # training images, in float32
 
 
@@ -52,10 +52,13 @@ PRODUCTS = {
 }
 
 
-def flops(work) -> int:
+def flops(work) -> torch.Tensor:
+    """FLOPs of convolutions, and of all else."""
     with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
         work()
-    return counter.get_total_flops()
+    counts = counter.get_flop_counts()["Global"]
+    convolutions = sum(count for op, count in counts.items() if "convolution" in str(op))
+    return torch.tensor([convolutions, sum(counts.values()) - convolutions], dtype=torch.float64)
 
 
 class Whole:
@@ -99,14 +102,17 @@ def line(stage, network, num, share, repeats):
     counted = ours.measure(flops)
     found, rates = [], []
     for _ in range(repeats):
-        rates.append(matrix_rate(device))
+        rates.append([convolution_rate(device), matrix_rate(device)])
         found.append(ours.measure(lambda work: seconds(work, device)))
-    rate, spent = statistics.median(rates), statistics.median(found)
+    rate, spent = torch.tensor(rates, dtype=torch.float64).median(0).values, statistics.median(found)
     # FSKD's and CD's literal procedures differ in what they solve with, which the counter does not see.
-    bound = literal.measure(flops) / counted if stage in ("mir", "practise") else None
-    return {"stage": stage, "network": network, "num": num, "gflop": round(counted / 1e9, 2),
-            "gflops_rate": round(rate / 1e9, 1), "floor_s": round(counted / rate, 4), "seconds": round(spent, 4),
-            "over_floor": round(spent / (counted / rate), 2), "bound": bound and round(bound, 2), "timed_share": ours.share}
+    bound = float(literal.measure(flops).sum() / counted.sum()) if stage in ("mir", "practise") else None
+    floor = float((counted / rate).sum())
+    giga, rates = counted / 1e9, (rate / 1e9).tolist()
+    return {"stage": stage, "network": network, "num": num, "gflop": round(float(giga.sum()), 2),
+            "convolution_gflop": round(float(giga[0]), 2), "convolution_rate": round(rates[0], 1),
+            "product_rate": round(rates[1], 1), "floor_s": round(floor, 4), "seconds": round(spent, 4),
+            "over_floor": round(spent / floor, 2), "bound": bound and round(bound, 2), "timed_share": ours.share}
 
 
 def main():

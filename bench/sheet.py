@@ -74,3 +74,11 @@ def matrix_rate(where: torch.device, size: int = 2048, repeats: int = 5) -> floa
     a, b = torch.randn(2, size, size, device=where)
     best = min(seconds(lambda: a @ b, where) for _ in range(repeats + 1))
     return 2 * size**3 / best
+
+
+def convolution_rate(where: torch.device, repeats: int = 5) -> float:
+    """FLOP/s of a large 3x3 float32 convolution in channels last, the best of some."""
+    maps = torch.randn(64, 256, 16, 16, device=where).to(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3, device=where).to(memory_format=torch.channels_last)
+    best = min(seconds(lambda: torch.conv2d(maps, weight, padding=1), where) for _ in range(repeats + 1))
+    return 2 * maps.numel() * 256 * 9 / best

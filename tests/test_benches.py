@@ -30,7 +30,10 @@ def bench(monkeypatch):
 
 
 def test_flops_of_products_convolutions_and_factorisations(bench):
-    flops, a, b = bench["floor"].flops, torch.rand(6, 5), torch.rand(5, 4)
+    a, b = torch.rand(6, 5), torch.rand(5, 4)
+
+    def flops(work):
+        return float(bench["floor"].flops(work).sum())
     assert flops(lambda: a @ b) == 2 * 6 * 5 * 4
     assert flops(lambda: a.double() @ b.double()) == 2 * 2 * 6 * 5 * 4
     assert flops(lambda: torch.addmm(torch.rand(6, 4), a, b)) == 2 * 6 * 5 * 4
@@ -38,6 +41,7 @@ def test_flops_of_products_convolutions_and_factorisations(bench):
     forward = 2 * 2 * 7 * 64 * 27
     assert flops(lambda: conv(x)) == forward
     assert flops(lambda: conv(x).sum().backward()) == 2 * forward                 # the images need no gradient
+    assert bench["floor"].flops(lambda: (conv(x), a @ b)).tolist() == [forward, 2 * 6 * 5 * 4]
     assert flops(lambda: torch.rand(6, 4).addmm_(a, b)) == 2 * 6 * 5 * 4
     spd = torch.eye(6) + a @ a.T
     assert flops(lambda: torch.linalg.cholesky_ex(spd)) == 6**3 / 3
