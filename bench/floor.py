@@ -8,7 +8,8 @@ factorisations that CD and FSKD solve with; float64 counts twice). Convolutions 
 float32 beside each line: of a 3x3 convolution of 64 maps of 256x16x16, and of a product of 2048 x 2048, which may be far
 slower (on some processors MKL does not use all that they have). Batch norms, ReLUs and pooling have no matrix FLOPs, and small
 maps no work for a whole core, so that small networks stay well above 1. `bound` is literal FLOPs over ours: what could be
-gained at most by saving work alone. Long loops are measured on a share and scaled. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
+gained at most by saving work alone. Long loops are measured on a share and scaled.
+Written to outputs/bench/<date>_<cpu or gpu>_<torch>_floor.csv.
 """
 
 import argparse
