@@ -242,6 +242,7 @@ def estimate(experiments: Iterable[Experiment], store: Store) -> float | None:
     """Seconds that these runs will take, from stored rows of the same data, method and solver; None if a kind has none.
 
     Where no row has as many images and training steps, the nearest serves, and more of them take longer in proportion.
+    Means, since a row that shares another's student took little and the other one its time.
     """
     known: dict[tuple, dict[tuple[int, int], list[float]]] = {}
     for row in store.rows(on_error="warn"):
@@ -254,7 +255,7 @@ def estimate(experiments: Iterable[Experiment], store: Store) -> float | None:
             return None
         size = _size(experiment.method, experiment.num, experiment.switches())
         near = min(times, key=lambda other: (sum(abs(math.log(a / b)) for a, b in zip(size, other)), other))
-        total += statistics.median(times[near]) * math.prod(max(1.0, a / b) for a, b in zip(size, near))
+        total += statistics.fmean(times[near]) * math.prod(max(1.0, a / b) for a, b in zip(size, near))
     return total
 
 
