@@ -67,15 +67,8 @@ def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         found = [verdict.over(sum(some.values(), []), lambda row, v=one: row.variant == v, lambda row, v=other: row.variant == v)
                  for _, one, other in STEPS]
         sizes = ", ".join(str(cell[-1]) for cell in sorted(some, key=lambda cell: cell[-1])) if group else ""
-        lines.append(line([*names, sizes, str(len(some)), *map(difference, found)]))
+        lines.append(line([*names, sizes, str(len(some)), *(verdict.interval(one.mean, one.half) if one else claims.NOT_RUN for one in found)]))
     return "\n".join(lines)
-
-
-def difference(found: verdict.Over | None) -> str:
-    """The mean and half its interval; not run where no seed has all cells."""
-    if found is None:
-        return claims.NOT_RUN
-    return verdict.signed(found.mean) + ("" if math.isnan(found.half) else f" ± {found.half:.1f}")
 
 
 def solver_markdown(rows: Sequence[Row]) -> str:
@@ -139,4 +132,4 @@ def line(values: Iterable[str]) -> str:
 
 def points(cell: Mapping) -> str:
     """The paired difference of a cell of :func:`verdict.cells`, with half its interval."""
-    return verdict.signed(cell["gain"]) + ("" if math.isnan(cell["±"]) else f" ± {cell['±']:.1f}")
+    return verdict.interval(cell["gain"], cell["±"])

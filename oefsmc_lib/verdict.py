@@ -59,13 +59,17 @@ class Over:
         return rule(self.low, self.high)
 
     def __str__(self) -> str:
-        half = "" if math.isnan(self.half) else f" ± {self.half:.1f}"
-        return f"{signed(self.mean)}{half} points, {count(self.cells, 'cell')}, {count(self.seeds, 'seed')}"
+        return f"{interval(self.mean, self.half)} points, {count(self.cells, 'cell')}, {count(self.seeds, 'seed')}"
 
 
 def signed(points: float) -> str:
     """With its sign and one digit, and without a minus before 0.0."""
     return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def interval(mean: float, half: float) -> str:
+    """``+1.2 ± 0.3``: a difference and half its interval, where there is one."""
+    return signed(mean) + ("" if math.isnan(half) else f" ± {half:.1f}")
 
 
 def count(number: int, noun: str) -> str:
