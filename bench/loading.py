@@ -31,11 +31,8 @@ class Pictures(Dataset):
 
 
 def transform(kind: str, size: int, mean, std):
-    """The views of :func:`oefsmc_lib.views.augment`, by torchvision."""
-    if kind == "resized_crop_flip":
-        view = [transforms.RandomResizedCrop(size)]
-    else:
-        view = [] if kind == "none" else [transforms.RandomCrop(size, padding=size // 8, padding_mode="reflect")]
+    """The views of :func:`oefsmc_lib.views.augment` for ``crop`` and ``crop_flip``, by torchvision."""
+    view = [transforms.RandomCrop(size, padding=size // 8, padding_mode="reflect")]
     if kind.endswith("flip"):
         view.append(transforms.RandomHorizontalFlip())
     return transforms.Compose([*view, transforms.ToTensor(), transforms.Normalize(mean.flatten().tolist(), std.flatten().tolist())])

@@ -8,12 +8,15 @@ on a share of their steps and scaled (`*_timed_share`): what comes before the fi
 multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run cells. PRACTISE's stage is its
 scoring, of 300 steps where the release has 2,000; the training after it is MiR's. `literal` has its images in memory,
 so that it is the arithmetic that is compared; `loaded` is MiR's literal side with the released loader, four worker
-processes that start anew for each pass (loading.py). quality: both run whole, PRACTISE
-with that training, once; the squared error of the last map before the pooling (of the logits, where the plan prunes
-that map) on the few images (`fit`) and on 500 training images that no stage saw (`error`), the accuracy on these, and
-the units that PRACTISE drops. With --keep-literal the released side, which takes nearly all the time, is taken from
-the newest file that has it, with the commit that measured it: for when ours alone has changed. A network whose images
-or teacher are not here is named and left out. Both write outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
+processes that start anew for each pass (loading.py).
+
+quality: both run whole, PRACTISE with that training, once; the squared error of the last map before the pooling (of the
+logits, where the plan prunes that map) on the few images (`fit`) and on 500 training images that no stage saw (`error`),
+the accuracy on these, and the units that PRACTISE drops. With --keep-literal the released side, which takes nearly all
+the time, is taken from the newest file that has it, with the commit that measured it: for when ours alone has changed.
+
+A network whose images or teacher are not here is named and left out. Both write
+outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv.
 """
 
 import argparse
