@@ -10,28 +10,38 @@ import difflib
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
 
 # Raised by hand whenever a change may alter any accuracy. Rows of different versions are not mixed.
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
-Variant = Literal["native", "native_ft", "extra_images", "wo_ft", "wo_comp", "ours"]
+Variant = Literal["native", "native_ft", "extra_images", "wo_ft", "wo_comp", "ours", "whole_pool"]
 Method = Literal["fskd", "cd", "mir", "practise"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 METHODS: tuple[str, ...] = get_args(Method)
 
-# variant -> (eq. 5 importance, eq. 7 recovery, fine-tuning); the paper's base columns are native_ft.
+
+class Parts(NamedTuple):
+    """What a variant does in each stage."""
+
+    eq5: bool                                              # channels or blocks are chosen by eq. 5
+    recovery: Literal["few", "few+aux", "few+pool"]        # the images that the recovery reads; two sets: eq. 7
+    finetuning: Literal["own", "few", "few+aux"]           # own: the compressor's; few+aux: eq. 9
+
+
+# The paper's base columns are native_ft. whole_pool is this package's own recommendation, not the paper's.
 PARTS = {
-    "native":       (False, False, "own"),
-    "native_ft":    (False, False, "few"),
-    "extra_images": (False, True,  "few"),
-    "wo_ft":        (True,  True,  "few"),
-    "wo_comp":      (False, False, "few+aux"),
-    "ours":         (True,  True,  "few+aux"),
+    "native":       Parts(False, "few", "own"),
+    "native_ft":    Parts(False, "few", "few"),
+    "extra_images": Parts(False, "few+aux", "few"),
+    "wo_ft":        Parts(True, "few+aux", "few"),
+    "wo_comp":      Parts(False, "few", "few+aux"),
+    "ours":         Parts(True, "few+aux", "few+aux"),
+    "whole_pool":   Parts(True, "few+pool", "few+aux"),
 }
 
 # (method, model) -> the plan that its paper or release gives for that network (see surgery.plan_widths).
@@ -97,7 +107,9 @@ class Finetune(Settings):
     batch: Count = 128
     bn: Literal["eval", "train", "separate"] = "eval"      # separate: OOD images leave running statistics alone
     recipe: Literal["constant", "cd"] = "constant"         # cd: lr 1e-5, x0.1 at 50 % and 75 %, train BN
-    stop: Literal["fixed", "train_loss", "pool"] = "fixed"
+    # watch: keep the weights that were closest to the teacher on OOD images that no stage trains on, and stop after
+    # five epochs without closer ones (early stopping, section 4.3 of the paper); epochs is then the most
+    stop: Literal["watch", "fixed", "train_loss"] = "watch"
     scale_lr: bool = False                                 # control: lr x (1 + eta E[gamma]) on few images alone
     rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"
 
@@ -139,7 +151,9 @@ class Experiment(Settings):
     # the compression stage
     importance: Literal["variant", "native", "class_aware"] = "variant"
     w: Literal["mixed", "complement", "inverse", "uniform", "few"] = "mixed"
-    contribution: Literal["activation", "taylor", "bn_scale"] = "activation"
+    # s_kj of eq. 5. own: the compressor's criterion by class, which only PRACTISE's has; evidence: mean activations by
+    # the teacher's posterior on the whole pool, averaged over classes (evidence) or the largest one (evidence_max)
+    contribution: Literal["own", "activation", "taylor", "bn_scale", "evidence", "evidence_max"] = "own"
     lam: Annotated[float, Field(ge=0, le=1)] = 0.5
     kd: Literal["native", "kl"] = "native"                 # kl adds eq. 2 on logits where a method trains by SGD
     augment: Literal["crop_flip", "crop", "resized_crop_flip", "none"] = "crop_flip"
@@ -165,16 +179,20 @@ class Experiment(Settings):
             raise ValueError(f"counts add up to {sum(self.counts)}, but num is {self.num}")
         if self.n is not None and self.aux_size > self.n and self.aux == "ood":
             raise ValueError(f"m={self.aux_size} images cannot be drawn from a pool of n={self.n}; raise n or lower m")
-        if self.reads_aux and self.aux_size == 0 and self.recovers_jointly and self.lam < 1:
+        if self.recovers_pool and self.aux != "ood":
+            raise ValueError(f"variant=whole_pool recovers on the OOD pool, but aux={self.aux} has no pool; use aux=ood")
+        if self.recovers_jointly and self.recovery_size == 0 and self.lam < 1:
             raise ValueError("m=0 leaves the auxiliary set empty, so eq. 7 needs lam=1")
         if self.reads_aux and self.aux_size == 0 and self.finetunes_on_aux and self.eta > 0:
             raise ValueError("m=0 leaves the auxiliary set empty, so eq. 9 needs eta=0")
         if self.redraw and (self.aux == "augmented_few" or self.ood_labels == "teacher"):
             own = "aux=augmented_few" if self.aux == "augmented_few" else "ood_labels=teacher"
             raise ValueError(f"redraw=true draws labels by eq. 4, but {own} gives every image its own; use redraw=false")
-        if self.finetune.stop == "pool" and self.finetuning == "common" and not self.leaves_pool:
-            raise ValueError(f"finetune.stop=pool watches unused pool images, but variant={self.variant} with aux={self.aux}, "
-                             f"m={self.aux_size}, n={self.pool_size} leaves none; use finetune.stop=fixed")
+        if self.method == "practise" and self.contribution != "own":
+            raise ValueError(f"contribution={self.contribution} scores channels, but practise drops blocks by its own score; "
+                             "use contribution=own")
+        if self.contribution.startswith("evidence") and self.weighs_classes and self.aux != "ood":
+            raise ValueError(f"contribution={self.contribution} reads the OOD pool, but aux={self.aux} has no pool; use aux=ood")
         if self.kd == "kl" and self.method in ("fskd", "cd"):
             raise ValueError(f"kd=kl adds a loss on logits, but {self.method} solves layer by layer; use mir or practise")
         if self.method == "practise" and self.plan and not re.fullmatch(r"drop[1-9]\d*", self.plan):
@@ -186,34 +204,64 @@ class Experiment(Settings):
     # --- what the variant does -------------------------------------------------------------
     @property
     def class_aware(self) -> bool:
-        """Eq. 5 importance instead of the method's own."""
-        return PARTS[self.variant][0] if self.importance == "variant" else self.importance == "class_aware"
+        """The variant asks for eq. 5 instead of the method's own importance."""
+        return PARTS[self.variant].eq5 if self.importance == "variant" else self.importance == "class_aware"
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Eq. 5 can change what is removed.
+
+        With ``contribution=own`` it can for PRACTISE alone: the criteria of FSKD, MiR and CD look at no image, so
+        s_{k,j} is the same for every class, the weights w_j add up to 1, and eq. 5 is the compressor's own choice.
+        """
+        return self.class_aware and (self.method == "practise" or self.contribution != "own")
 
     @property
     def recovers_jointly(self) -> bool:
-        """Eq. 7 on few and auxiliary images instead of the few alone."""
-        return PARTS[self.variant][1]
+        """Eq. 7 on few and OOD images instead of the few alone."""
+        return PARTS[self.variant].recovery != "few"
+
+    @property
+    def recovers_pool(self) -> bool:
+        """Eq. 7 reads every image of the pool instead of D_aux."""
+        return PARTS[self.variant].recovery == "few+pool"
+
+    @property
+    def recovery_size(self) -> int:
+        """How many OOD images eq. 7 reads."""
+        return (self.pool_size if self.recovers_pool else self.aux_size) if self.recovers_jointly else 0
 
     @property
     def finetunes_on_aux(self) -> bool:
         """Eq. 9 instead of cross-entropy on the few images."""
-        return PARTS[self.variant][2] == "few+aux"
+        return PARTS[self.variant].finetuning == "few+aux"
+
+    @property
+    def watches(self) -> bool:
+        """Fine-tuning stops by the distance to the teacher on the watch set."""
+        return self.finetuning == "common" and self.finetune.stop == "watch"
 
     @property
     def finetuning(self) -> str:
         """``none``, ``cd`` (CD's own recipe) or ``common`` (the stage that every variant shares)."""
-        if PARTS[self.variant][2] == "own":
+        if PARTS[self.variant].finetuning == "own":
             return "cd" if self.method == "cd" else "none"
         return "common"
 
     @property
     def reads_aux(self) -> bool:
-        return self.recovers_jointly or self.class_aware or self.finetunes_on_aux
+        """Some stage reads D_aux, or the pool that it is drawn from."""
+        return self.recovers_jointly or self.weighs_classes or self.finetunes_on_aux
 
     @property
-    def leaves_pool(self) -> bool:
-        """There are pool images that D_aux leaves over."""
-        return self.reads_aux and self.aux == "ood" and self.pool_size > self.aux_size > 0
+    def reads_pool(self) -> bool:
+        """Some stage reads every image of the pool."""
+        return self.recovers_pool or (self.weighs_classes and self.contribution.startswith("evidence"))
+
+    @property
+    def reads_source(self) -> bool:
+        """Some stage reads images of ``ood_source``."""
+        return self.watches or (self.reads_aux and self.aux == "ood")
 
     @property
     def aux_size(self) -> int:
@@ -257,19 +305,18 @@ class Experiment(Settings):
 
     def aux_image_switches(self) -> dict[str, Any]:
         """What decides the auxiliary images, without their labels."""
-        names = ["aux"] + (["ood_source", "ood_exclude"] if self.aux == "ood" else ["augment"])
-        switches = {name: getattr(self, name) for name in names} | {"m": self.aux_size}
-        if self.aux == "ood":
-            switches["n"] = self.pool_size
-        return switches
+        switches = {"aux": self.aux, "m": self.aux_size}
+        return switches | (self.source_switches() | {"n": self.pool_size} if self.aux == "ood" else {"augment": self.augment})
+
+    def source_switches(self) -> dict[str, Any]:
+        """Where OOD images come from."""
+        return {"ood_source": self.ood_source, "ood_exclude": self.ood_exclude}
 
     def aux_switches(self) -> dict[str, Any]:
-        """What decides the auxiliary set; labels only where a stage reads them."""
-        switches = self.aux_image_switches()
-        if self.class_aware or self.finetunes_on_aux:
-            switches |= self.rate_switches()
-            if self.aux == "ood" and self.ood_labels != "teacher":
-                switches["label_sampling"] = self.label_sampling
+        """What decides the auxiliary set with its labels."""
+        switches = self.aux_image_switches() | self.rate_switches()
+        if self.aux == "ood" and self.ood_labels != "teacher":
+            switches["label_sampling"] = self.label_sampling
         return switches
 
     def rate_switches(self) -> dict[str, Any]:
@@ -287,31 +334,40 @@ class Experiment(Settings):
         switches |= {f"{self.method}.{k}": v for k, v in section.items() if k not in unread}
         if self.method in ("mir", "practise"):
             switches |= {"augment": self.augment, "kd": self.kd}
-        if self.recovers_jointly or self.class_aware:
+        if self.recovers_jointly or self.weighs_classes:
             switches |= self.aux_image_switches()
         if self.recovers_jointly:
             switches |= {"lam": self.lam}
+        if self.recovers_jointly and self.recovery_size != self.aux_size:
+            switches |= {"recovery_images": self.recovery_size}
         return switches
 
     def recovery_switches(self) -> dict[str, Any]:
         """What decides the recovered student, before fine-tuning: shared by variants."""
         switches = self.training_switches()
-        if self.recovers_jointly or self.class_aware:
+        if self.weighs_classes:
             switches |= self.aux_switches()
-        if self.class_aware:
             switches |= {"class_aware": True, "w": self.w, "contribution": self.contribution}
         return switches
 
-    def switches(self) -> dict[str, Any]:
-        """All that this run reads, flat, with plan, m, n and CD's ridge resolved."""
-        switches = self.recovery_switches() | {"variant": self.variant}
+    def outcome_switches(self) -> dict[str, Any]:
+        """What decides the finished student: variants that agree in all of it have one student."""
+        switches = self.recovery_switches() | {"finetuning": self.finetuning}
         if self.finetuning == "common":
             switches |= {f"finetune.{k}": v for k, v in self.finetune.model_dump().items()}
+            if self.watches:
+                switches |= self.source_switches()
             if self.finetune.scale_lr:
                 switches |= {"eta": self.eta, "gamma": self.gamma} | self.rate_switches()
         if self.finetunes_on_aux:
             switches |= self.aux_switches()
             switches |= {"eta": self.eta, "gamma": self.gamma, "gamma_mean": self.gamma_mean, "redraw": self.redraw}
+        return switches
+
+    def switches(self) -> dict[str, Any]:
+        """All that this run reads, flat, with plan, m, n and CD's ridge resolved."""
+        switches = self.outcome_switches() | {"variant": self.variant}
+        del switches["finetuning"]                         # the variant says it
         return switches
 
     @property

@@ -1,8 +1,19 @@
 """Which channels matter, and to whom: eq. 1, 5 and 6.
 
-The paper leaves s_{k,j}, "the importance contribution of filter k to class j", open. Here it is the
-mean over images of class j of the channel's mean absolute activation, taken where the next layer
-reads it (after batch norm and ReLU).
+The paper leaves s_{k,j}, "the importance contribution of filter k to class j", open, and says that every
+compressor keeps its own pruning. So by default (``contribution=own``) s_{k,j} is the compressor's own
+criterion, restricted to images of class j where the criterion looks at images.
+
+What eq. (5) can then change depends on the compressor:
+
+* PRACTISE's recoverability R_b is an error on images, so R_{b,j} exists and the weights w_j matter.
+* ||W||_1 (FSKD, MiR) and the group norms of CD look at no image. s_{k,j} is the same for every class, the
+  weights add up to 1, and eq. (5) is eq. (1) and the compressor's own choice.
+
+The other contributions are options that look at images. ``activation``, the default of version 2 of this
+package, has nothing to say about classes without images, so filters that only these classes need are
+removed. ``evidence`` takes the class of every pool image from the teacher's posterior and repairs most of
+that; none was better than ||W||_1 on both networks of the development draws (notebook 06).
 """
 
 import torch
@@ -54,8 +65,9 @@ def weighted(values: Tensor, labels: Tensor, w: Tensor) -> Tensor:
 
 
 def channel_activations(model: nn.Module, readers: list[str], images: Tensor, power: int = 1,
-                        chunk: int = 64) -> dict[str, Tensor]:
-    """For each reading layer, mean over h, w of |A_k|^power per image and input channel: {reader: (N, C)}."""
+                        chunk: int = 64) -> tuple[dict[str, Tensor], Tensor]:
+    """For each reading layer, mean over h, w of |A_k|^power per image and input channel: {reader: (N, C)}; and the
+    network's logits (N, K)."""
     collected: dict[str, list[Tensor]] = {name: [] for name in readers}
 
     def see(_module, inputs, name):
@@ -67,12 +79,20 @@ def channel_activations(model: nn.Module, readers: list[str], images: Tensor, po
                for name in collected]
     try:
         with torch.no_grad():
-            for part in images.split(chunk):
-                model(part)
+            logits = torch.cat([model(part) for part in images.split(chunk)])
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in collected.items()}
+    return {name: torch.cat(parts) for name, parts in collected.items()}, logits
+
+
+def class_evidence(values: Tensor, posteriors: Tensor) -> Tensor:
+    r"""s_{k,j} = sum_x P_T(j|x) a_k(x) / sum_x P_T(j|x): means (K, C) that every class has, also one without images.
+
+    ``values`` (N, C) are a_k(x), ``posteriors`` (N, K) the teacher's P_T(j|x).
+    """
+    # s_kj = sum_x P_T(j|x) a_k(x) / sum_x P_T(j|x)
+    return posteriors.T @ values / posteriors.sum(0).clamp_min(1e-12)[:, None]
 
 
 def channel_taylor(model: nn.Module, readers: list[str], samples: Samples, chunk: int = 64) -> dict[str, Tensor]:
@@ -112,23 +132,27 @@ def top_channels(score: Tensor, keep: int) -> list[int]:
     return sorted(order[:keep].tolist())
 
 
-def class_aware_scores(teacher, readers: dict[str, str], few: Samples, aux: Samples | None, w: Tensor,
-                       experiment, power: int = 1) -> dict[str, Tensor]:
-    """Eq. (5) for every convolution of a plan: {convolution: (C,)}, on D_few and D_aux together.
+def class_aware_scores(task, readers: dict[str, str], power: int = 1) -> dict[str, Tensor]:
+    """Eq. (5) for every convolution of a plan: {convolution: (C,)}, of a :class:`~oefsmc_lib.methods.Task`.
 
     ``readers`` maps a convolution to the layer that reads its channels. ``power=2`` gives mean
-    squares, which CD needs.
+    squares, which CD needs. ``activation`` and ``taylor`` read D_few and D_aux with their labels,
+    ``evidence`` D_few and the pool without.
     """
-    both = few if aux is None or not len(aux) else Samples(torch.cat([few.images, aux.images]),
-                                                           torch.cat([few.labels, aux.labels]))
-    if experiment.contribution == "bn_scale":
-        return {name: _bn_scale(teacher.model, name) for name in readers}
-    names = list(readers.values())
-    if experiment.contribution == "taylor":
-        values = channel_taylor(teacher.model, names, both)
-    else:
-        values = channel_activations(teacher.model, names, both.images, power)
-    return {name: weighted(values[reader], both.labels, w) for name, reader in readers.items()}
+    model, contribution, names = task.teacher.model, task.experiment.contribution, list(readers.values())
+    if contribution == "bn_scale":
+        return {name: _bn_scale(model, name) for name in readers}
+    if contribution.startswith("evidence"):
+        values, logits = channel_activations(model, names, torch.cat([task.few.images, task.pool]), power)
+        by_class = {name: class_evidence(values[reader], logits.softmax(1)) for name, reader in readers.items()}
+        if contribution == "evidence_max":                # a filter stays if some class needs it
+            return {name: s.amax(0) for name, s in by_class.items()}
+        return {name: task.w.to(s) @ s for name, s in by_class.items()}
+    both = task.few if task.aux is None or not len(task.aux) else Samples(
+        torch.cat([task.few.images, task.aux.images]), torch.cat([task.few.labels, task.aux.labels]))
+    values = channel_taylor(model, names, both) if contribution == "taylor" else \
+        channel_activations(model, names, both.images, power)[0]
+    return {name: weighted(values[reader], both.labels, task.w) for name, reader in readers.items()}
 
 
 def _bn_scale(model: nn.Module, convolution: str) -> Tensor:
@@ -143,15 +167,14 @@ def _bn_scale(model: nn.Module, convolution: str) -> Tensor:
     raise InputError(f"contribution=bn_scale needs a batch norm after {convolution}; use contribution=activation.")
 
 
-def choose_filters(teacher, widths: dict[str, int], readers: dict[str, str], few: Samples, aux: Samples | None,
-                   w: Tensor | None, experiment) -> dict[str, list[int]]:
+def choose_filters(task, widths: dict[str, int], readers: dict[str, str]) -> dict[str, list[int]]:
     """The filters that FSKD and MiR keep: {convolution: channels}.
 
-    Native: the largest ||W[o]||_1, which sees no image, so imbalance cannot bias it. Class-aware
-    (``w`` given): ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
+    Native: the largest ||W[o]||_1, which sees no image, so imbalance cannot bias it and eq. (5) cannot
+    mend it. Where ``task.w`` is given: ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
     """
-    scores = {name: teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}
-    if w is not None and widths:
-        for name, s in class_aware_scores(teacher, readers, few, aux, w, experiment).items():
+    scores = {name: task.teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}
+    if task.w is not None and widths:
+        for name, s in class_aware_scores(task, readers).items():
             scores[name] = scores[name] * s / s.mean().clamp_min(1e-12)
     return {name: top_channels(scores[name], keep) for name, keep in widths.items()}

@@ -11,6 +11,8 @@ from torch import Tensor
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.fewshot import generator, largest_remainder
 
+WATCHED = 128                                             # images of the watch set; a fifth of a source below 640
+
 # Cosine of two mean-free 16x16 luma thumbnails from which two images count as the same picture.
 # Re-encoding, brightness and contrast leave it above 0.99; see tests/test_ood.py.
 NEAR_DUPLICATE = 0.98
@@ -104,23 +106,56 @@ def impure(images: Tensor, hashes: frozenset, thumbnails: Tensor) -> Tensor:
     return exact | (nearest >= NEAR_DUPLICATE)
 
 
-def draw_pool(experiment, shape: tuple[int, int, int]) -> Pool:
-    """n images of the source, without the excluded classes and without pictures of the data set.
+def draw_watch(experiment, shape: tuple[int, int, int]) -> Pool:
+    """The watch set: images of the source that only early stopping looks at, drawn by a generator of their own.
+
+    ``WATCHED`` pure images, or a fifth of what the source has where it has fewer than five times as many. They are
+    set aside before the pool is drawn, so neither n, m nor the rule of stopping changes either set.
+    """
+    source, allowed = _source(experiment, shape)
+    size = watch_size(len(allowed))
+    return _pure(experiment, shape, source, allowed, "watch", size) if size else \
+        Pool(torch.empty(0, *shape, dtype=torch.uint8), [], 0, source.fingerprint)
+
+
+def watch_size(usable: int) -> int:
+    """Images of the watch set for a source with ``usable`` images, its excluded classes aside."""
+    return min(WATCHED, usable // 5)
+
+
+def draw_pool(experiment, shape: tuple[int, int, int], watch: Pool) -> Pool:
+    """n images of the source, without the excluded classes, the watch set, and pictures of the data set.
 
     The source is shuffled by the seed and read until n pure images are found; a larger pool of a
     seed contains the smaller one. Raises :class:`InputError` when the source has too few.
     """
+    source, allowed = _source(experiment, shape)
+    rest = allowed[~torch.isin(allowed, torch.tensor(watch.indices, dtype=torch.int64))]
+    return _pure(experiment, shape, source, rest, "pool", experiment.pool_size)
+
+
+def _source(experiment, shape: tuple[int, int, int]):
+    """The source's images, and the positions (n,) of those whose class is not excluded."""
     from oefsmc_lib import data
     source = data.load(experiment.ood_source, "train", skip_broken=experiment.skip_broken,
                        image_size=shape[1] if experiment.ood_source.startswith(data.FOLDER) else None)
-    unknown = sorted(set(experiment.ood_exclude) - set(source.class_names))
-    if unknown:
+    excluded = excluded_classes(experiment, source.class_names)
+    return source, torch.tensor([label not in excluded for label in source.labels.tolist()]).nonzero().flatten()
+
+
+def excluded_classes(experiment, class_names) -> set[int]:
+    """Labels of the source's classes that ``ood_exclude`` names; refuses a name that the source does not have."""
+    if unknown := sorted(set(experiment.ood_exclude) - set(class_names)):
         raise InputError(f"ood_exclude names {unknown[0]!r}, but {experiment.ood_source} has no such class.")
-    excluded = {source.class_names.index(name) for name in experiment.ood_exclude}
-    allowed = torch.tensor([label not in excluded for label in source.labels.tolist()]).nonzero().flatten()
-    order = allowed[torch.randperm(len(allowed), generator=generator(experiment.seed, "pool"))]
+    return {class_names.index(name) for name in experiment.ood_exclude}
+
+
+def _pure(experiment, shape, source, candidates_at: Tensor, purpose: str, size: int) -> Pool:
+    """The first ``size`` pure images among these positions of the source, in an order that seed and purpose decide."""
+    from oefsmc_lib import data
+    order = candidates_at[torch.randperm(len(candidates_at), generator=generator(experiment.seed, purpose))]
     hashes, thumbnails = _known(experiment.dataset, experiment.image_size, experiment.skip_broken)
-    kept, images, removed, size = [], [], 0, experiment.pool_size
+    kept, images, removed = [], [], 0
     for chunk in order.split(max(size, 256)):
         candidates = data.fit(source.take(chunk), shape)
         bad = impure(candidates, hashes, thumbnails)
@@ -130,8 +165,16 @@ def draw_pool(experiment, shape: tuple[int, int, int]) -> Pool:
         removed += int((bad & enough).sum())
         if len(kept) == size:
             return Pool(torch.cat(images), kept, removed, source.fingerprint)
-    raise InputError(f"The OOD source {experiment.ood_source} has {len(kept)} usable images, but the pool needs "
-                     f"n={size}; lower n and m, or name another ood_source.")
+    raise too_few(experiment, purpose, len(kept), size)
+
+
+def too_few(experiment, purpose: str, usable: int, size: int) -> InputError:
+    """What is said where a source cannot fill the pool or the watch set."""
+    if purpose == "watch":
+        return InputError(f"The OOD source {experiment.ood_source} has {usable} usable images, but early stopping watches "
+                          f"{size}; use another ood_source or finetune.stop=fixed.")
+    return InputError(f"The OOD source {experiment.ood_source} has {usable} usable images besides the watch set, but the pool "
+                      f"needs n={size}; lower n and m, or name another ood_source.")
 
 
 def draw_aux(pool: Pool, m: int, seed: int) -> Tensor:

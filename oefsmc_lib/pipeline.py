@@ -8,6 +8,7 @@ filter of the pool reads test pixels, to keep test pictures out.
 """
 
 import copy
+import dataclasses
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from oefsmc_lib import data, evaluation, fewshot, importance, methods, models, o
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.experiment import ALGORITHM_VERSION, Experiment, digest
 from oefsmc_lib.fewshot import Samples
+from oefsmc_lib.finetune import Watch, finetune
 from oefsmc_lib.results import Row
 
 
@@ -33,21 +35,24 @@ class Prepared:
     few: Samples                                          # normalised, on the device
     beta: Tensor                                          # (K,) class shares of D_few
     gamma_rates: Tensor                                   # (K,) eq. 4
-    pool: ood.Pool | None                                 # None where no stage reads D_aux
-    aux: Samples | None
-    aux_indices: list[int]
-    unused: Tensor | None                                 # pool images that D_aux left over, uint8
+    pool: ood.Pool | None = None                          # None where no stage reads D_aux
+    aux: Samples | None = None
+    aux_indices: list[int] = dataclasses.field(default_factory=list)
+    ordered_pool: Tensor | None = None                    # all n pool images, normalised; those of D_aux first
+    watch: Watch | None = None                            # what early stopping looks at; None: another rule
+    source_fingerprint: str | None = None                 # of the OOD source; None where no stage reads it
 
 
 class Shared:
     """What runs of one process have in common, computed once: data, teachers, pools, recovered students.
 
-    Variants of a cell that recover the same student (``native`` and ``native_ft``, ``wo_ft`` and
-    ``ours``) fine-tune copies of one; those that train alike share parts of a recovery
-    (:mod:`oefsmc_lib.methods`). Only the few latest of each kind are kept.
+    Variants of a cell that recover the same student (``native`` and ``native_ft``; ``extra_images``,
+    ``wo_ft`` and ``ours`` where eq. 5 changes nothing) fine-tune copies of one, and those that also
+    fine-tune alike are one finished student, tested once. Variants that train alike share parts of a
+    recovery (:mod:`oefsmc_lib.methods`). Only the few latest of each kind are kept.
     """
 
-    LIMITS = {"data": 4, "teacher": 2, "pool": 4, "part": 4, "recovered": 4}
+    LIMITS = {"data": 4, "teacher": 2, "pool": 8, "watch": 4, "part": 4, "recovered": 4, "finished": 4}
 
     def __init__(self):
         self.kept = {kind: OrderedDict() for kind in self.LIMITS}
@@ -111,22 +116,47 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     beta = torch.tensor(draw.counts).double() / len(draw.indices)
     rates = ood.rates(beta, experiment.alpha_min) if experiment.ood_labels == "complementary" else \
         torch.full_like(beta, 1 / len(beta))
-    pool, aux, aux_indices, unused = None, None, [], None
-    if experiment.reads_aux and experiment.aux_size:
-        if experiment.aux == "ood":
-            pool = shared.get("pool", (name, size, skip, train.shape, experiment.ood_source, experiment.ood_exclude,
-                                       experiment.pool_size, experiment.seed),
-                              lambda: ood.draw_pool(experiment, train.shape))
-            chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)
-            images, aux_indices = pool.images[chosen], [pool.indices[i] for i in chosen.tolist()]
-            unused = pool.images[sorted(set(range(len(pool.images))) - set(chosen.tolist()))]
-            labels = aux_labels(experiment, rates, teacher, images)
-        else:
-            images, origin = ood.augmented_copies(raw, experiment.aux_size, experiment)
-            labels, aux_indices = few_labels[origin], [draw.indices[i] for i in origin.tolist()]
-        aux = Samples(on(device, teacher.normalise(images)), labels.to(device))
     few = Samples(on(device, teacher.normalise(raw)), few_labels.to(device))
-    return Prepared(train, test, teacher, draw, few, beta, rates, pool, aux, aux_indices, unused)
+    ready = Prepared(train, test, teacher, draw, few, beta, rates)
+    if experiment.reads_source:
+        ready = _with_source(ready, experiment, shared)
+    if experiment.reads_aux and experiment.aux_size and experiment.aux == "augmented_few":
+        images, origin = ood.augmented_copies(raw, experiment.aux_size, experiment)
+        aux = Samples(on(device, teacher.normalise(images)), few_labels[origin].to(device))
+        ready = dataclasses.replace(ready, aux=aux, aux_indices=[draw.indices[i] for i in origin.tolist()])
+    return ready
+
+
+def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Prepared:
+    """Add what comes from the OOD source: the watch set, and for a stage that reads them pool and D_aux."""
+    teacher, shape, device = ready.teacher, ready.train.shape, ready.few.images.device
+    source = (experiment.dataset, experiment.image_size, experiment.skip_broken, shape, experiment.ood_source,
+              experiment.ood_exclude, experiment.seed)
+
+    def prepared(images: Tensor) -> Tensor:
+        return on(device, teacher.normalise(images))
+
+    # The watch set is drawn even where no rule watches, since the pool leaves it out.
+    watch = shared.get("pool", ("watch", *source), lambda: ood.draw_watch(experiment, shape))
+    ready = dataclasses.replace(ready, source_fingerprint=watch.fingerprint)
+    if experiment.watches:
+        if not watch.indices:
+            raise InputError(f"The OOD source {experiment.ood_source} has too few images to watch while fine-tuning; "
+                             "use another ood_source or finetune.stop=fixed.")
+        ready = dataclasses.replace(ready, watch=shared.get("watch", (teacher.sha256, str(device), *source), lambda: Watch.of(
+            teacher.model, prepared(watch.images))))
+    if not (experiment.reads_aux and experiment.aux == "ood"):
+        return ready
+    pool = shared.get("pool", (experiment.pool_size, *source), lambda: ood.draw_pool(experiment, shape, watch))
+    chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)
+    rest = sorted(set(range(len(pool.images))) - set(chosen.tolist()))
+    aux = None
+    if len(chosen):
+        labels = aux_labels(experiment, ready.gamma_rates, teacher, pool.images[chosen])
+        aux = Samples(prepared(pool.images[chosen]), labels.to(device))
+    whole = torch.cat([pool.images[chosen], pool.images[rest]]) if experiment.reads_pool else None
+    return dataclasses.replace(ready, pool=pool, aux=aux, aux_indices=[pool.indices[i] for i in chosen.tolist()],
+                               ordered_pool=None if whole is None else prepared(whole))
 
 
 def on(device, images: Tensor) -> Tensor:
@@ -150,46 +180,34 @@ def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
 
     Parts that ``shared`` has count with the seconds that they took when they were made.
     """
-    parts = Parts(shared or Shared(), _key(experiment.training_switches(), ready, ready.pool))
+    parts = Parts(shared or Shared(), _key(experiment.training_switches(), ready, ready.source_fingerprint))
     begin = time.perf_counter()
-    w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.class_aware else None
-    student = methods.compress(ready.teacher, ready.few, ready.aux, experiment, w, parts)
+    student = methods.compress(task_of(experiment, ready), parts)
     return student, time.perf_counter() - begin + parts.saved
 
 
-def _key(switches: dict, ready: Prepared, pool: ood.Pool | None) -> str:
-    """What a recovery, or a part of one, is kept under."""
-    return digest([switches, ready.teacher.sha256, ready.train.fingerprint, ready.draw.indices, pool and pool.fingerprint])
+def task_of(experiment: Experiment, ready: Prepared) -> methods.Task:
+    """What the compressor is given: which sets eq. 5 and eq. 7 read."""
+    recovery = None
+    if experiment.recovers_jointly and experiment.recovery_size:
+        recovery = ready.ordered_pool if experiment.recovers_pool else ready.aux.images
+    w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.weighs_classes else None
+    return methods.Task(ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool)
+
+
+def _key(switches: dict, ready: Prepared, source: str | None) -> str:
+    """What a student, or a part of its recovery, is kept under."""
+    return digest([switches, ready.teacher.sha256, ready.train.fingerprint, ready.draw.indices, source])
 
 
 def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]:
     """The fine-tuning stage (eq. 9) in place; nothing for a variant without one."""
     begin = time.perf_counter()
     if experiment.finetuning == "none":
-        return {"epochs": 0, "loss": []}, 0.0
-    from oefsmc_lib.finetune import finetune
+        return {"epochs": 0, "kept": 0, "loss": [], "distances": []}, 0.0
     aux = ready.aux if experiment.finetunes_on_aux else None
-    report = finetune(student.model, ready.few, aux, ready.gamma_rates, experiment, watch_pool(experiment, ready))
+    report = finetune(student.model, ready.few, aux, ready.gamma_rates, experiment, ready.watch)
     return report, time.perf_counter() - begin
-
-
-def watch_pool(experiment: Experiment, ready: Prepared):
-    """For ``finetune.stop=pool``: teacher-student distance (KL) on 256 unused pool images; else None."""
-    if experiment.finetuning != "common" or experiment.finetune.stop != "pool":
-        return None
-    device = ready.few.images.device
-    images = on(device, ready.teacher.normalise(ready.unused[:256]))
-    with torch.no_grad():
-        target = ready.teacher.model(images)
-
-    @torch.no_grad()
-    def distance(model) -> float:
-        from oefsmc_lib.losses import distillation_kl
-        training = model.training
-        found = float(distillation_kl(target, model.eval()(images)))
-        model.train(training)
-        return found
-    return distance
 
 
 def run(experiment: Experiment, shared: Shared | None = None, profile: str | None = None):
@@ -200,8 +218,15 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     begin = time.perf_counter()
     shared = shared or Shared()
     ready = prepare(experiment, shared)
-    pool = ready.pool if experiment.recovers_jointly or experiment.class_aware else None
-    key = _key(experiment.recovery_switches(), ready, pool)
+    key = _key(experiment.outcome_switches(), ready, ready.source_fingerprint)
+    student, measured = shared.get("finished", key, lambda: finish(experiment, ready, shared))
+    return student, row_of(experiment, ready, student, measured | {"seconds_total": time.perf_counter() - begin}, profile)
+
+
+def finish(experiment: Experiment, ready: Prepared, shared: Shared):
+    """The finished student and what was measured of it: compression, fine-tuning, the one test."""
+    source = ready.source_fingerprint if experiment.recovers_jointly or experiment.weighs_classes else None
+    key = _key(experiment.recovery_switches(), ready, source)
     recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready, shared))
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)
@@ -209,8 +234,10 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     tested = time.perf_counter()
     scores = evaluate_once(experiment, ready, student)
     seconds = {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune,
-               "seconds_evaluation": time.perf_counter() - tested, "seconds_total": time.perf_counter() - begin}
-    return student, row_of(experiment, ready, student, scores | seconds, profile)
+               "seconds_evaluation": time.perf_counter() - tested}
+    stopping = {"finetune_epochs": report["epochs"], "finetune_kept": report["kept"],
+                "finetune_distances": report["distances"]}
+    return student, scores | stopping | seconds
 
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
@@ -229,7 +256,7 @@ def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, pro
     """The row that the run writes."""
     fingerprint = data.fingerprint(experiment.dataset, image_size=experiment.image_size,
                                    skip_broken=experiment.skip_broken)
-    elsewhere = ready.pool.fingerprint if ready.pool else None
+    elsewhere = ready.source_fingerprint
     classes = len(ready.draw.counts)
     return Row.of(
         experiment, id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere), profile=profile,

@@ -80,6 +80,11 @@ class Row(BaseModel):
     kept: dict[str, int] = {}                              # conv -> channels kept
     dropped: list[str] = []                                # blocks (PRACTISE)
 
+    # how fine-tuning went; None and empty in rows of before version 3
+    finetune_epochs: Natural | None = None                 # epochs run
+    finetune_kept: Natural | None = None                   # the epoch whose weights were kept; 0: those before the stage
+    finetune_distances: list[float] = []                   # teacher-student distance before the first epoch, after each
+
     # how long and where; no part of what makes two rows the same
     seconds_importance: Seconds = 0.0
     seconds_recovery: Seconds = 0.0
@@ -140,6 +145,7 @@ class Row(BaseModel):
         settings = dict(self.switches)
         # `class_aware` is what importance and variant came to; either importance is in force by name.
         settings["importance"] = "class_aware" if settings.pop("class_aware", False) else "native"
+        settings.pop("recovery_images", None)              # the variant says it
         settings |= {name: getattr(self, name) for name in ("dataset", "width", "method", "variant", "plan", "num",
                                                             "seed", "ratio", "ood_source")}
         if settings["imbalance"] == "counts":
@@ -148,7 +154,7 @@ class Row(BaseModel):
 
 
 COLUMNS = tuple(name for name in Row.model_fields if name != "switches")
-SWITCHES = frozenset(known_keys()) | {"class_aware"}
+SWITCHES = frozenset(known_keys()) | {"class_aware", "recovery_images"}
 
 
 # --- the store ---------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """The four compressors. Adding one is a module with ``compress`` and a line in ``REGISTRY``.
 
-    compress(teacher, few, aux, experiment, w, once) -> Student
+    compress(task, once) -> Student
 
-``teacher`` is a :class:`~oefsmc_lib.teachers.Teacher`; ``few`` and ``aux`` are normalised
-:class:`~oefsmc_lib.fewshot.Samples` on its device (``aux`` is None where the variant reads none);
-``w`` are the class shares of eq. (6), or None for the method's own importance. ``once(name, make)``
-is ``make()``, computed once for all runs that train alike
-(:meth:`~oefsmc_lib.experiment.Experiment.training_switches`); ``name`` says what, and has all that
-it depends on besides. A method without such a part does not call it. The teacher is never changed. No method knows about grids, files or notebooks.
+A :class:`Task` is everything that a compressor is given. ``once(name, make)`` is ``make()``, computed
+once for all runs that train alike (:meth:`~oefsmc_lib.experiment.Experiment.training_switches`); ``name``
+says what, and has all that it depends on besides. Only PRACTISE has such a part. The teacher is never
+changed. No method knows about grids, files or notebooks.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
+
+from torch import Tensor
+
+from oefsmc_lib.experiment import Experiment
+from oefsmc_lib.fewshot import Samples
 
 REGISTRY = {
     "fskd": "oefsmc_lib.methods.fskd",
@@ -20,11 +24,24 @@ REGISTRY = {
 }
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a compressor is given: images are normalised float32 (N, C, H, W) on the teacher's device."""
+
+    teacher: object                                       # a teachers.Teacher
+    few: Samples
+    experiment: Experiment
+    aux: Samples | None = None                            # D_aux with its labels, which eq. 5 may read
+    recovery: Tensor | None = None                        # the OOD images of eq. 7; None: the few images alone
+    w: Tensor | None = None                               # w_j of eq. 6 (K,); None: the compressor's own importance
+    pool: Tensor | None = None                            # every pool image, for contribution=evidence
+
+
 def alone(_name, make):
     """The ``once`` of a run that shares nothing."""
     return make()
 
 
-def compress(teacher, few, aux, experiment, w=None, once=alone):
+def compress(task: Task, once=alone):
     """Run the experiment's method; see the module of that name."""
-    return import_module(REGISTRY[experiment.method]).compress(teacher, few, aux, experiment, w, once)
+    return import_module(REGISTRY[task.experiment.method]).compress(task, once)

@@ -10,8 +10,9 @@ zero on a schedule. ``solver=exact``: on a fixed set of channels this is least s
 form; the schedule becomes a few milestones, between which channels leave by the block form of
 Optimal Brain Surgeon. ``solver=adam``: the released procedure, 3,000 Adam steps a layer.
 
-OE-FSMC: channels by g_i sqrt(E_w[|X_i|^2]), the class-weighted share of the output (eq. 5), and both
-sets by eq. (7): rows are scaled by sqrt(lambda / M) and sqrt((1 - lambda) / m).
+OE-FSMC: both sets by eq. (7): rows are scaled by sqrt(lambda / M) and sqrt((1 - lambda) / m). The group
+norms look at no image, so eq. (5) leaves them as they are; with ``contribution=activation`` or
+``evidence`` channels go by g_i sqrt(E_w[|X_i|^2]), the class-weighted share of the output.
 
 Differs from the release: batch norms in eval mode by default (``cd.bn=train`` is the release's VGG
 script), kept channels chosen by position (the release loses one now and then to rounding), and the
@@ -33,19 +34,20 @@ ROWS_AT_ONCE = 16_384
 FINE = 1e-4                                               # below this ridge, float32 sums are too coarse
 
 
-def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
+def compress(task, _once=None) -> surgery.Student:
     """Fit and prune every layer of the plan, then cut the dead filters out."""
+    teacher, experiment = task.teacher, task.experiment
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
     if len(set(readers.values())) < len(readers):
         raise InputError(f"The plan {experiment.resolved_plan!r} prunes two inputs of one layer of "
                          f"{teacher.architecture.name}, which CD cannot fit; use method=fskd or mir.")
-    weights = channel_weights(teacher, readers, few, aux, w, experiment)
+    weights = channel_weights(task, readers)
     model = copy.deepcopy(teacher.model)
     model.requires_grad_(False)
     reference = copy.deepcopy(teacher.model) if experiment.cd.bn == "train" else teacher.model
-    images, shares = joined(few, aux if experiment.recovers_jointly else None, experiment.lam)
+    images, shares = joined(task)
     producers = {reader: producer for producer, reader in readers.items()}
     mu = experiment.cd.mu if experiment.cd.mu is not None else 0.6 if isinstance(model, VGG) else 0.9
     settings = experiment.cd.model_copy(update={"rho": experiment.cd_rho})
@@ -65,13 +67,13 @@ def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Stude
     return surgery.Student(model, surgery.Structure(teacher.architecture, kept=kept))
 
 
-def channel_weights(teacher, readers, few, aux, w, experiment) -> dict[str, Tensor | None]:
+def channel_weights(task, readers) -> dict[str, Tensor | None]:
     """What a channel's group norm is multiplied by: sqrt(E_w[|X_i|^2]) of eq. (5), or None for CD's own rule."""
-    if w is None:
+    if task.w is None:
         return dict.fromkeys(readers)
-    scores = importance.class_aware_scores(teacher, readers, few, aux, w, experiment, power=2)
-    return {name: score.clamp_min(0).sqrt() if experiment.contribution == "activation" else score
-            for name, score in scores.items()}
+    squares = task.experiment.contribution in ("activation", "evidence", "evidence_max")
+    return {name: score.clamp_min(0).sqrt() if squares else score
+            for name, score in importance.class_aware_scores(task, readers, power=2).items()}
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:

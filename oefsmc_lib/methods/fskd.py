@@ -24,29 +24,31 @@ from oefsmc_lib.errors import InputError
 PLENTY = 4                                                # rows a channel from which float32 sums are fine enough
 
 
-def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
+def compress(task, _once=None) -> surgery.Student:
     """Remove filters, fit and merge every Q_l. See the module's text."""
+    teacher, experiment = task.teacher, task.experiment
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    kept = importance.choose_filters(teacher, widths, readers, few, aux, w, experiment)
+    kept = importance.choose_filters(task, widths, readers)
     student = surgery.pruned_copy(teacher, kept)
-    recover(student, teacher, few, aux if experiment.recovers_jointly else None, experiment)
+    recover(student, task)
     return student
 
 
-def recover(student: surgery.Student, teacher, few, aux, experiment, literal_passes: bool = False) -> None:
+def recover(student: surgery.Student, task, literal_passes: bool = False) -> None:
     """Fit Q_1 ... Q_L in forward order and merge each, in place.
 
     ``literal_passes`` makes a full pass of both networks a layer, as the released code does; the
     result is the same.
     """
+    teacher, experiment = task.teacher, task.experiment
     model, reference = student.model, teacher.model
     order, norms = surgery.trace(reference, teacher.architecture)
     convolutions = fitting_order(reference, order)
     # Where a layer's output stands: behind its batch norm, if it has one.
     ends = {norms.get(name, name): name for name in convolutions}
-    images, weights = joined(few, aux, experiment.lam)
+    images, weights = joined(task)
     outputs = kept_outputs(reference, convolutions, student.structure.kept)
     closing = [layerwise.blocks_closed_by(net, list(ends)) for net in (model, reference)]
 
@@ -62,13 +64,14 @@ def recover(student: surgery.Student, teacher, few, aux, experiment, literal_pas
     layerwise.walk(model, reference, list(ends), images, weights, start, literal_passes, wanted, settled)
 
 
-def joined(few, aux, lam: float) -> tuple[Tensor, Tensor]:
+def joined(task) -> tuple[Tensor, Tensor]:
     """Images of both sets and their weights by eq. (7); a set of weight 0 is not forwarded at all."""
-    if aux is None or lam == 1:
-        return few.images, losses.image_weights(len(few), 0, 1.0).to(few.images)
+    few, ood, lam = task.few.images, task.recovery, task.experiment.lam
+    if ood is None or lam == 1:
+        return few, losses.image_weights(len(few), 0, 1.0).to(few)
     if lam == 0:
-        return aux.images, losses.image_weights(0, len(aux), 0.0).to(few.images)
-    return torch.cat([few.images, aux.images]), losses.image_weights(len(few), len(aux), lam).to(few.images)
+        return ood, losses.image_weights(0, len(ood), 0.0).to(few)
+    return torch.cat([few, ood]), losses.image_weights(len(few), len(ood), lam).to(few)
 
 
 def fitting_order(model: nn.Module, order: list[str]) -> list[str]:

@@ -109,35 +109,36 @@ def sgd(parameters, lr: float, iterations: int):
     return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
 
 
-def sets(few, aux, experiment) -> list[tuple]:
-    """The sets that eq. (7) reads with their shares: [(Samples, share, name)]; share 0 is left out."""
-    if aux is None or experiment.lam == 1:
+def sets(task) -> list[tuple[Tensor, float, str]]:
+    """The sets that eq. (7) reads with their shares: [(images, share, name)]; share 0 is left out."""
+    few, ood, lam = task.few.images, task.recovery, task.experiment.lam
+    if ood is None or lam == 1:
         return [(few, 1.0, "few")]
-    if experiment.lam == 0:
-        return [(aux, 1.0, "aux")]
-    return [(few, experiment.lam, "few"), (aux, 1 - experiment.lam, "aux")]
+    if lam == 0:
+        return [(ood, 1.0, "aux")]
+    return [(few, lam, "few"), (ood, 1 - lam, "aux")]
 
 
-def mimic(model: nn.Module, teacher, few, aux, experiment, settings) -> list[float]:
+def mimic(model: nn.Module, task, settings) -> list[float]:
     """Train ``model`` in place to match the teacher's map; returns the loss of every step.
 
     ``settings`` is ``experiment.mir`` or ``experiment.practise``. Raises :class:`InputError` when the
     maps do not have one shape, when train-mode batch norms would see a single value, or when the
     loss stops being finite.
     """
-    used = sets(few, aux, experiment)
-    device = few.images.device
+    teacher, experiment, used = task.teacher, task.experiment, sets(task)
+    device = task.few.images.device
     model.requires_grad_(True)
     history: list[float] = []
     with Feature(model) as student, Feature(teacher.model) as reference:
-        _check(student, reference, few.images[:1], settings, sum(min(settings.batch, len(s)) for s, _, _ in used))
+        _check(student, reference, task.few.images[:1], settings, sum(min(settings.batch, len(s)) for s, _, _ in used))
 
         @torch.no_grad()
         def look(images):
             maps, logits = reference(images)
             return (maps.clone(), logits) if experiment.kd == "kl" else (maps.clone(),)
 
-        banks = [views_of(s.images, experiment, settings, look, f"views-{name}") for s, _, name in used]
+        banks = [views_of(images, experiment, settings, look, f"views-{name}") for images, _, name in used]
         draws = [batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
                  for s, _, name in used]
         source = generator(experiment.seed, "views")

@@ -5,20 +5,20 @@ the pooling equals the teacher's (:mod:`oefsmc_lib.methods.mimic`); the teacher'
 No labels. The authors' code was never released: positions, optimiser and schedule are those of
 PRACTISE's implementation, the length is counted in iterations.
 
-OE-FSMC: filters by eq. (5), the loss over both sets by eq. (7).
+OE-FSMC: the loss over both sets by eq. (7). ||W||_1 looks at no image, so eq. (5) leaves it as it is.
 """
 
 from oefsmc_lib import importance, plans, surgery
 from oefsmc_lib.methods.mimic import mimic
 
 
-def compress(teacher, few, aux, experiment, w=None, _once=None) -> surgery.Student:
+def compress(task, _once=None) -> surgery.Student:
     """Remove filters, mimic; ``notes["loss"]`` has the loss of every step."""
+    teacher, experiment = task.teacher, task.experiment
     widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    kept = importance.choose_filters(teacher, widths, readers, few, aux, w, experiment)
+    kept = importance.choose_filters(task, widths, readers)
     student = surgery.pruned_copy(teacher, kept)
-    student.notes["loss"] = mimic(student.model, teacher, few, aux if experiment.recovers_jointly else None,
-                                  experiment, experiment.mir)
+    student.notes["loss"] = mimic(student.model, task, experiment.mir)
     return student

@@ -33,22 +33,22 @@ from oefsmc_lib.models import VGG, run_pieces, segments
 from oefsmc_lib.progress import bar
 
 
-def compress(teacher, few, aux, experiment, w=None, once=alone) -> surgery.Student:
+def compress(task, once=alone) -> surgery.Student:
     """Score, drop, mimic; ``notes`` has every candidate's recoverability, saving and score.
 
     Neither training reads ``w``, so that runs which differ in it alone share the images' errors
     and, where they drop the same units, the student.
     """
+    teacher, experiment = task.teacher, task.experiment
     candidates = plans.droppable_units(teacher.model)
     k = plans.units_to_drop(experiment.resolved_plan, candidates)
-    joint = aux if experiment.recovers_jointly else None
-    scores = score(teacher, candidates, few, aux, joint, experiment, w, once)
+    scores = score(task, candidates, once)
     dropped = lowest(scores, candidates, k)
 
     def train():
         model = copy.deepcopy(teacher.model)
         surgery.drop_units(model, dropped)
-        return model, mimic.mimic(model, teacher, few, joint, experiment, experiment.practise)
+        return model, mimic.mimic(model, task, experiment.practise)
 
     model, history = once(("student", tuple(dropped)), train)
     structure = surgery.Structure(teacher.architecture, dropped=dropped)
@@ -82,14 +82,13 @@ def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
     return found
 
 
-def score(teacher, candidates: list[str], few, aux, joint, experiment, w=None,
-          once=alone) -> dict[str, dict[str, float]]:
+def score(task, candidates: list[str], once=alone) -> dict[str, dict[str, float]]:
     """{candidate: recoverability, saving, score}, each after its own adaptor training."""
-    tau = savings(teacher, candidates, experiment.practise.saving)
-    judged = aux if joint is not None or w is not None else None
+    tau, few, w = savings(task.teacher, candidates, task.experiment.practise.saving), task.few, task.w
+    judged = task.aux if task.recovery is not None or w is not None else None
 
     def train():
-        stages = Stages(teacher, few, judged, joint, experiment)
+        stages = Stages(task, judged)
         return {name: stages.recover(name) for name in bar(candidates, "scoring")}
 
     table = {}
@@ -121,11 +120,12 @@ def scoring_rate(model: nn.Module, settings) -> float:
 class Stages:
     """Scores the candidates of one teacher; inputs of a stage are computed once and kept."""
 
-    def __init__(self, teacher, few, aux, joint, experiment):
-        self.teacher, self.experiment, self.settings = teacher, experiment, experiment.practise
-        self.names = [name for name, _ in segments(teacher.model)]
-        self.judged = few if aux is None else Samples(torch.cat([few.images, aux.images]), few.labels)
-        self.sets = mimic.sets(few, joint, experiment)
+    def __init__(self, task, judged: Samples | None):
+        self.teacher, self.experiment, self.settings = task.teacher, task.experiment, task.experiment.practise
+        self.names = [name for name, _ in segments(task.teacher.model)]
+        few = task.few.images
+        self.judged = few if judged is None else torch.cat([few, judged.images])     # whose errors R_b averages
+        self.sets = mimic.sets(task)
         self.start, self.banks = -1, []
 
     @torch.no_grad()
@@ -145,11 +145,11 @@ class Stages:
             return begin, run_pieces(tail, begin.clone())
 
         self.banks = []
-        for samples, _, name in self.sets:
+        for images, _, name in self.sets:
             if self.settings.cache:
-                bank = mimic.views_of(samples.images, self.experiment, self.settings, look, f"scoring-bank-{name}")
+                bank = mimic.views_of(images, self.experiment, self.settings, look, f"scoring-bank-{name}")
             else:
-                bank = mimic.Fresh(samples.images, self.experiment.augment, look)
+                bank = mimic.Fresh(images, self.experiment.augment, look)
             self.banks.append(bank)
 
     def recover(self, unit: str) -> Tensor:
@@ -165,7 +165,7 @@ class Stages:
             self._train(tail, adaptors)
         errors = []
         with torch.no_grad():                             # part by part: nothing that grows with the images is kept
-            for part in self.judged.images.split(64):
+            for part in self.judged.split(64):
                 begin = self._prefix(part, start)
                 maps, target = run_pieces(tail, begin.clone()), run_pieces(whole, begin.clone())
                 errors.append((maps - target).square().flatten(1).mean(1))
@@ -180,8 +180,8 @@ class Stages:
         optimiser, schedule = mimic.sgd([q.weight for q in adaptors], rate, steps)
         # The same batches and views for every candidate, so that their scores differ by the block alone.
         source = generator(self.experiment.seed, "scoring-views")
-        draws = [mimic.batches(len(samples), self.settings.batch, generator(self.experiment.seed, f"scoring-{name}"),
-                               samples.images.device) for samples, _, name in self.sets]
+        draws = [mimic.batches(len(images), self.settings.batch, generator(self.experiment.seed, f"scoring-{name}"),
+                               images.device) for images, _, name in self.sets]
         for _ in range(steps):
             picked = [bank.pick(next(draw), source)[1] for bank, draw in zip(self.banks, draws)]
             maps = run_pieces(tail, torch.cat([begin for begin, _ in picked]))
