@@ -22,7 +22,7 @@ import torch_pruning  # noqa: F401  # loaded here, so that no method's own peak 
 from sheet import device, record, seconds
 from stages import nothing, stage, synthetic
 
-from oefsmc_lib import grid, plans
+from oefsmc_lib import grid, methods, plans
 from oefsmc_lib.methods import practise
 from oefsmc_lib.models import Architecture
 
@@ -76,7 +76,7 @@ def measure(method, network, num):
         "augment": "resized_crop_flip" if side == 224 else "crop_flip"})
     if method == "practise":
         candidate = plans.droppable_units(ready.teacher.model)[:1]
-        prepare, run = nothing, lambda _: practise.score(ready.teacher, candidate, ready.few, None, None, experiment)
+        prepare, run = nothing, lambda _: practise.score(methods.Task(ready.teacher, ready.few, experiment), candidate)
     else:
         prepare, run = stage(experiment, ready)
     start = prepare()

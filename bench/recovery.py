@@ -27,7 +27,7 @@ import torch
 from sheet import record, seconds, where_possible
 from stages import Side
 
-from oefsmc_lib import benches, grid, pipeline, provenance
+from oefsmc_lib import benches, grid, methods, pipeline, provenance
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.methods import mimic, practise
 from oefsmc_lib.paths import outputs_folder
@@ -112,7 +112,7 @@ def made(name, side, ready):
     """One side's columns, from a whole run."""
     line = {}
     if side.experiment.method == "practise":              # the stage is its scoring alone; here it is the whole
-        student = practise.compress(ready.teacher, ready.few, None, side.experiment)
+        student = practise.compress(methods.Task(ready.teacher, ready.few, side.experiment))
         model, line[f"{name}_units"] = student.model, " ".join(student.structure.dropped)
     else:
         model = side.make()

@@ -16,7 +16,7 @@ import itertools
 from recovery import judged, unseen
 from sheet import record, where_possible
 
-from oefsmc_lib import grid, pipeline
+from oefsmc_lib import grid, methods, pipeline
 from oefsmc_lib.methods import cd
 
 KEYS = ["profile", "network", "width", "num", "seed", "rho", "teacher"]
@@ -28,7 +28,7 @@ def judge(profile, network, num, seed, rho):
     solver = {"cd.solver": "adam"} if rho == "adam" else {"cd.rho": rho}
     experiment = profile.experiment({"method": "cd", "variant": "native", "num": num, "seed": seed, **network, **solver})
     ready = pipeline.prepare(experiment)
-    model = cd.compress(ready.teacher, ready.few, None, experiment).model
+    model = cd.compress(methods.Task(ready.teacher, ready.few, experiment)).model
     found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
     found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
     return {"profile": profile.name, "network": experiment.model, "width": experiment.width, "num": num, "seed": seed,

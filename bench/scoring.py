@@ -14,7 +14,7 @@ import time
 from scipy.stats import spearmanr
 from sheet import record
 
-from oefsmc_lib import grid, pipeline, plans
+from oefsmc_lib import grid, methods, pipeline, plans
 from oefsmc_lib.methods import practise
 
 KEYS = ["profile", "num", "seed", "teacher", "short_steps", "short_rate", "long_steps"]
@@ -29,7 +29,7 @@ def scores(profile, num, seed, switches, views_seed=None):
     ready = pipeline.prepare(experiment)
     scored = experiment.model_copy(update={"seed": seed if views_seed is None else views_seed})
     begin = time.perf_counter()
-    table = practise.score(ready.teacher, plans.droppable_units(ready.teacher.model), ready.few, None, None, scored)
+    table = practise.score(methods.Task(ready.teacher, ready.few, scored), plans.droppable_units(ready.teacher.model))
     return table, time.perf_counter() - begin, experiment, ready.teacher
 
 

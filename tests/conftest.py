@@ -194,6 +194,13 @@ def experiment(**settings):
     return Experiment.parse({**TINY, **SHORT, **settings})
 
 
+def task(teacher, few, aux, experiment, w=None, joint=None):
+    """What a compressor is given; eq. 7 reads ``aux`` where the variant says so, or the images of ``joint``."""
+    from oefsmc_lib.methods import Task
+    joint = aux if joint is None and experiment.recovers_jointly else joint
+    return Task(teacher, few, experiment, aux, None if joint is None else joint.images, w)
+
+
 def small(**settings):
     """An experiment for calling a method directly: only the switches that the method reads matter."""
     return Experiment.parse({**SHORT, "dataset": "tiny", "augment": "none", **settings})

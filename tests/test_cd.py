@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, VGG, inputs, logits, make_teacher, map_error, same_state, samples, small,
-                      state_of)
+                      state_of, task)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -25,7 +25,7 @@ def setting(teacher, **changes):
 
 
 def run(teacher, few=None, aux=None, w=None, **changes):
-    return compress(teacher, few or samples(8, teacher.architecture), aux, setting(teacher, **changes), w)
+    return compress(task(teacher, few or samples(8, teacher.architecture), aux, setting(teacher, **changes), w))
 
 
 def close(one, other, tolerance=1e-4):
@@ -218,7 +218,7 @@ def test_adam_that_diverges_is_refused():
                                      {"plan": None}], ids=["exact", "adam", "train", "rho=0", "published plan"])
 def test_the_plans_counts_are_kept_and_the_teacher_is_not_changed(teacher, changes):
     before, e = state_of(teacher.model), setting(teacher, **{"model": teacher.architecture.name, **changes})
-    student = compress(teacher, samples(6, teacher.architecture), None, e)
+    student = compress(task(teacher, samples(6, teacher.architecture), None, e))
     widths = plans.plan_widths(e.resolved_plan, teacher.model, teacher.architecture)
     assert {name: len(channels) for name, channels in student.structure.kept.items()} == widths
     assert all(student.model.get_submodule(name).out_channels == keep for name, keep in widths.items())
@@ -323,8 +323,9 @@ def test_lam_one_is_the_few_alone_and_lam_zero_the_auxiliary_images(teacher):
 def test_class_aware_scores_are_group_norms_times_the_weighted_rms(vgg):
     few, aux = samples(6, VGG), samples(6, VGG, seed=3)
     w = torch.tensor([0.4, 0.3, 0.2, 0.1, 0]).double()
-    found = cd.channel_weights(vgg, {"features.7": "features.10"}, few, aux, w, setting(vgg, variant="ours"))["features.7"]
-    squares = importance.channel_activations(vgg.model, ["features.10"], torch.cat([few.images, aux.images]), power=2)
+    found = cd.channel_weights(task(vgg, few, aux, setting(vgg, variant="ours", contribution="activation"), w),
+                               {"features.7": "features.10"})["features.7"]
+    squares = importance.channel_activations(vgg.model, ["features.10"], torch.cat([few.images, aux.images]), power=2)[0]
     expected = importance.weighted(squares["features.10"], torch.cat([few.labels, aux.labels]), w).sqrt()
     assert torch.allclose(found, expected, atol=1e-6)
     weight = vgg.model.features[10].weight.flatten(1).T

@@ -24,19 +24,32 @@ def test_defaults_are_those_of_the_specification():
     assert (e.mir.iterations, e.mir.lr, e.mir.batch, e.mir.bn, e.mir.views) == (2000, 0.02, 64, "train", 32)
     assert (e.practise.scoring_iterations, e.practise.scoring_lr, e.practise.saving) == (300, None, "macs")
     f = e.finetune
-    assert (f.lr, f.momentum, f.weight_decay, f.epochs, f.batch, f.bn, f.stop) == (1e-5, 0.9, 5e-4, 40, 128, "eval", "fixed")
+    assert (f.lr, f.momentum, f.weight_decay, f.epochs, f.batch, f.bn, f.stop) == (1e-5, 0.9, 5e-4, 40, 128, "eval", "watch")
+    assert e.contribution == "own"
 
 
 @pytest.mark.parametrize("variant, parts", [
     ("native", (False, False, False)), ("native_ft", (False, False, False)), ("extra_images", (False, True, False)),
     ("wo_ft", (True, True, False)), ("wo_comp", (False, False, True)), ("ours", (True, True, True)),
+    ("whole_pool", (True, True, True)),
 ])
 def test_variants_switch_the_parts_of_the_table(variant, parts):
     e = Experiment(variant=variant)
     assert (e.class_aware, e.recovers_jointly, e.finetunes_on_aux) == parts
     assert e.finetuning == ("none" if variant == "native" else "common")
     assert Experiment(variant=variant, method="cd").finetuning == ("cd" if variant == "native" else "common")
-    assert e.reads_aux == any(parts)
+    assert e.reads_aux == any(parts) and e.watches == (variant != "native")
+    assert e.recovery_size == (500 if variant == "whole_pool" else 10 if parts[1] else 0)
+
+
+def test_eq_5_acts_where_the_criterion_looks_at_images():
+    """A7: the criteria of FSKD, MiR and CD look at none, so eq. 5 is eq. 1 for them."""
+    assert [m for m in METHODS if Experiment(method=m).weighs_classes] == ["practise"]
+    assert all(Experiment(method=m, contribution="activation").weighs_classes for m in ("fskd", "mir", "cd"))
+    for method in ("fskd", "mir", "cd"):
+        control, wo_ft, ours = (Experiment(method=method, variant=v) for v in ("extra_images", "wo_ft", "ours"))
+        assert control.recovery_switches() == wo_ft.recovery_switches() == ours.recovery_switches()
+        assert control.outcome_switches() == wo_ft.outcome_switches() != ours.outcome_switches()
 
 
 @pytest.mark.parametrize("method, model, dataset, plan", [
@@ -80,8 +93,10 @@ def test_plan_left_open_is_the_published_one(method, model, dataset, plan):
     ({"plan": "drop2"}, "which only method=practise does"),
     ({"redraw": True, "ood_labels": "teacher"}, "ood_labels=teacher gives every image its own; use redraw=false"),
     ({"redraw": True, "aux": "augmented_few"}, "aux=augmented_few gives every image its own"),
-    ({"finetune.stop": "pool", "variant": "native_ft"}, "leaves none; use finetune.stop=fixed"),
-    ({"finetune.stop": "pool", "n": 10, "m": 10}, "leaves none; use finetune.stop=fixed"),
+    ({"finetune.stop": "pool"}, "finetune.stop='pool' is not valid"),
+    ({"variant": "whole_pool", "aux": "augmented_few"}, "aux=augmented_few has no pool; use aux=ood"),
+    ({"contribution": "evidence", "aux": "augmented_few"}, "aux=augmented_few has no pool; use aux=ood"),
+    ({"method": "practise", "contribution": "activation"}, "practise drops blocks by its own score; use contribution=own"),
 ])
 def test_bad_settings_are_refused_in_one_sentence(settings, words):
     with pytest.raises(InputError) as refusal:
@@ -120,11 +135,11 @@ def test_key_is_twelve_hex_digits_and_moves_with_the_algorithm(monkeypatch):
 @pytest.mark.parametrize("method, variant", EVERY)
 def test_where_it_runs_and_defaults_written_out_leave_the_key_alone(method, variant):
     plain = key(method=method, variant=variant)
-    assert plain == key(method=method, variant=variant, device="cpu", m=10, **({"n": 500} if variant != "native" else {}))
+    assert plain == key(method=method, variant=variant, device="cpu", m=10, **({"n": 500} if variant != "native" else {}), contribution="own")
 
 
 @pytest.mark.parametrize("settings", [
-    {"eta": 1}, {"lam": 0.3}, {"ood_source": "noise-blob"}, {"gamma": "one"}, {"w": "few"}, {"n": 600}, {"m": 5}, {"redraw": True},
+    {"eta": 1}, {"lam": 0.3}, {"gamma": "one"}, {"contribution": "activation"}, {"n": 600}, {"m": 5}, {"redraw": True},
 ])
 def test_switches_of_eq_5_7_and_9_change_ours_but_not_the_base(settings):
     assert key(**settings) != key()
@@ -132,7 +147,16 @@ def test_switches_of_eq_5_7_and_9_change_ours_but_not_the_base(settings):
     assert key(variant="native", **settings) == key(variant="native")
 
 
+def test_the_source_is_in_the_key_of_every_stage_that_stops_by_it():
+    for variant in ("native_ft", "wo_ft", "ours"):
+        assert key(variant=variant, ood_source="noise-blob") != key(variant=variant)
+    assert key(variant="native", ood_source="noise-blob") == key(variant="native")
+    fixed = {"variant": "native_ft", "finetune.stop": "fixed"}
+    assert key(ood_source="noise-blob", **fixed) == key(**fixed) != key(variant="native_ft")
+
+
 def test_only_what_is_read_is_in_the_key():
+    assert key(w="few") == key() and key(method="practise", w="few") != key(method="practise")
     assert key(variant="extra_images", ood_labels="uniform") == key(variant="extra_images")   # eq. 7 reads no labels
     assert key(variant="extra_images", eta=1) == key(variant="extra_images")
     assert key(variant="wo_comp", lam=0.1, w="few") == key(variant="wo_comp")

@@ -28,7 +28,7 @@ def setting(**changes):
     named = {name if "." in name or name in {"eta", "gamma", "gamma_mean", "redraw", "variant", "method", "seed",
                                              "label_sampling"} else f"finetune.{name}": value
              for name, value in changes.items()}
-    return small(**{"variant": "ours", "finetune.epochs": 1, "finetune.lr": LR, **named})
+    return small(**{"variant": "ours", "finetune.epochs": 1, "finetune.lr": LR, "finetune.stop": "fixed", **named})
 
 
 def run(teacher, few, aux, watch=None, **changes):
@@ -227,7 +227,7 @@ def test_a_fixed_length_is_kept_and_zero_epochs_change_nothing(vgg):
     few = samples(8, VGG)
     assert run(vgg, few, None, epochs=12, lr=1e-12)[1]["epochs"] == 12
     model, report = run(vgg, few, None, epochs=0)
-    assert same_state(state_of(model), state_of(vgg.model)) and report == {"epochs": 0, "loss": []}
+    assert same_state(state_of(model), state_of(vgg.model)) and report == {"epochs": 0, "kept": 0, "loss": [], "distances": []}
 
 
 def test_train_loss_stops_when_it_no_longer_falls_by_a_percent(vgg):
@@ -237,20 +237,45 @@ def test_train_loss_stops_when_it_no_longer_falls_by_a_percent(vgg):
     assert falling["epochs"] == 10 and falling["loss"][-1] < 0.9 * falling["loss"][0]
 
 
-def test_pool_keeps_the_weights_that_were_closest_to_the_teacher(vgg):
-    distances, states = iter([5.0, 4.0, 3.0, 6.0, 6.0, 6.0, 3.0, 7.0, 7.0, 7.0]), []
+def test_watch_keeps_the_weights_that_were_closest_to_the_teacher(vgg):
+    distances, states = [5.0, 4.0, 3.0, 6.0, 6.0, 6.0, 3.0, 7.0, 7.0, 7.0], []
+    coming = iter(distances)
 
     def watch(model):
         states.append(state_of(model))
-        return next(distances)
-    model, report = run(vgg, samples(8, VGG), None, watch, epochs=40, stop="pool")
-    assert report["epochs"] == 7 and same_state(state_of(model), states[2]) and not same_state(states[2], states[6])
+        return next(coming)
+    model, report = run(vgg, samples(8, VGG), None, watch, epochs=40, stop="watch")
+    # An equal distance is no progress: five epochs after the second one the stage ends.
+    assert (report["epochs"], report["kept"], report["distances"]) == (7, 2, distances[:8])
+    assert same_state(state_of(model), states[2]) and not same_state(states[2], states[6])
 
 
-def test_pool_may_keep_the_start(vgg):
+def test_watch_may_keep_the_start_and_runs_no_more_than_the_most_epochs(vgg):
     distances = iter([1.0] + [2.0] * 40)
-    model, _ = run(vgg, samples(8, VGG), None, lambda _: next(distances), epochs=40, stop="pool")
-    assert same_state(state_of(model), state_of(vgg.model))
+    model, report = run(vgg, samples(8, VGG), None, lambda _: next(distances), epochs=40, stop="watch")
+    assert same_state(state_of(model), state_of(vgg.model)) and (report["epochs"], report["kept"]) == (stage.PATIENCE, 0)
+    falling = iter([9.0 - i for i in range(8)])
+    assert run(vgg, samples(8, VGG), None, lambda _: next(falling), epochs=3, stop="watch")[1]["kept"] == 3
+
+
+def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
+    images = samples(70, teacher.architecture, seed=5).images             # more than one batch
+    student = copy.deepcopy(teacher.model)
+    for parameter in student.parameters():
+        parameter.data += 0.05 * parameter.data.abs().mean()
+    student.train()
+    before, watch = state_of(student), stage.Watch.of(teacher.model, images)
+    found = watch(student)
+    assert student.training and same_state(before, state_of(student))
+    with torch.no_grad():
+        p, q = (F.log_softmax(model.eval()(images).double(), 1) for model in (teacher.model, student))
+    by_hand = float((p.exp() * (p - q)).sum(1).mean())
+    assert found == pytest.approx(by_hand, rel=1e-3, abs=1e-5) and watch(teacher.model) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_distance_that_is_not_finite_is_refused(vgg):
+    with pytest.raises(InputError, match="not finite after epoch 0 of fine-tuning; lower finetune.lr or eta"):
+        run(vgg, samples(8, VGG), None, lambda _: math.nan, epochs=2, stop="watch")
 
 
 def test_a_stage_that_diverges_is_refused(vgg):

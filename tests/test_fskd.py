@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, state_of)
+                      small, state_of, task)
 from torch import nn
 
 from oefsmc_lib import layerwise, plans, surgery
@@ -22,7 +22,7 @@ def setting(teacher, **changes):
 
 
 def run(teacher, few=None, aux=None, w=None, **changes):
-    return compress(teacher, few or samples(12, teacher.architecture), aux, setting(teacher, **changes), w)
+    return compress(task(teacher, few or samples(12, teacher.architecture), aux, setting(teacher, **changes), w))
 
 
 def close(one, other, tolerance=1e-4):
@@ -152,16 +152,16 @@ def test_one_pass_equals_a_pass_a_layer_equals_chunks(request, name, solver, mon
     few, e = samples(40, teacher.architecture), setting(teacher, plan=plan, **{"fskd.solver": solver, "fskd.rho": 1e-2})
     if name == "resnet18":
         few = samples(6, teacher.architecture)            # fewer rows than channels
-    student = compress(teacher, few, None, e)
+    student = compress(task(teacher, few, None, e))
     literal = surgery.pruned_copy(teacher, student.structure.kept)
-    fskd.recover(literal, teacher, few, None, e, literal_passes=True)
+    fskd.recover(literal, task(teacher, few, None, e), literal_passes=True)
     monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, surgery.weight_layers(
         teacher.model, teacher.architecture), few.images))
-    in_memory = compress(teacher, few, None, e)
+    in_memory = compress(task(teacher, few, None, e))
     monkeypatch.setattr(layerwise, "CARRIED_BYTES", 1)
-    in_a_file = compress(teacher, few, None, e)
+    in_a_file = compress(task(teacher, few, None, e))
     monkeypatch.setattr(layerwise, "chain", lambda *_: [])
-    from_the_images = compress(teacher, few, None, e)
+    from_the_images = compress(task(teacher, few, None, e))
     x = inputs(8, teacher.architecture, seed=9)
     expected = logits(student.model, x)
     for other in (literal, in_memory, in_a_file, from_the_images):
@@ -183,10 +183,10 @@ def test_layers_up_to_the_first_pruned_one_have_nothing_to_fit(request, name, mo
         fitted.append(self.conv)
         original(self, student, theirs, weights)
     monkeypatch.setattr(fskd.Fit, "add", add)
-    left_out, fewer = compress(teacher, few, None, e), len(fitted)
+    left_out, fewer = compress(task(teacher, few, None, e)), len(fitted)
     monkeypatch.setattr(fskd, "untouched", lambda *_: set())
     fitted.clear()
-    whole = compress(teacher, few, None, e)
+    whole = compress(task(teacher, few, None, e))
     settled = len(fitted) - fewer
     assert 0 < settled < len(fitted) / 2 and all(seen[id(conv)] <= 1e-5 for conv in fitted[:settled])
     after = next(conv for conv in fitted[settled:] if conv.groups == 1)       # a depthwise layer mixes nothing yet

@@ -1,9 +1,11 @@
 """Eq. 1, 5 and 6, and the channels that follow from them."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of
+from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of, task
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,8 +91,8 @@ READERS = {"vgg": {"features.0": "features.3", "features.40": "classifier"},
 def test_activations_are_the_inputs_of_the_reading_layer(teacher):
     few = samples(5, teacher.architecture)
     readers = list(READERS["vgg" if teacher.architecture.name == "vgg16" else "resnet"].values())
-    found = importance.channel_activations(teacher.model, readers, few.images, chunk=2)
-    squares = importance.channel_activations(teacher.model, readers, few.images, power=2)
+    found = importance.channel_activations(teacher.model, readers, few.images, chunk=2)[0]
+    squares = importance.channel_activations(teacher.model, readers, few.images, power=2)[0]
     seen = {}
     handles = [teacher.model.get_submodule(name).register_forward_pre_hook(
         lambda _m, x, name=name: seen.__setitem__(name, x[0].clone())) for name in readers]
@@ -127,7 +129,7 @@ def test_taylor_is_activation_times_gradient_and_uses_the_label(teacher):
 def test_bn_scale_is_the_batch_norm_behind_the_convolution(vgg):
     e = small(contribution="bn_scale")
     few = samples(5, VGG)
-    found = importance.class_aware_scores(vgg, {"features.3": "features.7"}, few, None, torch.full((5,), 0.2), e)
+    found = importance.class_aware_scores(task(vgg, few, None, e, torch.full((5,), 0.2)), {"features.3": "features.7"})
     assert torch.equal(found["features.3"], vgg.model.features[4].weight.abs())
 
 
@@ -155,7 +157,8 @@ def chosen(teacher, plan, few, aux=None, w=None, **settings):
     widths = plans.plan_widths(plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    return widths, importance.choose_filters(teacher, widths, readers, few, aux, w, small(**settings))
+    return widths, importance.choose_filters(
+        task(teacher, few, aux, small(**{"contribution": "activation", **settings}), w), widths, readers)
 
 
 @pytest.mark.parametrize("architecture, plan", [(VGG, "half"), (RESNET, "all_inner")])
@@ -173,7 +176,7 @@ def test_class_aware_filters_weigh_the_l1_norm_by_the_activation(vgg):
     few, aux, w = samples(6, VGG), samples(6, VGG, seed=3), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).double()
     widths, kept = chosen(vgg, "half", few, aux, w)
     both = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
-    s = importance.weighted(importance.channel_activations(vgg.model, ["features.10"], both.images)["features.10"],
+    s = importance.weighted(importance.channel_activations(vgg.model, ["features.10"], both.images)[0]["features.10"],
                             both.labels, w)
     score = vgg.model.features[7].weight.abs().sum((1, 2, 3)) * s / s.mean()
     assert kept["features.7"] == sorted(score.topk(widths["features.7"]).indices.tolist())
@@ -182,10 +185,35 @@ def test_class_aware_filters_weigh_the_l1_norm_by_the_activation(vgg):
 
 def test_flat_activations_leave_the_native_choice(vgg, monkeypatch):
     monkeypatch.setattr(importance, "channel_activations",
-                        lambda model, names, images, power: {n: torch.ones(len(images), 512) for n in names})
+                        lambda model, names, images, power: ({n: torch.ones(len(images), 512) for n in names}, None))
     monkeypatch.setattr(importance, "weighted", lambda values, labels, w: torch.tensor(3.0))
     few = samples(5, VGG)
     assert chosen(vgg, "half", few, w=torch.ones(5) / 5)[1] == chosen(vgg, "half", few)[1]
+
+
+def test_evidence_gives_every_class_a_mean_weighted_by_the_teachers_posteriors():
+    """By hand: three images, two channels, two classes; class 1 has no image labelled so, yet has evidence."""
+    values = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 8.0]])
+    posteriors = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
+    found = importance.class_evidence(values, posteriors)
+    assert torch.allclose(found, torch.tensor([[(1 + 1.5 + 1.25) / 1.75, (1 + 2) / 1.75], [(1.5 + 3.75) / 1.25, (1 + 6) / 1.25]]))
+    # With certain posteriors it is the class mean of eq. 5.
+    certain = torch.eye(2)[[0, 1, 1]]
+    means, present = importance.class_means(values, torch.tensor([0, 1, 1]), 2)
+    assert present.all() and torch.allclose(importance.class_evidence(values, certain), means)
+
+
+@pytest.mark.parametrize("contribution", ["evidence", "evidence_max"])
+def test_evidence_reads_the_few_and_the_whole_pool_without_labels(vgg, contribution):
+    few, pool, w = samples(4, VGG), samples(9, VGG, seed=5).images, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0])
+    e = small(contribution=contribution)
+    given = dataclasses.replace(task(vgg, few, None, e, w), pool=pool)
+    found = importance.class_aware_scores(given, {"features.3": "features.7"})["features.3"]
+    values, logits = importance.channel_activations(vgg.model, ["features.7"], torch.cat([few.images, pool]))
+    by_class = importance.class_evidence(values["features.7"], logits.softmax(1))
+    assert torch.allclose(found, by_class.max(0).values if contribution == "evidence_max" else w @ by_class)
+    other = dataclasses.replace(given, few=Samples(few.images, (few.labels + 1) % CLASSES))
+    assert torch.equal(found, importance.class_aware_scores(other, {"features.3": "features.7"})["features.3"])
 
 
 @pytest.mark.parametrize("contribution", ["activation", "taylor", "bn_scale"])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, source, state_of)
+                      small, source, state_of, task)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ def setting(teacher, **changes):
 
 
 def run(teacher, few=None, aux=None, w=None, **changes):
-    return compress(teacher, few or samples(8, teacher.architecture), aux, setting(teacher, **changes), w)
+    return compress(task(teacher, few or samples(8, teacher.architecture), aux, setting(teacher, **changes), w))
 
 
 def head_of(model, name):

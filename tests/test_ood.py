@@ -111,14 +111,19 @@ def test_quota_breaks_ties_at_random_and_shuffles():
 SHAPE = (3, 32, 32)
 
 
+def pool_of(e):
+    """The pool that a run draws: without the images of its watch set."""
+    return ood.draw_pool(e, SHAPE, ood.draw_watch(e, SHAPE))
+
+
 def test_a_pool_has_n_images_of_the_source_without_repeats(tiny):
-    pool = ood.draw_pool(experiment(), SHAPE)
+    pool = pool_of(experiment())
     assert len(pool.images) == len(set(pool.indices)) == 30 and pool.removed == 0
     assert torch.equal(pool.images, tiny["elsewhere", "train"].images[pool.indices])
 
 
 def test_pools_of_a_seed_are_nested_and_seeds_differ(tiny):
-    small, large, other = (ood.draw_pool(experiment(**s), SHAPE) for s in ({"n": 20}, {"n": 50}, {"n": 20, "seed": 1}))
+    small, large, other = (pool_of(experiment(**s)) for s in ({"n": 20}, {"n": 50}, {"n": 20, "seed": 1}))
     assert large.indices[:20] == small.indices != other.indices
 
 
@@ -129,19 +134,36 @@ def test_adding_ood_images_leaves_the_few_as_they_were(tiny):
 
 def test_excluded_classes_stay_out(tiny):
     labels = tiny["elsewhere", "train"].labels
-    pool = ood.draw_pool(experiment(ood_exclude=("elsewhere-1",)), SHAPE)
+    pool = pool_of(experiment(ood_exclude=("elsewhere-1",)))
     assert set(labels[pool.indices].tolist()) == {0, 2}
     with pytest.raises(InputError, match="ood_exclude names 'bus', but elsewhere has no such class"):
-        ood.draw_pool(experiment(ood_exclude=("bus",)), SHAPE)
+        pool_of(experiment(ood_exclude=("bus",)))
 
 
 def test_a_source_with_too_few_images_is_refused(tiny):
-    with pytest.raises(InputError, match="has 90 usable images, but the pool needs n=91; lower n and m"):
-        ood.draw_pool(experiment(n=91), SHAPE)
+    with pytest.raises(InputError, match="has 72 usable images besides the watch set, but the pool needs n=73; lower n and m"):
+        pool_of(experiment(n=73))
+
+
+def test_the_watch_set_is_a_fifth_of_a_small_source_and_128_images_of_a_large_one(tiny):
+    assert [ood.watch_size(count) for count in (4, 90, 639, 640, 50_000)] == [0, 18, 127, 128, 128]
+    watch = ood.draw_watch(experiment(), SHAPE)
+    assert len(watch.images) == len(set(watch.indices)) == 18
+    assert torch.equal(watch.images, tiny["elsewhere", "train"].images[watch.indices])
+
+
+@pytest.mark.parametrize("settings", [{"n": 50}, {"m": 3}, {"n": 60, "m": 20}, {"finetune.stop": "fixed"}, {"num": 20}])
+def test_sizes_of_pool_and_d_aux_do_not_move_the_watch_set_nor_the_rule_the_pool(tiny, settings):
+    one, other = experiment(), experiment(**settings)
+    assert ood.draw_watch(one, SHAPE).indices == ood.draw_watch(other, SHAPE).indices != \
+        ood.draw_watch(experiment(seed=1), SHAPE).indices
+    shorter = min(one.pool_size, other.pool_size)
+    assert pool_of(one).indices[:shorter] == pool_of(other).indices[:shorter]
+    assert not set(pool_of(other).indices) & set(ood.draw_watch(other, SHAPE).indices)
 
 
 def test_d_aux_is_drawn_without_repeats_and_grows_by_adding(tiny):
-    pool = ood.draw_pool(experiment(), SHAPE)
+    pool = pool_of(experiment())
     few, more = ood.draw_aux(pool, 5, 0), ood.draw_aux(pool, 12, 0)
     assert torch.equal(more[:5], few) and len(set(more.tolist())) == 12
 
@@ -197,10 +219,10 @@ def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
     tiny["elsewhere", "train"] = image_set("elsewhere", 120, 3, 3)
     tiny["elsewhere", "train"].images[:30] = stolen
     tiny["elsewhere", "train"].images[30:] = clean
-    pool = ood.draw_pool(experiment(n=90), SHAPE)
-    assert sorted(pool.indices) == list(range(30, 120)) and 0 < pool.removed <= 30
-    with pytest.raises(InputError, match="has 90 usable images"):
-        ood.draw_pool(experiment(n=91), SHAPE)
+    watch, pool = ood.draw_watch(experiment(), SHAPE), pool_of(experiment(n=66))      # 24 of 120 are watched
+    assert sorted(watch.indices + pool.indices) == list(range(30, 120)) and pool.removed <= 30 and watch.removed <= 30
+    with pytest.raises(InputError, match="has 66 usable images"):
+        pool_of(experiment(n=67))
 
 
 def test_flat_images_are_no_duplicates_of_each_other():

@@ -32,24 +32,25 @@ def lasting(row):
 # --- every method, every variant ---------------------------------------------------------------------
 @EVERY
 @BOTH
-def test_all_six_variants_run(tiny, method, network):
+def test_all_variants_run(tiny, method, network):
     shared, rows, students = pipeline.Shared(), {}, {}
+    settings = NETWORKS[network] | {"finetune.stop": "fixed"}          # early stopping may keep the start
     for variant in VARIANTS:
-        students[variant], rows[variant] = run(shared, method=method, variant=variant, **NETWORKS[network])
-        row, e = rows[variant], experiment(method=method, variant=variant, **NETWORKS[network])
+        students[variant], rows[variant] = run(shared, method=method, variant=variant, **settings)
+        row, e = rows[variant], experiment(method=method, variant=variant, **settings)
         assert (row.method, row.variant, row.key, row.plan) == (method, variant, e.key, e.resolved_plan)
         assert 0 <= row.top1 <= 100 and row.macs_cut > 0 and row.params_cut > 0
         assert sum(row.counts) == len(row.few_indices) == 10 and row.aux_counts == ([] if not e.reads_aux else row.aux_counts)
         assert (sum(row.aux_counts), len(row.aux_indices)) == ((10, 10) if e.reads_aux else (0, 0))
         assert bool(row.dropped) == (method == "practise") and bool(row.kept) == (method != "practise")
         assert not students[variant].model.training
-    assert len({row.id for row in rows.values()}) == 6
+    assert len({row.id for row in rows.values()}) == len(VARIANTS)
     assert len({tuple(row.few_indices) for row in rows.values()}) == 1                     # paired
     assert len({tuple(row.aux_indices) for row in rows.values() if row.aux_indices}) == 1
     # Each pair differs by one part alone.
     states = {variant: state_of(student.model) for variant, student in students.items()}
     distinct = [("native", "native_ft"), ("native_ft", "extra_images"), ("native_ft", "wo_comp"), ("wo_ft", "ours"),
-                ("extra_images", "ours")]
+                ("extra_images", "ours"), ("ours", "whole_pool")]
     assert not any(same_state(states[one], states[other]) for one, other in distinct)
     assert len({row.macs for row in rows.values()}) == 1 or method == "practise"
 
@@ -115,7 +116,7 @@ class Watched(data.ImageSet):
         return super().take(indices)
 
 
-@pytest.mark.parametrize("method, stop", [*((method, "fixed") for method in METHODS), ("fskd", "train_loss"), ("fskd", "pool")])
+@pytest.mark.parametrize("method, stop", [*((method, "watch") for method in METHODS), ("fskd", "train_loss"), ("fskd", "fixed")])
 def test_test_images_are_read_by_the_purity_filter_and_by_evaluation(tiny, method, stop):
     tiny["tiny", "test"] = Watched(**{f.name: getattr(tiny["tiny", "test"], f.name) for f in dataclasses.fields(data.ImageSet)})
     Watched.readers.clear()
@@ -127,10 +128,13 @@ def test_every_finished_model_is_evaluated_once(tiny, monkeypatch):
     seen = []
     original = evaluation.predictions
     monkeypatch.setattr(evaluation, "predictions", lambda *a: (seen.append(1), original(*a))[1])
-    shared = pipeline.Shared()
-    for number, variant in enumerate(VARIANTS, 1):
-        run(shared, variant=variant)
-        assert len(seen) == number
+    shared, students = pipeline.Shared(), {}
+    for variant in VARIANTS:
+        students[variant] = run(shared, variant=variant)[0]
+    # Where eq. 5 changes nothing, the control and w/o FT are one finished student, and it is tested once.
+    assert students["wo_ft"] is students["extra_images"] and len(seen) == len(VARIANTS) - 1
+    run(shared, variant="wo_ft", contribution="activation")
+    assert len(seen) == len(VARIANTS)
 
 
 @pytest.mark.parametrize("settings", [{}, {"aux": "augmented_few"}, {"num": 20, "imbalance": "balanced"}])
@@ -149,9 +153,15 @@ def test_few_pool_and_auxiliary_images_are_disjoint_sets_without_test_images(tin
     pool = [image.numpy().tobytes() for image in ready.pool.images]
     assert not set(pool) & (tested | few) and len(set(ready.aux_indices)) == len(ready.aux)
     assert torch.equal(ready.aux.images, ready.teacher.normalise(elsewhere.take(ready.aux_indices)))
-    unused = {image.numpy().tobytes() for image in ready.unused}
-    auxiliary = {image.numpy().tobytes() for image in elsewhere.take(ready.aux_indices)}
-    assert not unused & auxiliary and unused | auxiliary == set(pool)
+    watch = ood.draw_watch(experiment(**settings), (3, 32, 32))
+    watched = {image.numpy().tobytes() for image in watch.images}
+    assert torch.equal(ready.watch.images, ready.teacher.normalise(watch.images)) and len(watched) == 18   # a fifth of 90
+    assert not watched & (set(pool) | tested | few)
+    assert set(ready.aux_indices) <= set(ready.pool.indices) and not set(ready.pool.indices) & set(watch.indices)
+    whole = pipeline.prepare(experiment(variant="whole_pool", **settings)).ordered_pool
+    assert torch.equal(whole[:len(ready.aux)], ready.aux.images)
+    every = {image.numpy().tobytes() for image in ready.teacher.normalise(ready.pool.images)}
+    assert len(whole) == len(pool) and {image.numpy().tobytes() for image in whole} == every
 
 
 # --- labels of the auxiliary set ---------------------------------------------------------------------
@@ -170,7 +180,7 @@ def test_labels_are_complementary_uniform_or_the_teachers(tiny):
 def test_augmented_copies_keep_the_labels_of_their_originals(tiny):
     ready = pipeline.prepare(experiment(aux="augmented_few", m=23))
     labels = tiny["tiny", "train"].labels
-    assert len(ready.aux) == 23 and ready.pool is None and ready.unused is None
+    assert len(ready.aux) == 23 and ready.pool is None and ready.ordered_pool is None
     assert ready.aux.labels.tolist() == labels[ready.aux_indices].tolist()
     assert ready.aux_indices[:10] == ready.aux_indices[10:20] == ready.draw.indices
 
@@ -182,17 +192,27 @@ def test_shares_are_those_of_the_draw(tiny):
 
 
 @pytest.mark.parametrize("settings", [
-    {"w": "complement"}, {"w": "inverse"}, {"w": "uniform"}, {"w": "few"}, {"contribution": "taylor"}, {"contribution": "bn_scale"},
+    {"contribution": "activation"}, {"contribution": "taylor"}, {"contribution": "bn_scale"},
+    {"contribution": "evidence", "w": "uniform"}, {"contribution": "evidence_max"}, {"finetune.stop": "fixed"},
+    {"finetune.stop": "train_loss"},
     {"aux": "augmented_few"}, {"ood_labels": "teacher"}, {"ood_labels": "uniform"}, {"label_sampling": "quota"},
     {"alpha_min": "nonzero"}, {"redraw": True}, {"gamma": "one"}, {"gamma": "normalised"}, {"gamma_mean": "weighted"},
     {"lam": 0}, {"m": 25}, {"ood_source": "elsewhere", "ood_exclude": ("elsewhere-0",)}, {"finetune.bn": "separate"},
     {"finetune.recipe": "cd"}, {"finetune.rebalance": "oversample"}, {"class_order": "index"}, {"imbalance": "balanced"},
-    {"imbalance": "counts", "counts": (4, 3, 2, 1, 0)}, {"importance": "native"}, {"fskd.solver": "minnorm"},
+    {"imbalance": "counts", "counts": (4, 3, 2, 1, 0)}, {"fskd.solver": "minnorm"},
 ])
 def test_every_switch_runs_and_is_in_the_key(tiny, settings):
     e = experiment(variant="ours", **settings)
     row = pipeline.run(e)[1]
     assert row.key == e.key != experiment(variant="ours").key
+
+
+@pytest.mark.parametrize("w", ["complement", "inverse", "uniform", "few"])
+def test_class_weights_run_and_are_in_the_key_where_eq_5_acts(tiny, w):
+    settings = {"variant": "ours", "contribution": "activation"}
+    e = experiment(w=w, **settings)
+    assert pipeline.run(e)[1].key == e.key != experiment(**settings).key
+    assert experiment(variant="ours", w=w).key == experiment(variant="ours").key          # FSKD's own criterion sees no class
 
 
 @pytest.mark.parametrize("method, settings", [
@@ -227,13 +247,57 @@ def test_recovered_students_pools_and_sets_are_made_once(tiny, monkeypatch):
     shared = pipeline.Shared()
     for variant in VARIANTS:
         run(shared, variant=variant)
-    assert made == {"recover": 3, "pool": 1}              # native and native_ft and wo_comp; extra_images; wo_ft and ours
+    # native, native_ft and wo_comp; extra_images, wo_ft and ours; whole_pool
+    assert made == {"recover": 3, "pool": 1}
     run(shared, variant="ours", eta=1)
     assert made == {"recover": 3, "pool": 1}
     run(shared, variant="ours", lam=0.2)
     assert made == {"recover": 4, "pool": 1}
     run(shared, variant="ours", seed=1)
     assert made == {"recover": 5, "pool": 2}
+
+
+@pytest.mark.parametrize("method", ["fskd", "mir", "cd"])
+def test_the_control_and_ours_share_one_recovery(tiny, monkeypatch, method):
+    made, recover = [], pipeline.recover
+    monkeypatch.setattr(pipeline, "recover", lambda *a: (made.append(1), recover(*a))[1])
+    shared = pipeline.Shared()
+    for variant in ("extra_images", "wo_ft", "ours"):
+        run(shared, method=method, variant=variant)
+    assert len(made) == 1
+
+
+@EVERY
+def test_stopping_by_the_watch_set_leaves_draw_pool_and_d_aux_alone(tiny, method):
+    one, other = (run(method=method, variant="ours", **{"finetune.stop": stop})[1] for stop in ("watch", "fixed"))
+    assert (one.few_indices, one.aux_indices, one.aux_counts) == (other.few_indices, other.aux_indices, other.aux_counts)
+    assert len(one.finetune_distances) == one.finetune_epochs + 1 and 0 <= one.finetune_kept <= one.finetune_epochs
+    assert one.finetune_distances[one.finetune_kept] == min(one.finetune_distances)
+    assert other.finetune_distances == [] and other.finetune_kept == other.finetune_epochs == 2
+
+
+def test_the_base_stops_by_the_same_watch_set(tiny):
+    base, ours, native = (pipeline.prepare(experiment(variant=variant)) for variant in ("native_ft", "ours", "native"))
+    assert torch.equal(base.watch.images, ours.watch.images) and base.pool is None and native.watch is None
+
+
+def test_the_whole_pool_enters_the_recovery_alone(tiny, count_forwards):
+    ready = pipeline.prepare(experiment(variant="whole_pool"))
+    task = pipeline.task_of(experiment(variant="whole_pool"), ready)
+    assert len(task.recovery) == 30 and len(task.aux) == len(ready.aux) == 10
+    ours = pipeline.task_of(experiment(variant="ours"), pipeline.prepare(experiment(variant="ours")))
+    assert torch.equal(ours.recovery, ours.aux.images) and torch.equal(ours.aux.labels, task.aux.labels)
+    # Where the pool is no larger than D_aux, it is D_aux, and both variants have one student.
+    students = [run(variant=variant, n=10)[0] for variant in ("ours", "whole_pool")]
+    assert same_state(*(state_of(student.model) for student in students))
+
+
+def test_practise_reads_the_whole_pool_while_it_trains_and_d_aux_for_its_labels(tiny, monkeypatch):
+    from oefsmc_lib.methods import mimic
+    seen, sets = [], mimic.sets
+    monkeypatch.setattr(mimic, "sets", lambda task: (seen.append([len(s) for s, _, _ in sets(task)]), sets(task))[1])
+    _, row = run(method="practise", variant="whole_pool")
+    assert seen and all(sizes == [10, 30] for sizes in seen) and sum(row.aux_counts) == 10
 
 
 def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch):
@@ -246,17 +310,17 @@ def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch
     shared, rows = pipeline.Shared(), {}
     for variant in VARIANTS:
         rows[variant] = run(shared, method="practise", variant=variant)[1]
-    candidates = trained["adaptors"] // 2                 # of the few alone, and of both sets
-    assert trained["adaptors"] == 2 * candidates and candidates > 1
+    candidates = trained["adaptors"] // 3                 # of the few alone, of both sets, and of the whole pool
+    assert trained["adaptors"] == 3 * candidates and candidates > 1
     alike = rows["extra_images"].dropped == rows["ours"].dropped
-    assert len(trained["student"]) == (2 if alike else 3)
+    assert len(trained["student"]) == (3 if alike else 4)
     # shared work counts in full in the row of each run that it served
     assert rows["ours"].seconds_recovery > 0.5 * rows["extra_images"].seconds_recovery
 
 
 def test_other_weights_or_labels_share_a_training_and_other_images_do_not():
     ours = Experiment(method="practise", variant="ours").training_switches()
-    for same in ({"w": "uniform"}, {"contribution": "taylor"}, {"ood_labels": "uniform"}, {"alpha_min": "nonzero"},
+    for same in ({"w": "uniform"}, {"ood_labels": "uniform"}, {"alpha_min": "nonzero"},
                  {"variant": "wo_ft"}, {"variant": "extra_images"}, {"eta": 1}):
         assert Experiment.parse({"method": "practise", "variant": "ours", **same}).training_switches() == ours, same
     for other in ({"m": 5}, {"lam": 0.2}, {"seed": 1}, {"n": 60}, {"variant": "wo_comp"}, {"practise.iterations": 3},
@@ -351,7 +415,7 @@ def test_the_id_hangs_on_teacher_data_and_source(tiny, monkeypatch):
 
 # --- refusals ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("settings, words", [
-    ({"n": 91, "m": 10}, "has 90 usable images, but the pool needs n=91"),
+    ({"n": 73, "m": 10}, "has 72 usable images besides the watch set, but the pool needs n=73"),
     ({"ood_exclude": ("bus",)}, "ood_exclude names 'bus', but elsewhere has no such class"),
     ({"num": 80, "n": 80}, "training images, but the draw needs"),
     ({"imbalance": "counts", "counts": (5, 5)}, "counts names 2 classes, but tiny has 5"),

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, state_of)
+                      small, state_of, task)
 from torch import nn
 
 from oefsmc_lib import evaluation, importance, plans, surgery
@@ -24,11 +24,12 @@ def setting(**changes):
 
 
 def run(teacher, few=None, aux=None, w=None, **changes):
-    return compress(teacher, few or samples(8, teacher.architecture), aux, setting(**changes), w)
+    return compress(task(teacher, few or samples(8, teacher.architecture), aux, setting(**changes), w))
 
 
 def scores(teacher, few, aux=None, joint=None, w=None, candidates=None, **changes):
-    return practise.score(teacher, candidates or plans.droppable_units(teacher.model), few, aux, joint, setting(**changes), w)
+    candidates = candidates or plans.droppable_units(teacher.model)
+    return practise.score(task(teacher, few, aux, setting(**changes), w, joint), candidates)
 
 
 # --- candidates and places ---------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_a_latency_that_does_not_fall_is_refused(resnet, monkeypatch):
 def test_recoverability_is_the_mean_square_after_training_on_plain_images(resnet):
     few = samples(6, RESNET)
     found = scores(resnet, few, candidates=["layer2.1"], **{"practise.scoring_iterations": 3})["layer2.1"]
-    stages = practise.Stages(resnet, few, None, None, setting(**{"practise.scoring_iterations": 3}))
+    stages = practise.Stages(task(resnet, few, None, setting(**{"practise.scoring_iterations": 3})), None)
     errors = stages.recover("layer2.1")
     assert errors.shape == (6,) and found["recoverability"] == pytest.approx(float(errors.mean()))
     assert found["score"] == pytest.approx(found["recoverability"] / found["saving"])
@@ -212,8 +213,8 @@ def test_class_aware_recoverability_is_eq_5_over_images(resnet):
     few, aux = samples(6, RESNET), samples(6, RESNET, seed=3)
     w = torch.tensor([0.5, 0.3, 0.2, 0, 0]).double()
     e = setting(variant="ours")
-    found = practise.score(resnet, ["layer1.1"], few, aux, aux, e, w)["layer1.1"]["recoverability"]
-    errors = practise.Stages(resnet, few, aux, aux, e).recover("layer1.1")
+    found = practise.score(task(resnet, few, aux, e, w, aux), ["layer1.1"])["layer1.1"]["recoverability"]
+    errors = practise.Stages(task(resnet, few, aux, e, None, aux), aux).recover("layer1.1")
     expected = importance.weighted(errors[:, None], torch.cat([few.labels, aux.labels]), w)
     assert len(errors) == 12 and found == pytest.approx(float(expected[0]))
 
@@ -223,7 +224,8 @@ def test_equal_sets_at_one_half_are_scored_like_the_pooled_set(teacher):
     pooled = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
     e = setting(augment="none", variant="extra_images", **{"practise.scoring_iterations": 4})
     unit = plans.droppable_units(teacher.model)[1]
-    joint, plain = (practise.Stages(teacher, *sets, e).recover(unit) for sets in ((few, None, aux), (pooled, None, None)))
+    joint, plain = (practise.Stages(task(teacher, *sets, e, None, other), None).recover(unit)
+                    for *sets, other in ((few, None, aux), (pooled, None, None)))
     assert torch.allclose(joint, plain[:6], rtol=1e-2)
 
 
