@@ -11,13 +11,21 @@ from oefsmc_lib import paper, results, summaries
 from oefsmc_lib.results import Row
 
 BASE = "native_ft"                                         # the paper's base columns
+REDRAWN = "redrawn"                                        # OE-FSMC with redraw=true
 NOT_RUN = "not run"
 GROUPS = ("head", "tail", "absent")
+REMEDIES = ("extra_images", "ours", "whole_pool")          # what is compared with the base in tables and figures
 
 
 # --- reading rows ------------------------------------------------------------------------------
 def column(row: Row, name: str):
-    """A column or a further switch of a row; None where the run did not read it."""
+    """A column or a further switch of a row; None where the run did not read it.
+
+    The variant of a run that draws its OOD labels anew at each step is ``redrawn``: the reading of the journal
+    version of the paper, which tables show beside ``ours``.
+    """
+    if name == "variant" and row.switches.get("redraw"):
+        return REDRAWN
     return getattr(row, name) if name in results.COLUMNS else row.switches.get(name)
 
 
@@ -32,10 +40,9 @@ def values_of(rows: Iterable[Row], name: str) -> list:
 
 
 def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: str = "top1", **where) -> dict | None:
-    """The paired difference a - b over seeds, as :func:`summaries.paired` gives it; None without a pair."""
-    chosen = [row for row in select(rows, **where) if column(row, on) in (a, b)]
-    table = summaries.paired(chosen, a, b, on=on, value=value) if chosen else None
-    return None if table is None or table.empty else table.iloc[0].to_dict()
+    """The paired difference a - b of one cell over seeds, as :func:`against` gives it; None without a pair."""
+    chosen = select(rows, **where)
+    return against(select(chosen, **{on: a}), select(chosen, **{on: b}), value)
 
 
 def tail_cost(rows: Iterable[Row], num: int, variant: str = BASE, **where) -> dict | None:
@@ -125,8 +132,9 @@ def rarely_predicted(share: Sequence[float], counts: Sequence[int]) -> str:
 
 
 # --- words -----------------------------------------------------------------------------------------
-VARIANT_WORDS = {"native": "no fine-tuning", "native_ft": "the base", "extra_images": "images from elsewhere",
-                 "wo_ft": "w/o FT", "wo_comp": "w/o Comp.", "ours": "OE-FSMC"}
+VARIANT_WORDS = {"native": "no fine-tuning", "native_ft": "the base", "extra_images": "OOD images, labels ignored",
+                 "wo_ft": "w/o FT", "wo_comp": "w/o Comp.", "ours": "OE-FSMC",
+                 REDRAWN: "OE-FSMC, labels redrawn", "whole_pool": "the whole pool (this package's own)"}
 
 
 def points(found: dict, plus: str = "gains", minus: str = "loses") -> str:
@@ -150,15 +158,27 @@ def side(low: float, high: float) -> str:
     return {"reproduced": "above", "not reproduced": "below"}.get(summaries.verdict(low, high), "undecided")
 
 
-def against(rows: Sequence[Row], reference: Sequence[Row], value: str = "top1") -> dict | None:
-    """The paired difference of two lists of rows that differ in one switch, by seed; None without a pair."""
-    a, b = ({row.seed: getattr(row, value) for row in side} for side in (rows, reference))
+def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
+    """seed -> value, of rows that differ in nothing but the seed; a seed without the value is left out."""
+    found: dict[int, float] = {}
+    for row in rows:
+        if row.seed in found:
+            raise ValueError(f"seed {row.seed} occurs twice among rows that should differ in the seed alone")
+        if getattr(row, value) is not None:
+            found[row.seed] = getattr(row, value)
+    return found
+
+
+def against(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> dict | None:
+    """The paired difference of two lists of rows that differ in one switch, with its 95 % t-interval; None without a pair."""
+    a, b = by_seed(rows, value), by_seed(reference, value)
     seeds = sorted(set(a) & set(b))
     if not seeds:
         return None
     differences = [a[seed] - b[seed] for seed in seeds]
     mean, _, half = summaries.t_interval(differences)
-    return {"n": len(seeds), "mean": mean, "half": half, "low": mean - half, "high": mean + half, "differences": differences}
+    return {"n": len(seeds), "mean": mean, "half": half, "low": mean - half, "high": mean + half, "seeds": seeds,
+            "differences": differences}
 
 
 def dropped_units(rows: Iterable[Row], method: str) -> str:
@@ -203,7 +223,7 @@ def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
     """A pandas table of each remedy - the base under the long tail: points, their half-interval, and whether it helps."""
     import pandas as pd
     records = []
-    for variant in ("extra_images", "ours"):
+    for variant in REMEDIES:
         for num in nums:
             if found := gain(rows, num, variant, method=method):
                 helps = {"reproduced": "yes", "not reproduced": "no"}.get(summaries.verdict(found["low"], found["high"]))

@@ -6,9 +6,14 @@ Computed from rows alone, whatever they say; where rows are missing the text is 
 from collections.abc import Sequence
 
 from oefsmc_lib import paper, summaries, verdict
-from oefsmc_lib.claims import (BASE, GROUPS, NOT_RUN, VARIANT_WORDS, against, class_groups, gain, group_recalls, points, select,
+from oefsmc_lib.claims import (BASE, GROUPS, NOT_RUN, REMEDIES, VARIANT_WORDS, against, column, class_groups, gain, group_recalls, points, select,
                                tail_cost, undecided, values_of)
 from oefsmc_lib.results import Row
+
+
+def _of(variant: str):
+    """Rows of a variant; those with redrawn labels are a variant of their own."""
+    return lambda row: column(row, "variant") == variant
 
 
 def _signed(found: dict) -> str:
@@ -24,7 +29,7 @@ def draw(counts: Sequence[int]) -> str:
 def elsewhere(counts: Sequence[int], drawn: Sequence[int]) -> str:
     """Where the drawn labels of eq. 4 go."""
     absent = sum(a for a, m in zip(drawn, counts, strict=True) if m == 0)
-    return f"{absent} of {sum(drawn)} images from elsewhere are labelled as a class that has no image of its own"
+    return f"{absent} of {sum(drawn)} OOD images are labelled as a class that has no image of its own"
 
 
 def shares(predicted: dict[str, Sequence[float]], counts: Sequence[int]) -> str:
@@ -51,15 +56,21 @@ def problem(rows: Sequence[Row], nums: Sequence[int]) -> str:
 
 
 def rescue(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
-    """The cost of the tail at one training size, and what the two remedies change about it."""
+    """The cost of the tail at one training size, and what OE-FSMC and the whole pool change about it."""
     cost = tail_cost(rows, num, method=method)
     back, more = (" back", " another") if cost is not None and cost["mean"] > 0 else ("", "")
-    parts = [] if cost is None else [f"the long tail {points(cost, 'costs', 'adds')}"]
-    if found := gain(rows, num, "extra_images", method=method):
-        parts.append(f"images from elsewhere {points(found, f'win{back}', f'lose{more}')}")
-    if found := gain(rows, num, "ours", method=method):
-        parts.append(f"OE-FSMC {points(found, f'wins{back}', f'loses{more}')}")
-    return f"With {num} images, " + "; ".join(parts) if parts else f"Problem and rescue: {NOT_RUN}"
+    parts = [] if cost is None else [f"the long tail costs {_points(cost)}"]
+    for variant, name in (("ours", "OE-FSMC"), ("whole_pool", "the whole pool")):
+        if found := gain(rows, num, variant, method=method):
+            parts.append(f"{name} {f'wins{back}' if found['mean'] > 0 else f'loses{more}'} {_points(found, signed=False)}")
+    return f"With {num} images " + ", ".join(parts) if parts else f"Problem and rescue: {NOT_RUN}"
+
+
+def _points(found: dict, signed: bool = True) -> str:
+    """``9.5 ± 2.6 points``, and "undecided" where the interval holds 0."""
+    mean = found["mean"] if signed else abs(found["mean"])
+    half = f" ± {found['half']:.1f}" if found["half"] == found["half"] else ""
+    return f"{mean:.1f}{half} points{undecided(found)}"
 
 
 def classes(rows: Sequence[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
@@ -84,7 +95,7 @@ def effect(rows: Sequence[Row], variant: str = "ours") -> str:
     parts = []
     for method, name in paper.METHOD_NAMES.items():
         own = select(rows, method=method, imbalance="long_tail")
-        found = verdict.over(own, lambda row: row.variant == variant, lambda row: row.variant == BASE)
+        found = verdict.over(own, _of(variant), _of(BASE))
         if found:
             parts.append(f"{name} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
     return f"Points against the base, {VARIANT_WORDS[variant]}: {', '.join(parts) or NOT_RUN}"
@@ -93,12 +104,12 @@ def effect(rows: Sequence[Row], variant: str = "ours") -> str:
 def gains(rows: Sequence[Row]) -> str:
     """In how many cells each remedy is significantly above and below the base."""
     parts = []
-    for variant in ("extra_images", "ours"):
+    for variant in REMEDIES:
         table = verdict.cells(rows, variant)
         if "verdict" in table:
             words = list(table["verdict"])
             above, below = (sum(word in pair for word in words) for pair in (("reproduced", "above"), ("not reproduced", "below")))
-            parts.append(f"{VARIANT_WORDS[variant]} significantly above it in {above}, below it in {below} of {len(words)} cells")
+            parts.append(f"{VARIANT_WORDS[variant]}: above it in {above}, below it in {below} of {len(words)} cells")
     return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
 
 
@@ -114,16 +125,16 @@ def groups(rows: Sequence[Row], num: int) -> str:
 
 def ablation(rows: Sequence[Row]) -> str:
     """What either part alone and both together add to the base, averaged over compressors and sizes."""
-    found = {v: verdict.over(select(rows, imbalance="long_tail"), lambda row, v=v: row.variant == v,
-                             lambda row: row.variant == BASE) for v in ("wo_comp", "wo_ft", "ours")}
+    found = {v: verdict.over(select(rows, imbalance="long_tail"), _of(v), _of(BASE))
+             for v in ("wo_comp", "wo_ft", "ours", "whole_pool")}
     parts = [f"{VARIANT_WORDS[v]} {_signed(vars(d) | {'low': d.low, 'high': d.high})}" for v, d in found.items() if d]
     return f"Points against neither part (w/o all): {', '.join(parts) or NOT_RUN}"
 
 
-def settings(entries: dict[str, Sequence[Row]], reference: str) -> str:
+def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "top1") -> str:
     """Which settings are significantly above the reference, and which below."""
     words: dict[str, list[str]] = {"reproduced": [], "not reproduced": []}
-    found = {label: against(rows, entries[reference]) for label, rows in entries.items() if label != reference}
+    found = {label: against(rows, entries[reference], value) for label, rows in entries.items() if label != reference}
     for label, difference in found.items():
         if difference and (word := summaries.verdict(difference["low"], difference["high"])) in words:
             words[word].append(f"{label} ({verdict.signed(difference['mean'])})")

@@ -100,12 +100,19 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
         schedule.step()
         history.append(loss_sum / len(parts))
         if not math.isfinite(history[-1]):
-            raise InputError(f"Fine-tuning diverged in epoch {len(history)}; lower finetune.lr or eta.")
+            raise diverged(len(history))
         if stop.now(history[-1]):
             break
     kept = stop.restore(len(history))
     model.eval().requires_grad_(False)
     return {"epochs": len(history), "kept": kept, "loss": history, "distances": stop.distances}
+
+
+def diverged(epoch: int) -> InputError:
+    """What is said where a loss or a distance is not finite; epoch 0 is the student that the recovery left."""
+    if epoch == 0:
+        return InputError("The recovered student's outputs are not finite before fine-tuning; check the teacher's weights.")
+    return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
 
 
 def learning_rate(experiment, gamma_rates: Tensor, cd_recipe: bool) -> float:
@@ -232,8 +239,7 @@ class Stop:
     def _see_distance(self) -> None:
         distance = self.watch(self.model)
         if not math.isfinite(distance):
-            raise InputError(f"The student's outputs on the watch set are not finite after epoch {self.epoch} of fine-tuning; "
-                             "lower finetune.lr or eta.")
+            raise diverged(self.epoch)
         self.distances.append(distance)
         if distance < self.best:
             self.best, self.best_epoch = distance, self.epoch

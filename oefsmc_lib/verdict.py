@@ -3,7 +3,8 @@
 * A cell: the paired 95 % t-interval over seeds of ours - native_ft. Above 0 *reproduced*, below 0 *not
   reproduced*, else *undecided*.
 * A claim over a table: differences are averaged over its cells within each seed; the same rule.
-* "X is best": no other value significantly better and both ends significantly worse; else undecided.
+* "X is best": *contradicted* where another value is significantly better; *reproduced* where none is and both ends of
+  the range are significantly worse; else undecided.
 * "Negligible": the whole interval within one point of 0 reproduces it, an interval outside does not.
 
 Absolute accuracies are shown with the drop from the teacher and the paper's number beside, and are not
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oefsmc_lib import claims, grid, paper
-from oefsmc_lib.claims import BASE, NOT_RUN, column, select, side
+from oefsmc_lib.claims import BASE, NOT_RUN, by_seed, column, select, side
 from oefsmc_lib.results import Row, Store
 from oefsmc_lib.summaries import t_interval
 from oefsmc_lib.summaries import verdict as rule
@@ -29,7 +30,7 @@ class Judged:
     """A claim of the paper, the verdict of the rule, and the numbers behind it."""
 
     name: str                                              # a key of paper.CLAIMS
-    verdict: str                                           # reproduced, not reproduced, undecided or not run
+    verdict: str                                           # reproduced, not reproduced, contradicted, undecided or not run
     numbers: str
 
     @property
@@ -120,16 +121,6 @@ def brief(table):
     return table.drop(columns=same)
 
 
-def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
-    """seed -> value, of rows that differ in nothing but the seed."""
-    found: dict[int, float] = {}
-    for row in rows:
-        if row.seed in found:
-            raise ValueError(f"seed {row.seed} occurs twice among rows that should differ in the seed alone")
-        found[row.seed] = getattr(row, value)
-    return found
-
-
 def over(rows: Iterable[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool], value: str = "top1",
          cell: Callable[[Row], tuple] = place) -> Over | None:
     """a - b by seed, averaged over the cells that have both sides; a seed counts where every cell has it."""
@@ -180,9 +171,9 @@ def judge(rows: Mapping[str, Sequence[Row]]) -> list[Judged]:
         "more_with_fewer": _more_with_fewer(select(of("table2"), imbalance="long_tail")),
         "both_components": _components(of("fig3a")),
         "wo_ft_beats_wo_comp": _named(_minus("wo_ft", "wo_comp"), of("fig3a"), _is(variant="wo_ft"), _is(variant="wo_comp")),
-        "m_equals_num": best(of("fig3b"), lambda row: column(row, "m") / row.num, 1.0),
+        "m_equals_num": best(select(of("fig3b"), variant="ours"), size_of_aux, 1.0),
         "lam_half": best(of("fig3c"), lambda row: column(row, "lam"), 0.5),
-        "eta_best": best(of("fig3d"), lambda row: column(row, "eta"), 2.5),
+        "eta_best": best(stopped_early(of("fig3d")), lambda row: column(row, "eta"), 2.5),
         "n_negligible": _negligible(of("beyond")),
     }
     return [Judged(name, *found[name]) for name in paper.CLAIMS]
@@ -287,7 +278,7 @@ def _latency(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> tuple[str, str]:
-    """"X is best": no other value significantly better, both ends significantly worse; else undecided."""
+    """"X is best": contradicted by a value that is significantly better, else reproduced if both ends are significantly worse."""
     rows = list(rows)
     values = sorted({value(row) for row in rows})
     if claimed not in values or len(values) < 3:
@@ -301,11 +292,26 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
     better = [v for v, found in differences.items() if found.high < 0]
     worse = [v for v, found in differences.items() if found.low > 0]
     ends = {values[0], values[-1]} - {claimed}
-    word = "reproduced" if not better and ends <= set(worse) else "undecided"
-    said = "; ".join(f"significantly {title} than {claimed:g}: {', '.join(f'{v:g}' for v in group) or 'no value'}"
+    word = "contradicted" if better else "reproduced" if ends <= set(worse) else "undecided"
+    said = "; ".join(f"significantly {title} than {claimed:g}: {', '.join(map(setting_name, group)) or 'no value'}"
                      for title, group in (("worse", worse), ("better", better)))
     example = next(iter(differences.values()))
     return word, f"{said}; {count(example.cells, 'cell')}, {count(example.seeds, 'seed')}"
+
+
+def size_of_aux(row: Row) -> float:
+    """m / M of a run; infinity stands for the whole pool, whose share of M differs with the training size."""
+    return math.inf if column(row, "m") == column(row, "n") else column(row, "m") / row.num
+
+
+def setting_name(value: float) -> str:
+    """A value of a sweep as text."""
+    return "the whole pool" if math.isinf(value) else f"{value:g}"
+
+
+def stopped_early(rows: Iterable[Row]) -> list[Row]:
+    """Rows whose fine-tuning stopped by the watch set, this package's default."""
+    return select(rows, **{"finetune.stop": "watch"})
 
 
 def _negligible(rows: Sequence[Row]) -> tuple[str, str]:

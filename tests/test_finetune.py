@@ -274,8 +274,11 @@ def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
 
 
 def test_a_distance_that_is_not_finite_is_refused(vgg):
-    with pytest.raises(InputError, match="not finite after epoch 0 of fine-tuning; lower finetune.lr or eta"):
+    with pytest.raises(InputError, match="not finite before fine-tuning; check the teacher's weights"):
         run(vgg, samples(8, VGG), None, lambda _: math.nan, epochs=2, stop="watch")
+    distances = iter([1.0, math.inf])
+    with pytest.raises(InputError, match="diverged in epoch 1; lower finetune.lr or eta"):
+        run(vgg, samples(8, VGG), None, lambda _: next(distances), epochs=2, stop="watch")
 
 
 def test_a_stage_that_diverges_is_refused(vgg):

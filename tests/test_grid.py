@@ -80,16 +80,15 @@ def test_every_grid_of_every_profile_is_valid():
 def test_the_paper_is_the_union_of_its_grids():
     named = [(each.profile.name, each.name) for each in grid.grids_of("paper")]
     assert set(named) == {("cifar10", name) for name in ("table1", "table2", "fig3a", "literal", "fig3b", "fig3c", "fig3d", "beyond")} \
-        | {("imagenet", "table2"), ("cifar100", "literal")} \
-        | {(name, each) for name in ("cifar10+cpu", "cifar100") for each in ("table1", "table2", "fig3a")}
+        | {("imagenet", "table2")} | {("cifar100", each) for each in ("table1", "table2", "fig3a", "literal")}
     assert len(named) == len(set(named))
     assert {each.name for each in grid.chosen("table2", "paper")} == {"table2"}
-    assert [each.profile.name for each in grid.chosen("table2", "paper")] == ["cifar10", "cifar10+cpu", "cifar100", "imagenet"]
+    assert [each.profile.name for each in grid.chosen("table2", "paper")] == ["cifar10", "cifar100", "imagenet"]
     lengths = {e.mir.iterations for each in grid.grids_of("paper") for e in each.experiments if e.method == "mir"}
-    assert lengths == {2000, 500}                          # the published length, and that of two cores
+    assert lengths == {2000}                               # the published length
     with pytest.raises(InputError, match="did you mean table1"):
         grid.chosen("tabel1", "paper")
-    with pytest.raises(InputError, match="name one of cifar10, cifar10\\+cpu, cifar100, imagenet"):
+    with pytest.raises(InputError, match="name one of cifar10, cifar100, imagenet"):
         grid.load_profile("paper")
 
 

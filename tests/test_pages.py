@@ -44,21 +44,22 @@ def test_a_doubted_number_of_the_paper_is_marked():
 
 
 def test_steps_add_up_to_the_methods_difference():
-    points = {"extra_images": 3.0, "wo_ft": 1.0, "wo_comp": -2.0, "ours": -4.0}
+    points = {"extra_images": 3.0, "wo_ft": 1.0, "wo_comp": -2.0, "ours": -4.0, "whole_pool": 6.0}
 
     def stepped(e):
         return 60 + points.get(e.variant, 0.0) + (0.5 * e.seed if e.variant != "native_ft" else 0.0)
     rows = {name: made(name, stepped, lambda e: e.method in ("fskd", "cd") and e.num in (10, 20)) for name in ("table2", "fig3a")}
     text = pages.steps_markdown(rows).splitlines()
-    assert "w/o FT − control" in text[0] and "OE-FSMC − base" in text[0]
+    assert "w/o FT − base" in text[0] and "OE-FSMC − base" in text[0] and "whole pool − OE-FSMC" in text[0]
     found = [[part.strip() for part in each.strip("| ").split("|")] for each in text[2:]]
     assert [each[:4] for each in found] == [["cifar10", "CD", "10, 20", "2"], ["cifar10", "FSKD", "10, 20", "2"], ["all", "", "", "4"]]
     for each in found:                                                        # seeds 0 to 4 add 1 to every variant's mean
-        assert each[4:] == ["+4.0 ± 1.0", "−2.0 ± 0.0", "−5.0 ± 0.0", "−3.0 ± 1.0"]
+        assert each[4:] == ["+2.0 ± 1.0", "−5.0 ± 0.0", "−3.0 ± 1.0", "+10.0 ± 0.0"]
     # A seed without one of the steps is in none of them, so that they add up.
-    fewer = rows | {"table2": [row for row in rows["table2"] if (row.seed, row.variant) != (4, "extra_images")]}
+    fewer = rows | {"table2": [row for row in rows["table2"] if (row.seed, row.variant) != (4, "whole_pool")],
+                     "fig3a": [row for row in rows["fig3a"] if (row.seed, row.variant) != (4, "whole_pool")]}
     last = [part.strip() for part in pages.steps_markdown(fewer).splitlines()[-1].strip("| ").split("|")]
-    assert last[4].startswith("+3.8") and last[7].startswith("−3.2")
+    assert last[4].startswith("+1.8") and last[6].startswith("−3.2")
     # A cell without one of the steps is in none of them.
     rows["fig3a"] = [row for row in rows["fig3a"] if (row.method, row.num, row.variant) != ("cd", 10, "wo_ft")]
     assert pages.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 20 | 1 |")

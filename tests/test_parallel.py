@@ -23,7 +23,7 @@ def test_tasks_keep_what_shares_a_draw_together_and_start_with_the_long_ones():
     experiments = grid.load_grid("fig3a", "embedded").experiments
     tasks = parallel.tasks(experiments)
     assert sorted(e.key for task in tasks for e in task) == sorted(e.key for e in experiments)
-    assert all(len({(e.method, e.num, e.seed) for e in task}) == 1 and len(task) == 4 for task in tasks)
+    assert all(len({(e.method, e.num, e.seed) for e in task}) == 1 and len(task) == 5 for task in tasks)
     assert [task[0].method for task in tasks][:3] == ["practise"] * 3 and tasks[-1][0].method == "fskd"
 
 

@@ -59,7 +59,7 @@ def test_a_table_averages_within_a_seed_and_counts_seeds_that_every_cell_has():
         return 50 + ({10: 4.0, 20: -2.0}.get(e.num, 1.0) if e.variant == "ours" else 0) + 0.01 * e.seed * (e.variant == "ours")
     some = [r for r in rows("table2", outcome, lambda e: e.method == "fskd" and e.num in (10, 20))
             if not (r.num == 20 and r.seed == 4)]
-    found = verdict.over(some, lambda r: r.variant == "ours", lambda r: r.variant == "native_ft")
+    found = verdict.over(some, verdict._is(variant="ours"), verdict._is(variant="native_ft"))
     assert found.cells == 2 and found.seeds == 4 and found.mean == pytest.approx(1.015)
 
 
@@ -92,7 +92,7 @@ def test_more_with_fewer_compares_the_smallest_with_the_largest_training_set():
 def test_both_components_need_all_four_differences():
     def outcome(levels):
         return lambda e: levels[e.variant] + jitter(e)
-    good = {"native_ft": 70.0, "wo_comp": 72.0, "wo_ft": 74.0, "ours": 78.0}
+    good = {"native_ft": 70.0, "wo_comp": 72.0, "wo_ft": 74.0, "ours": 78.0, "whole_pool": 60.0}
     found = judged({"fig3a": rows("fig3a", outcome(good))})
     assert found["both_components"].verdict == "reproduced" and found["wo_ft_beats_wo_comp"].verdict == "reproduced"
     found = judged({"fig3a": rows("fig3a", outcome(good | {"ours": 73.0}))})
@@ -102,7 +102,7 @@ def test_both_components_need_all_four_differences():
 @pytest.mark.parametrize("curve, word", [
     ({0.0: 60, 0.2: 65, 0.4: 69.9, 0.5: 70, 0.6: 69.9, 0.8: 65, 1.0: 60}, "reproduced"),
     ({0.0: 60, 0.2: 65, 0.4: 69.9, 0.5: 70, 0.6: 69.9, 0.8: 70, 1.0: 70}, "undecided"),       # flat to one end
-    ({0.0: 60, 0.2: 65, 0.4: 75, 0.5: 70, 0.6: 69.9, 0.8: 65, 1.0: 60}, "undecided"),         # another is better
+    ({0.0: 60, 0.2: 65, 0.4: 75, 0.5: 70, 0.6: 69.9, 0.8: 65, 1.0: 60}, "contradicted"),      # another is better
 ])
 def test_best_means_none_better_and_both_ends_worse(curve, word):
     one = judged({"fig3c": rows("fig3c", lambda e: curve[e.lam] + 0.1 * ((e.seed * 3 + int(10 * e.lam)) % 4))})["lam_half"]
@@ -111,8 +111,27 @@ def test_best_means_none_better_and_both_ends_worse(curve, word):
 
 
 def test_m_is_judged_relative_to_the_training_set():
-    one = judged({"fig3b": rows("fig3b", lambda e: 70 - 4 * abs(e.aux_size / e.num - 1) + 0.1 * (e.seed % 3))})["m_equals_num"]
-    assert one.verdict == "reproduced" and "6 cells" in one.numbers
+    def outcome(e):
+        far = 10.0 if e.aux_size == e.pool_size else e.aux_size / e.num
+        return (99.0 if e.variant == "whole_pool" else 70 - 4 * abs(far - 1)) + 0.1 * (e.seed % 3)
+    one = judged({"fig3b": rows("fig3b", outcome)})["m_equals_num"]
+    assert one.verdict == "reproduced" and "6 cells" in one.numbers and "the whole pool" in one.numbers
+    one = judged({"fig3b": rows("fig3b", lambda e: 99.0 + 0.1 * (e.seed % 3) if e.aux_size == 500 else outcome(e))})["m_equals_num"]
+    assert one.verdict == "contradicted" and "significantly better than 1: the whole pool" in one.numbers
+
+
+def test_eta_is_judged_where_fine_tuning_stops_early():
+    def outcome(e):
+        best = 2.5 if e.finetune.stop == "watch" else 0.1
+        return 70 - 4 * abs(e.eta - best) + 0.1 * (e.seed % 3)
+    assert judged({"fig3d": rows("fig3d", outcome)})["eta_best"].verdict == "reproduced"
+
+
+def test_redrawn_labels_are_a_reading_of_their_own():
+    made_rows = rows("table2", lambda e: 70 + jitter(e) + (9.0 if e.redraw else 3.0 if e.variant == "ours" else 0))
+    assert set(verdict.cells(made_rows)["gain"].round()) == {3.0}
+    assert set(verdict.cells(made_rows, "redrawn")["gain"].round()) == {9.0}
+    assert judged({"table2": made_rows})["ours_helps"].numbers.startswith("+3.")
 
 
 @pytest.mark.parametrize("shift, word", [(0.1, "reproduced"), (4.0, "not reproduced"), (0.9, "undecided")])
@@ -147,4 +166,4 @@ def test_rows_of_a_union_meet_by_grid(tmp_path):
     for e in wanted:
         store.write(made(e, 80.0))
     found = verdict.rows_by_grid("paper", store)
-    assert len(found["table2"]) == len(wanted) == 4 and len(found["fig3a"]) == 2
+    assert len(found["table2"]) == len(wanted) == 6 and len(found["fig3a"]) == 3

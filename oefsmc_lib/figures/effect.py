@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from oefsmc_lib import claims, findings, paper
-from oefsmc_lib.claims import BASE, GROUPS, column, select
+from oefsmc_lib.claims import BASE, GROUPS, REMEDIES, column, select
 from oefsmc_lib.figures.marks import (GREY, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
                                       series, teacher_line, trained)
 from oefsmc_lib.results import Row
@@ -11,12 +11,12 @@ from oefsmc_lib.results import Row
 
 def effect(rows: Sequence[Row], profile, nums: str = "nums"):
     """Table 2: top-1 over num, a panel a compressor, a line a variant, the paper's values hollow."""
-    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours"), findings.effect(rows), nums)
+    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours", "whole_pool"), findings.effect(rows), nums)
 
 
 def ablation(rows: Sequence[Row], profile):
-    """Fig. 3a: top-1 over num with either part of the method, with both and with none, a panel a compressor."""
-    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours"), findings.ablation(rows), "few_nums")
+    """Fig. 3a: top-1 over num with either part of the method, with both and with none, and beside them the whole pool."""
+    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours", "whole_pool"), findings.ablation(rows), "few_nums")
 
 
 def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
@@ -34,15 +34,15 @@ def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: s
         if ax is not axes[0, 0]:
             ax.set_xlabel("few images")
     axes[0, 0].set_ylabel("test accuracy, %")
-    return finish(figure, finding, profile, [row for row in rows if row.variant in variants])
+    return finish(figure, finding, profile, [row for row in rows if column(row, "variant") in variants])
 
 
 def gains(rows: Sequence[Row], profile):
-    """Paired differences to the fine-tuned base, in points: extra images on the left, OE-FSMC on the right."""
-    figure, axes = canvas(1, 2, width=11, height=4.4, sharey=True)
+    """Paired differences to the fine-tuned base, in points: OOD images without their labels, OE-FSMC, the whole pool."""
+    figure, axes = canvas(1, len(REMEDIES), width=13, height=4.4, sharey=True)
     methods = [m for m in paper.METHOD_NAMES if select(rows, method=m)] or ["fskd"]
     nums = sorted({num for m in methods for num in nums_of(select(rows, method=m), profile, trained(m, "nums"))})
-    for ax, variant in zip(axes[0], ("extra_images", "ours")):
+    for ax, variant in zip(axes[0], REMEDIES):
         for number, method in enumerate(methods):
             colour, marker = METHOD_LOOKS[method]
             look = Look(paper.METHOD_NAMES[method], colour, marker, {}, "")
@@ -66,10 +66,10 @@ def groups(rows: Sequence[Row], profile, num: int):
     methods = list(paper.METHOD_NAMES)
     figure, axes = canvas(1, len(methods), width=12, height=4.2, sharey=True)
     for ax, method in zip(axes[0], methods):
-        for number, variant in enumerate(("extra_images", "ours")):
+        for number, variant in enumerate(REMEDIES):
             for place, group in enumerate(GROUPS):
                 found = claims.gain(rows, num, variant, value=f"{group}_accuracy", method=method)
-                mark(ax, place + 0.24 * (number - 0.5), found, VARIANT_LOOKS[variant], None)
+                mark(ax, place + 0.22 * (number - 1), found, VARIANT_LOOKS[variant], None)
             look = VARIANT_LOOKS[variant]
             ax.plot([], [], look.marker, color=look.colour, label=f"{look.label.removeprefix('+ ')} − base")
         ax.axhline(0, color=GREY, linewidth=1)

@@ -8,7 +8,7 @@ from oefsmc_lib import claims, paper, summaries
 from oefsmc_lib.claims import BASE, NOT_RUN, column
 from oefsmc_lib.results import Row
 
-BLUE, ORANGE, GREEN, PINK, GREY, PALE = "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#6f6f6f", "#f0c98a"
+BLUE, ORANGE, GREEN, PINK, GREY, PALE, BROWN = "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#6f6f6f", "#f0c98a", "#9b5310"
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class Look:
 LOOKS = {
     "balanced": Look("balanced", BLUE, "o", {"imbalance": "balanced", "variant": BASE}),
     "long_tail": Look("long-tailed", ORANGE, "s", {"imbalance": "long_tail", "variant": BASE}),
-    "extra_images": Look("long-tailed + images from elsewhere", GREEN, "^",
+    "extra_images": Look("long-tailed, OOD images with labels ignored", GREEN, "^",
                          {"imbalance": "long_tail", "variant": "extra_images"}),
     "ours": Look("long-tailed, OE-FSMC", PINK, "D", {"imbalance": "long_tail", "variant": "ours"}),
+    "whole_pool": Look("long-tailed, whole pool (this package's own)", BROWN, "P",
+                       {"imbalance": "long_tail", "variant": "whole_pool"}),
     "balanced_native": Look("balanced, before", BLUE, "o", {"imbalance": "balanced", "variant": "native"}, ":", 0.55),
     "long_tail_native": Look("long-tailed, before", ORANGE, "s", {"imbalance": "long_tail", "variant": "native"}, ":", 0.55),
 }
@@ -37,10 +39,11 @@ PAPER = "_paper"                                           # the label of hollow
 VARIANT_LOOKS = {
     "native": Look("method alone", GREY, "v", {}, ":", 0.7),
     BASE: Look("fine-tuned on the few (base)", ORANGE, "s", {}),
-    "extra_images": Look("+ images from elsewhere", GREEN, "^", {}),
+    "extra_images": Look("+ OOD images, labels ignored", GREEN, "^", {}),
     "wo_comp": Look("w/o Comp. (eq. 9 alone)", "#56b4e9", "v", {}),
     "wo_ft": Look("w/o FT (eq. 5 and 7 alone)", BLUE, "o", {}),
     "ours": Look("OE-FSMC", PINK, "D", {}),
+    "whole_pool": Look("whole pool (this package's own)", BROWN, "P", {}),
 }
 GROUP_SHADES = {"head": "#ffffff", "tail": "#ececec", "absent": "#d6d6d6"}
 
@@ -67,8 +70,9 @@ def base_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def nums_of(rows: Sequence[Row], profile, name: str = "nums") -> list[int]:
-    """The training sizes of the x axis: the profile's list ``name``, and what the rows have."""
-    return sorted({*getattr(profile, "lists", {}).get(name, []), *(row.num for row in rows)})
+    """The training sizes of the x axis: the profile's list ``name`` (``nums``: also those with fewer seeds), and what the rows have."""
+    lists = getattr(profile, "lists", {})
+    return sorted({*lists.get(name, []), *(lists.get("more_nums", []) if name == "nums" else []), *(row.num for row in rows)})
 
 
 def trained(method: str, name: str) -> str:
@@ -119,13 +123,13 @@ def _explain(figure, rows: Sequence[Row], cut: bool, undecided: str) -> str:
     epochs = sorted({n for row in rows if (n := column(row, "finetune.epochs")) not in (None, 40)})
     cells: dict[str, int] = {}
     for row in rows:
-        name = f"{row.method} {row.variant} {row.num} {column(row, 'imbalance')}"
+        name = f"{row.method} {column(row, 'variant')} {row.num} {column(row, 'imbalance')} {column(row, 'finetune.stop')}"
         cells[name] = cells.get(name, 0) + 1
     seeds = "–".join(dict.fromkeys(str(count) for count in (min(cells.values()), max(cells.values()))))
     hollow = any(line.get_label() == PAPER for ax in figure.axes for line in ax.lines)
-    text = (f"{networks}" + (f"; images from elsewhere: {sources}" if sources else "")
+    text = (f"{networks}" + (f"; OOD images: {sources}" if sources else "")
             + "".join(f"; {name}: {n} steps instead of 2000" for name, n in steps)
-            + "".join(f"; fine-tuning: {n} epochs instead of 40" for n in epochs)
+            + "".join(f"; fine-tuning: at most {n} epochs instead of 40" for n in epochs)
             + f". Marks: mean over {seeds} seed{'s' * (seeds != '1')}, bars: 95 % t-interval"
             + (" (cut at the edge)" if cut else "") + ", small dots: single seeds"
             + ("; hollow marks: the paper" if hollow else "")

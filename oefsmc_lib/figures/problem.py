@@ -54,11 +54,11 @@ def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
 
 
 def rescue(rows: Sequence[Row], profile):
-    """The problem and the rescue: teacher, balanced, long-tailed, with images from elsewhere, OE-FSMC."""
+    """The problem and the rescue: teacher, balanced, long-tailed, OE-FSMC, and the whole pool."""
     nums = nums_of(rows, profile)
     figure, axes = canvas(1, 1, width=9, height=4.6)
     ax = axes[0, 0]
-    for number, name in enumerate(("balanced", "long_tail", "extra_images", "ours")):
+    for number, name in enumerate(("balanced", "long_tail", "ours", "whole_pool")):
         series(ax, select(rows, **LOOKS[name].where), nums, LOOKS[name], 0.13 * (number - 1.5))
     teacher_line(ax, rows)
     num_axis(ax, nums)
@@ -72,8 +72,8 @@ def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str =
     num = nums[0] if num is None and nums else num
     own = select(rows, num=num, method=method)
     figure, axes = canvas(1, 2, width=11, height=4.4, sharey=True)
-    for ax, names, words in zip(axes[0], (("balanced", "long_tail"), ("long_tail", "extra_images", "ours")),
-                                ("balanced and long-tailed", "without and with images from elsewhere")):
+    for ax, names, words in zip(axes[0], (("balanced", "long_tail"), ("long_tail", "ours", "whole_pool")),
+                                ("balanced and long-tailed", "without and with OOD images")):
         counts = rank_axis(ax, own)
         for number, name in enumerate(names):
             shift = 0.22 * (number - (len(names) - 1) / 2)

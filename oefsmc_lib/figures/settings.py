@@ -1,5 +1,6 @@
 """One switch at a time: the sweeps of Fig. 3b-d, and any list of settings against a reference."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from oefsmc_lib import claims, findings, paper, summaries, verdict
@@ -9,32 +10,40 @@ from oefsmc_lib.results import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
 SWEEPS: dict[str, tuple[str, Callable[[Row], float], float, str]] = {
-    "m": ("auxiliary images over few images, m / M", lambda row: column(row, "m") / row.num, 1.0, "m_equals_num"),
+    "m": ("auxiliary images over few images, m / M", verdict.size_of_aux, 1.0, "m_equals_num"),
     "lam": ("share of the few images in distillation, λ", lambda row: column(row, "lam"), 0.5, "lam_half"),
     "eta": ("weight of the auxiliary images in fine-tuning, η", lambda row: column(row, "eta"), 2.5, "eta_best"),
 }
 
 
 def sweep(rows: Sequence[Row], profile, name: str):
-    """Fig. 3b (``m``), 3c (``lam``) or 3d (``eta``): top-1 over the switch, a panel a training size."""
+    """Fig. 3b (``m``), 3c (``lam``) or 3d (``eta``): top-1 over the switch, a panel a training size.
+
+    Where rows with the fixed length are among them (``finetune.stop=fixed``), they are a dotted line of their own; the
+    title judges those that stopped early. The whole pool, this package's own variant, is a mark at the right.
+    """
     label, value, best, claim = SWEEPS[name]
-    nums = sorted({*getattr(profile, "lists", {}).get("few_nums", []), *(row.num for row in rows)}) or [10]
+    pool = select(rows, variant="whole_pool")
+    kinds = {"": verdict.stopped_early(select(rows, variant="ours")),
+             ", fixed length": select(rows, variant="ours", **{"finetune.stop": "fixed"})}
+    every, rows = rows, kinds[""]
+    nums = sorted({*getattr(profile, "lists", {}).get("few_nums", []), *(row.num for row in every)}) or [10]
     values = sorted({value(row) for row in rows})
     figure, axes = canvas(1, len(nums), width=12, height=4.2, sharey=True)
     for ax, num in zip(axes[0], nums):
         if best in values:
             ax.axvspan(values.index(best) - 0.4, values.index(best) + 0.4, color="#efefef", zorder=0)
         for number, method in enumerate(claims.values_of(rows, "method") or ["fskd"]):
-            colour, marker = METHOD_LOOKS[method]
-            look, means = Look(paper.METHOD_NAMES[method], colour, marker, {}), []
-            own = select(rows, method=method, num=num)
-            for place, x in enumerate(values or [0]):
-                found = spread([row.top1 for row in own if value(row) == x])
-                mark(ax, place + 0.12 * number, found, look, None)
-                means.append(found["mean"] if found else float("nan"))
-            ax.plot([p + 0.12 * number for p in range(len(means))], means, color=colour, linewidth=1.3, zorder=2)
-            ax.plot([], [], look.line, marker=marker, color=colour, label=look.label)
-        ax.set_xticks(range(len(values)), [f"{v:g}" for v in values])
+            for kind, part in kinds.items():
+                own = select(part, method=method, num=num)
+                if own or not kind:
+                    _line(ax, own, value, values, method, kind, 0.12 * number)
+            if own := select(pool, method=method, num=num):
+                colour, _ = METHOD_LOOKS[method]
+                look = Look(f"{paper.METHOD_NAMES[method]}, whole pool in the recovery (this package's own)", colour, "P", {})
+                mark(ax, len(values) + 0.12 * number, spread([row.top1 for row in own]), look, None)
+                ax.plot([], [], look.marker, color=colour, label=look.label)
+        ax.set_xticks(range(len(values) + bool(pool)), [*map(_tick, values), *["whole\npool"] * bool(pool)])
         ax.set_title(f"{num} few images", loc="left")
         ax.grid(axis="x", visible=False)
     axes[0, len(nums) // 2].set_xlabel(f"{label} (shaded: the paper's choice)")
@@ -42,11 +51,31 @@ def sweep(rows: Sequence[Row], profile, name: str):
     word, numbers = verdict.best(rows, value, best)
     title = f"“{paper.CLAIMS[claim].sentence}” {word}" + (f" ({numbers})" if numbers else "")
     one = [row for row in rows if value(row) == best]
-    return finish(figure, title, profile, one, "an end of the range is not significantly worse, or another value is significantly better")
+    return finish(figure, title, profile, one, "an end of the range is not significantly worse")
 
 
-def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, finding: str | None = None):
+def _tick(value: float) -> str:
+    return "pool" if math.isinf(value) else f"{value:g}"
+
+
+def _line(ax, rows: Sequence[Row], value, values: Sequence[float], method: str, kind: str, shift: float) -> None:
+    """Top-1 over the values of a switch for one compressor and one rule of stopping."""
+    colour, marker = METHOD_LOOKS[method]
+    look = Look(f"{paper.METHOD_NAMES[method]}{kind}", colour, marker, {}, ":" if kind else "-", 0.5 if kind else 1.0)
+    means = []
+    for place, x in enumerate(values or [0]):
+        found = spread([row.top1 for row in rows if value(row) == x])
+        mark(ax, place + shift, found, look, None)
+        means.append(found["mean"] if found else float("nan"))
+    ax.plot([p + shift for p in range(len(means))], means, look.line, color=colour, linewidth=1.3, alpha=look.alpha, zorder=2)
+    ax.plot([], [], look.line, marker=marker, color=colour, alpha=look.alpha, label=look.label)
+
+
+def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, finding: str | None = None, value: str = "top1",
+             words: str = "test accuracy, %"):
     """A line a setting: its accuracy on the left, the paired difference to the ``reference`` setting on the right.
+
+    ``value`` is the column that is drawn, ``words`` its axis.
 
     ``entries`` are label -> rows that differ in the seed alone. Blue: significantly above the reference, orange:
     below, grey: undecided or the reference itself.
@@ -56,17 +85,17 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     accuracy, change = axes[0]
     for place, label in enumerate(labels):
         rows = list(entries[label])
-        found = claims.against(rows, entries[reference]) if label != reference else None
+        found = claims.against(rows, entries[reference], value) if label != reference else None
         word = summaries.verdict(found["low"], found["high"]) if found else "undecided"
         colour = {"reproduced": BLUE, "not reproduced": ORANGE}.get(word, GREY)
-        _across(accuracy, place, spread([row.top1 for row in rows]), colour)
+        _across(accuracy, place, spread([shown for row in rows if (shown := getattr(row, value)) is not None]), colour)
         if label != reference:
             _across(change, place, found, colour)
     accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
     accuracy.set_ylim(len(labels) - 0.5, -0.5)             # also where nothing was run
     left, right = accuracy.get_xlim()
     accuracy.set_xlim(max(left, -2), min(right, 104))      # a few seeds have intervals beyond what accuracies can be
-    accuracy.set_xlabel("test accuracy, %" + (" (intervals cut at the edge)" if left < -2 or right > 104 else ""))
+    accuracy.set_xlabel(words + (" (intervals cut at the edge)" if left < -2 or right > 104 else ""))
     change.axvline(0, color=GREY, linewidth=1)
     change.set_xlabel(f"points against: {reference}")
     for colour, label in ((BLUE, "above the reference"), (ORANGE, "below"), (GREY, "undecided")):
@@ -74,7 +103,7 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     for ax in axes[0]:
         ax.grid(axis="y", visible=False)
     every = [row for rows in entries.values() for row in rows]
-    title = finding or findings.settings(entries, reference)
+    title = finding or findings.settings(entries, reference, value)
     return finish(figure, title, profile, every[: len(entries[reference])] if every else [])
 
 
