@@ -46,11 +46,13 @@ def photos(size: int = 32, stride: int = 16) -> dict[str, np.ndarray]:
 def outlines() -> dict[str, np.ndarray]:
     """Outlines of the patches of :func:`photos`, gray: bright strokes on black, nearer to digits than photographs are.
 
-    With g the sum of the absolute horizontal and vertical differences of a patch's luma, the brightness is
-    (g - q80) / (q97 - q80) between 0 and 1, where q80 and q97 are the patch's quantiles of g.
+    With g the sum of the absolute horizontal and vertical differences of a patch's luma, smoothed by a Gaussian of one
+    pixel, the brightness is (g - q80) / (q97 - q80) between 0 and 1, where q80 and q97 are the patch's quantiles of g.
     """
+    from scipy.ndimage import gaussian_filter
     patches = photos()
     luma = patches["x_train"].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)      # (N, H, W)
+    luma = gaussian_filter(luma, sigma=(0, 1, 1))          # otherwise grain and foliage leave dots instead of strokes
     gradient = (np.abs(np.diff(luma, axis=1, prepend=luma[:, :1])) + np.abs(np.diff(luma, axis=2, prepend=luma[:, :, :1])))
     low, high = np.quantile(gradient, [0.8, 0.97], axis=(1, 2), keepdims=True)
     strokes = np.clip((gradient - low) / np.maximum(high - low, 1e-6), 0, 1)

@@ -144,6 +144,13 @@ def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "to
     return f"Significantly above {reference}: {above}. Below: {below}"
 
 
+def criteria(entries: dict[str, Sequence[Row]]) -> str:
+    """The recall of classes without images under each criterion of eq. 5."""
+    parts = [f"{label} {sum(found) / len(found):.0f} %" for label, rows in entries.items()
+             if (found := [row.absent_accuracy for row in rows if row.absent_accuracy is not None])]
+    return f"Recall of absent classes: {', '.join(parts) or NOT_RUN}"
+
+
 def solvers(rows: Sequence[Row]) -> str:
     """What each compressor's released solver adds to this package's under the long tail, averaged over its training sizes."""
     parts = []

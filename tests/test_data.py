@@ -156,7 +156,16 @@ def test_noises_differ():
     assert len({data.fingerprint(f"noise-{kind}") for kind in ("gaussian", "rademacher", "blob")}) == 3
 
 
-@pytest.mark.parametrize("name", ["photos", "noise-blob"])
+def test_outlines_are_white_strokes_on_black():
+    """By construction: a patch is black below the 80 % quantile of its gradient and white above the 97 % one."""
+    outlines = data.load("outlines", "train")
+    assert outlines.shape == (1, 32, 32) and torch.equal(outlines.labels, data.load("photos", "train").labels)
+    pixels = outlines.images.flatten(1)
+    assert bool(((pixels == 0).float().mean(1) >= 0.79).all()) and bool((pixels.amax(1) == 255).all())
+    assert bool(((pixels == 255).float().mean(1) <= 0.04).all())
+
+
+@pytest.mark.parametrize("name", ["photos", "outlines", "noise-blob"])
 def test_ood_sources_have_only_train(name):
     sentence(lambda: data.load(name, "test"), name, "only train")
 

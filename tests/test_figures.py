@@ -247,6 +247,14 @@ def test_settings_colour_what_is_significant_and_say_what_is_missing():
     assert len(set(colours.values())) == 3
 
 
+def test_criteria_show_every_group_and_name_the_absent_classes_recall():
+    own = rows_of(lambda e: (70.0, [90.0 - 5 * r for r in range(10)]), only=lambda e: (e.num, e.variant) == (10, "ours"))
+    other = [row.model_copy(update={"absent_accuracy": row.absent_accuracy - 20}) for row in own]
+    figure = figures.criteria({"own": own, "activation": other, "evidence": []}, PROFILE)
+    assert title_of(figure).startswith("Recall of absent classes: own 55 %, activation 35 %")
+    assert len(means(figure)) == 6 and texts(figure).count(claims.NOT_RUN) == 3
+
+
 def test_channels_sort_by_choice_and_leave_empty_classes_grey():
     values = np.array([[1.0, 0.2, 0.5, 0.1], [0.3, 0.9, 0.4, 0.2], [np.nan] * 4])
     figure = figures.channels(values, {"eq. 5": [0, 1], "eq. 1": [1, 2]}, ["a", "b", "c"], [3, 1, 0], PROFILE, "finding")

@@ -10,7 +10,7 @@ from oefsmc_lib.figures.effect import ablation, effect, gains, groups, solvers
 from oefsmc_lib.figures.inside import channels, features, gallery, shares
 from oefsmc_lib.figures.marks import LOOKS, PAPER, style
 from oefsmc_lib.figures.problem import by_class, losses, problem, rescue, stages
-from oefsmc_lib.figures.settings import SWEEPS, settings, sweep
+from oefsmc_lib.figures.settings import SWEEPS, criteria, settings, sweep
 
-__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "effect", "features", "gains", "gallery",
+__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "criteria", "effect", "features", "gains", "gallery",
            "groups", "growth", "losses", "problem", "rescue", "settings", "shares", "solvers", "stages", "style", "sweep"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from oefsmc_lib import claims, findings, paper, summaries, verdict
 from oefsmc_lib.claims import NOT_RUN, column, select
-from oefsmc_lib.figures.marks import BLUE, GREY, METHOD_LOOKS, ORANGE, Look, canvas, finish, mark, spread
+from oefsmc_lib.figures.marks import BLUE, GREEN, GREY, METHOD_LOOKS, ORANGE, PINK, Look, canvas, finish, mark, spread
 from oefsmc_lib.results import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
@@ -105,6 +105,26 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     every = [row for rows in entries.values() for row in rows]
     title = finding or findings.settings(entries, reference, value)
     return finish(figure, title, profile, every[: len(entries[reference])] if every else [])
+
+
+def criteria(entries: Mapping[str, Sequence[Row]], profile):
+    """Recall of head, tail and absent classes under each criterion of eq. 5: a colour a criterion, with intervals over seeds.
+
+    ``entries`` are label -> rows that differ in the seed alone.
+    """
+    figure, axes = canvas(1, 1, width=9, height=4.4)
+    ax, palette = axes[0, 0], (GREY, BLUE, ORANGE, GREEN, PINK)
+    for number, (label, rows) in enumerate(entries.items()):
+        look = Look(label, palette[number % len(palette)], "osD^v"[number % 5], {})
+        for place, group in enumerate(claims.GROUPS):
+            values = [value for row in rows if (value := getattr(row, f"{group}_accuracy")) is not None]
+            mark(ax, place + 0.16 * (number - (len(entries) - 1) / 2), spread(values), look, None)
+        ax.plot([], [], look.marker, color=look.colour, label=label)
+    ax.set_xticks(range(len(claims.GROUPS)), [f"{group} classes" for group in claims.GROUPS])
+    ax.set_xlim(-0.5, len(claims.GROUPS) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set_ylabel("recall on test images, %")
+    return finish(figure, findings.criteria(entries), profile, next((rows for rows in entries.values() if rows), []))
 
 
 def _across(ax, y: float, found: dict | None, colour: str) -> None:
