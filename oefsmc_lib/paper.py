@@ -190,7 +190,8 @@ DOUBTS: dict[str, Doubt] = {
     "eq6": Doubt(
         "Eq. 6", "p_j is \"the relative frequency of class j\", yet minority classes are said to weigh more.",
         "Frequencies in the training set weigh minorities less, as in eq. 1; frequencies in training and auxiliary "
-        "images together weigh them more, and are the default here."),
+        "images together weigh them more, and are the default here. They matter for PRACTISE alone: the criteria of FSKD, "
+        "MiR and CD look at no image, so s_kj is the same for every class and any weights that add up to 1 give eq. 1."),
     "approximately_balanced": Doubt(
         "§4.2", "The mixed class distribution is said to approximate the balanced one.",
         "With m = M it keeps a ratio of 3 to 4 between the largest and the smallest class; exact balance needs "
@@ -201,7 +202,8 @@ DOUBTS: dict[str, Doubt] = {
         "student and teacher features stay aligned does not follow from it."),
     "early_stopping": Doubt(
         "§4.3", "Fine-tuning is said to stop early, without saying what is watched.",
-        "There are no validation images; watching test images would be a leak, so the length is fixed here."),
+        "There are no validation images, and watching test images would be a leak. Here the distance between teacher and "
+        "student is watched on OOD images that no stage trains on, by the same rule for every variant, the base included."),
     "learning_rate": Doubt(
         "§5.1", "A learning rate of 0.0005 and a batch of 128 are given, and all original hyper-parameters are said to "
         "be kept.", "Both cannot hold: CD, the one method with a fine-tuning stage of its own, fine-tunes at 0.00001, and "
@@ -209,8 +211,7 @@ DOUBTS: dict[str, Doubt] = {
         "on the embedded images it undoes what recovery won."),
     "wo_comp": Doubt(
         "§5.4", "w/o Comp. removes \"the class-dependent weight factor\".",
-        "Both w_j of the pruning and γ of the fine-tuning fit these words; w_j is meant here, as the variant is about "
-        "compression."),
+        "Both w_j of eq. 5 and γ of eq. 8 fit these words. w_j is meant here, since the variant is about compression."),
     "eq1_data_free": Doubt(
         "§4.1", "Eq. 1 is said to describe pruning under imbalance.",
         "FSKD and MiR prune by the weights alone and look at no image, so imbalance cannot bias what they prune."),
@@ -222,6 +223,10 @@ DOUBTS: dict[str, Doubt] = {
         "None of the four has published one for this network and data set; the plans here are analogues."),
     "practise_latency": Doubt(
         "§5.2", "PRACTISE's latency is said to increase significantly under imbalance.", "No latency is printed."),
+    "labels_fixed": Doubt(
+        "§4.3", "OOD labels are assigned once and reused in fine-tuning; the journal version says that they are assigned "
+        "dynamically.", "Labels are fixed here as in the text of this version. Drawing them anew at each step is shown "
+        "beside it as the journal version's reading."),
     "teacher": Doubt(
         "§5.2", "The teacher's training and accuracy are not given.",
         "Accuracies of students cannot be compared without it, so the drop from the teacher stands beside each here."),
