@@ -45,6 +45,12 @@ if workflow.is_main_process:
             cell.marker.unlink()
 
 
+# As `oefsmc grid run` does: what can never be computed here is refused before the first cell.
+onstart:
+    for note in grid.check_missing(GRIDS, Store()):
+        print(f"note: {note}", file=sys.stderr)
+
+
 localrules: all, rows, tables, table
 
 

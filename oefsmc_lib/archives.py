@@ -26,12 +26,12 @@ SPLITS = ("train", "test")
 
 
 # --- npz archives ------------------------------------------------------------------------------
-def read_npz(path: Path, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
-    """The arrays of an npz, without images and labels of the splits that are not asked for.
+def read_npz(path: Path, splits: Sequence[str] = SPLITS, kinds: str = "xy") -> dict[str, np.ndarray]:
+    """The arrays of an npz, without images (x) and labels (y) of the splits and kinds that are not asked for.
 
     Raises :class:`InputError` naming ``path`` when it is truncated, no zip, or holds pickles.
     """
-    unwanted = {f"{kind}_{split}" for split in SPLITS if split not in splits for kind in "xy"}
+    unwanted = {f"{kind}_{split}" for split in SPLITS for kind in "xy" if split not in splits or kind not in kinds}
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is truncated or no npz archive; delete it and get it again.")
     try:
@@ -69,22 +69,33 @@ def write_whole(path: Path, write) -> OSError | None:
 
 def checked(arrays: dict[str, np.ndarray], split: str, num_classes: int, where) -> tuple[np.ndarray, np.ndarray]:
     """``(x (N, H, W, C) uint8, y (N,) int64)`` of one split, or an :class:`InputError` naming what is wrong."""
-    def fault(what):
-        return InputError(f"{where} {what}; delete it and get it again.")
-
-    for key in (f"x_{split}", f"y_{split}"):
-        if key not in arrays:
-            raise fault(f"has no array {key}")
-    x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+    if f"x_{split}" not in arrays:
+        raise _fault(where, f"has no array x_{split}")
+    x = arrays[f"x_{split}"]
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3):
-        raise fault(f"holds x_{split} as {x.dtype} of shape {x.shape} instead of uint8 (N, H, W, 3)")
+        raise _fault(where, f"holds x_{split} as {x.dtype} of shape {x.shape} instead of uint8 (N, H, W, 3)")
+    y = checked_labels(arrays, split, num_classes, where)
+    if len(x) != len(y):
+        raise _fault(where, f"holds {len(x)} images but {len(y)} labels for {split}")
+    return x, y
+
+
+def checked_labels(arrays: dict[str, np.ndarray], split: str, num_classes: int, where) -> np.ndarray:
+    """``y (N,) int64`` of one split, or an :class:`InputError` naming what is wrong; looks at no image."""
+    if f"y_{split}" not in arrays:
+        raise _fault(where, f"has no array y_{split}")
+    y = arrays[f"y_{split}"]
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
-        raise fault(f"holds y_{split} as {y.dtype} of shape {y.shape} instead of integers (N,)")
-    if len(x) != len(y) or len(x) == 0:
-        raise fault(f"holds {len(x)} images but {len(y)} labels for {split}")
+        raise _fault(where, f"holds y_{split} as {y.dtype} of shape {y.shape} instead of integers (N,)")
+    if len(y) == 0:
+        raise _fault(where, f"holds labels of 0 images for {split}")
     if y.min() < 0 or y.max() >= num_classes:
-        raise fault(f"has labels from {y.min()} to {y.max()} for {split}, but there are {num_classes} classes")
-    return x, y.astype(np.int64)
+        raise _fault(where, f"has labels from {y.min()} to {y.max()} for {split}, but there are {num_classes} classes")
+    return y.astype(np.int64)
+
+
+def _fault(where, what: str) -> InputError:
+    return InputError(f"{where} {what}; delete it and get it again.")
 
 
 def digest(x: np.ndarray, y: np.ndarray) -> str:

@@ -293,12 +293,16 @@ Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeated: every
 
 @grid_app.command("check")
 def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
-    """Validate grids as a whole, networks and plans too, and run nothing."""
+    """Validate grids as a whole, with networks, plans and the sizes of OOD sources, and run nothing."""
     from oefsmc_lib import grid
+    from oefsmc_lib.results import Store
     found = grid.chosen(name, profile or "embedded")
+    grid.check_networks(e for each in found for e in each.experiments)
+    notes = grid.check_sources(found, Store())
     for each in found:
-        grid.check_networks(each.experiments)
         print(f"{each.name} ({each.profile.name}): {len(each.experiments)} runs in {len(each.cells())} cells, all valid")
+    for note in notes:
+        print(f"note: {note}")
 
 
 @grid_app.command("list")
@@ -353,7 +357,8 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
         for cell in todo:
             print("\n".join(f"  {grid.describe(experiment)}" for experiment in cell.experiments))
         return
-    grid.check_networks(e for cell in todo for e in cell.experiments)
+    for note in grid.check_missing(found, store):
+        print(f"note: {note}", file=sys.stderr)
     failed = runner.run_in_process(todo, store) if in_process else runner.run_cells(todo, jobs)
     if failed:
         again = f"{name or ''} --profile {profile or 'embedded'}".strip()

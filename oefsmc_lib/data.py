@@ -10,7 +10,7 @@ this room knows the names.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +155,19 @@ def class_names(name: str) -> tuple[str, ...]:
     return _class_names(name, arrays, path)
 
 
+def class_counts(name: str, *, skip_broken: bool = False) -> list[tuple[str, int]] | None:
+    """Each class of the train split and how many images it has, in label order; None for a set that is not here.
+
+    Reads labels or lists files; it decodes no image and writes nothing. So a file of a folder counts even where its
+    image turns out not to decode. Raises :class:`InputError` for an unknown name, a damaged archive and a faulty tree.
+    """
+    _known(name)
+    if locate(name) is None:
+        return None
+    labels, names = _train_labels(name, skip_broken)
+    return list(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+
 def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """uint8 ``(N, C, H, W)`` as uint8 of another ``shape`` (C, H, W); the same tensor if nothing changes.
 
@@ -288,14 +301,7 @@ def _arrays(name, image_size, skip_broken, splits) -> tuple[dict[str, np.ndarray
     """
     if name in builtin.SETS:
         return builtin.SETS[name](), None
-    listing, path = None, data_folder() / f"{name}.npz"
-    if name.startswith(FOLDER):
-        if locate(name) is None:
-            raise InputError(_missing(name))
-        path = data_folder() / f"folder-{_digest(_tree(name), image_size, skip_broken)}.npz"
-    if (name in TREES or name.startswith(FOLDER)) and _tree(name).is_dir():
-        listing = folders.list_tree(_tree(name))
-    signature = listing and listing.signature()
+    path, listing, signature = _source(name, image_size, skip_broken)
     if not _current(path, signature, skip_broken):
         if listing is not None:
             size = 64 if name == "tiny-imagenet" else image_size
@@ -305,6 +311,35 @@ def _arrays(name, image_size, skip_broken, splits) -> tuple[dict[str, np.ndarray
         if not archives.write_npz(path, arrays):
             return arrays, None
     return archives.read_npz(path, splits), path
+
+
+def _source(name, image_size, skip_broken) -> tuple[Path, folders.Listing | None, str | None]:
+    """The npz of a set, and of one that has a tree the tree's files and their signature."""
+    listing, path = None, data_folder() / f"{name}.npz"
+    if name.startswith(FOLDER):
+        if locate(name) is None:
+            raise InputError(_missing(name))
+        path = data_folder() / f"folder-{_digest(_tree(name), image_size, skip_broken)}.npz"
+    if (name in TREES or name.startswith(FOLDER)) and _tree(name).is_dir():
+        listing = folders.list_tree(_tree(name))
+    return path, listing, listing and listing.signature()
+
+
+def _train_labels(name: str, skip_broken: bool) -> tuple[Sequence[int], tuple[str, ...]]:
+    """The labels of the train split and the class names, from where :func:`load` would take them."""
+    if name in builtin.SETS:
+        return builtin.SETS[name]()["y_train"], FIXED_CLASSES[name]
+    if name == "imagenet":
+        listing = _imagenet(("train",))
+        return listing.files["train"][1], listing.class_names
+    path, listing, signature = _source(name, None, skip_broken)
+    if _current(path, signature, skip_broken):
+        arrays = archives.read_npz(path, ("train",), kinds="y")
+        names = _class_names(name, arrays, path)
+        return archives.checked_labels(arrays, "train", len(names), path), names
+    if listing is not None:
+        return listing.files["train"][1], listing.class_names
+    return _read_batches(name)["y_train"], FIXED_CLASSES[name]     # CIFAR's own files hold labels and pixels in one
 
 
 def _current(path: Path, signature: str | None, skip_broken: bool) -> bool:

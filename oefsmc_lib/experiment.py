@@ -259,9 +259,14 @@ class Experiment(Settings):
         return self.recovers_pool or (self.weighs_classes and self.contribution.startswith("evidence"))
 
     @property
+    def draws_pool(self) -> bool:
+        """A pool is drawn from ``ood_source``, because some stage reads D_aux or the pool itself."""
+        return self.reads_aux and self.aux == "ood"
+
+    @property
     def reads_source(self) -> bool:
         """Some stage reads images of ``ood_source``."""
-        return self.watches or (self.reads_aux and self.aux == "ood")
+        return self.watches or self.draws_pool
 
     @property
     def aux_size(self) -> int:

@@ -159,6 +159,47 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
             plans.plan_widths(e.resolved_plan, built[network], network)
 
 
+def check_sources(grids: Iterable[Grid], store: Store) -> list[str]:
+    """Refuse a pool or watch set that its OOD source is too small for; returns a note for each source that is not here.
+
+    Only experiments without a row count: one that has a row needs no source any more. Raises :class:`InputError` for
+    the largest pool of the first grid at fault. Reads labels and lists files, but decodes no image; this loads torch.
+    """
+    from oefsmc_lib import ood
+    usable, absent = {}, {}                                # absent: source -> the most images that a pool takes from it
+    for grid in grids:
+        faults = []
+        for e in missing(grid, store):
+            if not e.reads_source:
+                continue
+            source, size = (e.ood_source, e.ood_exclude, e.skip_broken), e.pool_size if e.draws_pool else 0
+            if source not in usable:
+                usable[source] = ood.usable_images(e)
+            if usable[source] is None:
+                absent[e.ood_source] = max(size, absent.get(e.ood_source, 0))
+            elif fault := ood.shortage(e, usable[source]):
+                faults.append((size, f"In {grid.name} ({grid.profile.name}), {describe(e)} {fault}."))
+        if faults:
+            raise InputError(max(faults, key=lambda fault: fault[0])[1])
+    return [_not_here(source, size) for source, size in absent.items()]
+
+
+def _not_here(source: str, size: int) -> str:
+    from oefsmc_lib.ood import WATCHED
+    needed = f"a pool of n={size} images besides a watch set of {WATCHED}" if size else f"a watch set of {WATCHED} images"
+    return (f"The OOD source {source} is not on this machine, so its size is not checked; these runs need up to {needed} "
+            "(`oefsmc data list` says where it looks).")
+
+
+def check_missing(grids: list[Grid], store: Store) -> list[str]:
+    """What every engine asks before its first cell: networks and sources of the experiments without a row.
+
+    Raises :class:`InputError` for what can never be computed here; returns the notes of :func:`check_sources`.
+    """
+    check_networks(e for grid in grids for e in missing(grid, store))
+    return check_sources(grids, store)
+
+
 def missing(grid: Grid, store: Store) -> list[Experiment]:
     """Experiments of the grid that have no row yet; a row that cannot be read counts as none."""
     return without_row(grid.experiments, store)

@@ -150,6 +150,42 @@ def excluded_classes(experiment, class_names) -> set[int]:
     return {class_names.index(name) for name in experiment.ood_exclude}
 
 
+def usable_images(experiment) -> int | None:
+    """Images of the source without the excluded classes, by its labels alone; None where the source is not here.
+
+    Raises :class:`InputError` for a name in ``ood_exclude`` that the source does not have, and for a source that
+    cannot be read.
+    """
+    from oefsmc_lib import data
+    counts = data.class_counts(experiment.ood_source, skip_broken=experiment.skip_broken)
+    if counts is None:
+        return None
+    excluded = excluded_classes(experiment, [name for name, _ in counts])
+    return sum(count for label, (_, count) in enumerate(counts) if label not in excluded)
+
+
+def shortage(experiment, usable: int) -> str | None:
+    """Why a source with so many usable images cannot serve a run, and the way out; None where it can.
+
+    Pictures of the data set, which the purity filter takes out, are not known here; :func:`too_few` is about them.
+    """
+    watch = watch_size(usable)
+    room = usable - watch
+    has = (f"the OOD source {experiment.ood_source} has {usable} usable images"
+           + (" without the classes of ood_exclude" if experiment.ood_exclude else ""))
+    if experiment.draws_pool and experiment.pool_size > room:
+        # n is by default the larger of 500 and m, so a lower m alone helps only where 500 images would do.
+        lower = ["n"] if experiment.n is not None or room < 500 else []
+        lower += [] if experiment.aux_size <= room else ["m"] if experiment.m is not None else ["m (by default num)"]
+        way_out = f"set {' and '.join(lower)} to at most {room}, or " if room else ""
+        return (f"needs a pool of n={experiment.pool_size} images, but {has}, of which {watch} are set aside as the watch "
+                f"set; {way_out}name a larger ood_source, such as folder:PATH")
+    if experiment.watches and not watch:
+        return (f"needs images to watch while fine-tuning, but {has}, and the watch set is a fifth of them at most; name a "
+                "larger ood_source, such as folder:PATH, or set finetune.stop=fixed")
+    return None
+
+
 def _pure(experiment, shape, source, candidates_at: Tensor, purpose: str, size: int) -> Pool:
     """The first ``size`` pure images among these positions of the source, in an order that seed and purpose decide."""
     from oefsmc_lib import data

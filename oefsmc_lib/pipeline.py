@@ -145,7 +145,7 @@ def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Pre
                              "use another ood_source or finetune.stop=fixed.")
         ready = dataclasses.replace(ready, watch=shared.get("watch", (teacher.sha256, str(device), *source), lambda: Watch.of(
             teacher.model, prepared(watch.images))))
-    if not (experiment.reads_aux and experiment.aux == "ood"):
+    if not experiment.draws_pool:
         return ready
     pool = shared.get("pool", (experiment.pool_size, *source), lambda: ood.draw_pool(experiment, shape, watch))
     chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)

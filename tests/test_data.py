@@ -754,6 +754,84 @@ def test_imagenet_fingerprint_follows_names_and_size(home):
     assert data.fingerprint("imagenet") != first
 
 
+# --- images of each class ------------------------------------------------------------------------
+def own_npz_beside_the_tree(home):
+    published_tiny_imagenet(home)
+    save(home, "tiny-imagenet", class_names=np.array([f"class-{j}" for j in range(10)]))
+
+
+def unclean(home):
+    root = tree(home / "unclean", ("train",), classes=("cat", "dog", "emu"))
+    for name in ("notes.txt", ".DS_Store", "._0.png", ".hidden.png"):
+        (root / "train" / "cat" / name).write_bytes(b"no image")
+    picture(root / "train" / ".ipynb_checkpoints" / "0.png")
+    picture(root / "train" / "dog" / "deeper" / "0.png", color=(1, 2, 3))
+
+
+SOURCES = {                                                # name -> what makes it in the data folder
+    **dict.fromkeys(builtin.SETS, lambda home: None), "cifar10": save, "imagenet": imagenet,
+    "scenes": lambda home: np.savez(home / "scenes.npz", x_train=pixels(9), y_train=np.arange(9) % 3),   # three have none
+    "cifar10 batches": lambda home: save_batches(home, cifar_arrays()), "tiny-imagenet": published_tiny_imagenet,
+    "tiny-imagenet npz": own_npz_beside_the_tree, "folder:unclean": unclean}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_counts_agree_with_the_labels_and_cost_no_pixels(home, monkeypatch, source):
+    SOURCES[source](home)
+    name = source.split()[0].replace("folder:", f"folder:{home}/")
+    before = sorted(home.rglob("*"))
+    with monkeypatch.context() as blind:
+        blind.setattr(folders, "decode", lambda *_: pytest.fail("an image was decoded"))
+        counts = data.class_counts(name)
+        assert sorted(home.rglob("*")) == before           # nothing was written
+    images = data.load(name, "train")
+    assert counts == list(zip(images.class_names, torch.bincount(images.labels, minlength=images.num_classes).tolist()))
+    assert data.class_counts(name) == counts               # from the cache too
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=10, max_size=10).filter(any), st.randoms())
+def test_counts_are_those_of_any_labels(wanted, random):
+    labels = [label for label, count in enumerate(wanted) for _ in range(count)]
+    random.shuffle(labels)
+    save(Path(os.environ["OEFSMC_DATA"]), x_train=pixels(len(labels)), y_train=np.array(labels))
+    assert [count for _, count in data.class_counts("cifar10")] == wanted
+    assert torch.bincount(data.load("cifar10", "train").labels, minlength=10).tolist() == wanted
+
+
+def test_counts_read_the_labels_alone(home):
+    save(home)
+    path = home / "cifar10.npz"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 255                                   # a pixel: reading the images would fail their checksum
+    path.write_bytes(content)
+    assert data.class_counts("cifar10") == [(name, 2) for name in data.CIFAR10]
+
+
+def test_counts_of_a_set_that_is_not_here_are_none(home, tmp_path):
+    assert [data.class_counts(name) for name in ("cifar10", "imagenet", f"folder:{tmp_path / 'absent'}")] == [None] * 3
+
+
+def test_counts_of_a_faulty_set_are_refused(home, tmp_path):
+    sentence(lambda: data.class_counts("texture"), "did you mean textures")
+    for changes, words in (({"drop": ("y_train",)}, ["no array y_train"]), ({"y_train": np.zeros(20)}, ["integers"]),
+                           ({"y_train": np.arange(20)}, ["10 classes"]), ({"y_train": np.zeros(0, int)}, ["0 images"])):
+        save(home, **changes)
+        sentence(lambda: data.class_counts("cifar10"), home / "cifar10.npz", *words)
+    (home / "cifar10.npz").write_bytes(b"no zip")
+    sentence(lambda: data.class_counts("cifar10"), home / "cifar10.npz", "no npz archive")
+    picture(tmp_path / "flat" / "cat" / "0.png")
+    sentence(lambda: data.class_counts(f"folder:{tmp_path / 'flat'}"), "no folder train")
+
+
+def test_a_broken_image_counts_until_it_has_been_read(home):
+    root = published_tiny_imagenet(home)
+    truncate(picture(root / "train" / WNIDS[0] / "images" / "x.JPEG", size=(64, 64)))
+    assert data.class_counts("tiny-imagenet", skip_broken=True)[0] == ("goldfish", 3)
+    data.load("tiny-imagenet", "train", skip_broken=True)
+    assert data.class_counts("tiny-imagenet", skip_broken=True)[0] == ("goldfish", 2)
+
+
 # --- fit ---------------------------------------------------------------------------------------
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]),

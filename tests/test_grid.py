@@ -1,5 +1,6 @@
 """Profiles, unions and grids: expanded and refused as a whole, and runs that fail beside runs that do not."""
 
+import numpy as np
 import pytest
 from conftest import experiment
 from made_rows import made
@@ -117,6 +118,97 @@ def test_a_folder_of_images_makes_a_cell_that_is_a_file_name(tmp_path):
     (tmp_path / "mine.yaml").write_text("blocks: [{dataset: 'folder:/my/images', variant: native}]")
     (label,) = grid.load_grid(str(tmp_path / "mine.yaml")).cells()
     assert "/" not in label and ":" not in label
+
+
+# --- sources that are too small ----------------------------------------------------------------
+def checked(tmp_path, *blocks, store=None, profile="embedded"):
+    """The notes of a grid of these blocks."""
+    (tmp_path / "mine.yaml").write_text("blocks:\n" + "".join(f"  - {block}\n" for block in blocks))
+    found = grid.load_grid(str(tmp_path / "mine.yaml"), profile)
+    return grid.check_sources([found], store or Store(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("block, said", [
+    ("{n: 1822}", None),                                   # 1,950 patches, 128 of them watched
+    ("{n: 1823}", "fskd ours num=10 long_tail seed=0 [{key}] needs a pool of n=1823 images, but the OOD source photos has "
+                  "1950 usable images, of which 128 are set aside as the watch set; set n to at most 1822, or name a larger "
+                  "ood_source, such as folder:PATH."),
+    ("{num: [10, 1822]}", None),
+    ("{num: [10, 1823, 2000]}", "n=2000 images, but the OOD source photos has 1950 usable images, of which 128 are set "
+                                "aside as the watch set; set m (by default num) to at most 1822, or"),
+    ("{m: 1823}", "set m to at most 1822, or"),
+    ("{m: 1823, n: 2000}", "set n and m to at most 1822, or"),
+    ("{n: 1000, ood_exclude: [[flower]]}", "has 975 usable images without the classes of ood_exclude, of which 128 are set "
+                                           "aside as the watch set; set n to at most 847, or"),
+    ("{ood_exclude: [[china, flower]]}", "has 0 usable images without the classes of ood_exclude, of which 0 are set aside "
+                                         "as the watch set; name a larger ood_source"),
+    ("{variant: native_ft, ood_exclude: [[china, flower]]}", "[{key}] needs images to watch while fine-tuning, but the OOD "
+     "source photos has 0 usable images without the classes of ood_exclude, and the watch set is a fifth of them at most; "
+     "name a larger ood_source, such as folder:PATH, or set finetune.stop=fixed."),
+    ("{ood_source: noise-blob, n: 2872}", None), ("{ood_source: noise-blob, n: 2873}", "noise-blob has 3000 usable images"),
+    ("{ood_exclude: [[flowers]]}", "ood_exclude names 'flowers', but photos has no such class."),
+    ("{ood_source: photo}", "did you mean photos?"),
+    # What reads no pool needs none, and what reads neither pool nor watch set needs no source.
+    ("{n: 5000, variant: [native, native_ft]}", None), ("{n: 5000, aux: augmented_few}", None),
+    ("{ood_source: photo, variant: native}", None),
+    ("{variant: native_ft, ood_exclude: [[china, flower]], finetune.stop: fixed}", None)])
+def test_a_source_that_is_too_small_is_refused_in_one_sentence(tmp_path, block, said):
+    if said is None:
+        assert checked(tmp_path, block) == []
+        return
+    with pytest.raises(InputError) as error:
+        checked(tmp_path, "{variant: native}", block)
+    text = str(error.value)
+    key = text.partition("[")[2].partition("]")[0]
+    assert said.replace("{key}", key) in text and "\n" not in text and text.endswith((".", "?"))
+    assert ("needs" not in text) or text.startswith("In mine (embedded), fskd ")
+
+
+def test_a_folder_of_images_is_counted(tmp_path):
+    folder = tmp_path / "pictures" / "train"
+    for name, count in (("one", 4), ("two", 5)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / name / f"{number}.png").touch()      # nothing is decoded
+    source = f"ood_source: 'folder:{tmp_path / 'pictures'}', m: 1"
+    assert checked(tmp_path, f"{{{source}, n: 8}}") == []
+    with pytest.raises(InputError, match="has 9 usable images, of which 1 are set aside .*; set n to at most 8, or"):
+        checked(tmp_path, f"{{{source}, n: 9}}")
+    with pytest.raises(InputError, match="needs images to watch while fine-tuning, but .* has 4 usable images"):
+        checked(tmp_path, f"{{{source}, n: 2, ood_exclude: [[two]]}}")
+
+
+def test_an_experiment_that_has_a_row_needs_no_source(tmp_path):
+    store = Store(tmp_path / "results")
+    done, missing = "{n: 1900, seed: 0}", "{n: 1901, seed: 1}"
+    (tmp_path / "mine.yaml").write_text(f"blocks: [{done}]")
+    (one,) = grid.load_grid(str(tmp_path / "mine.yaml")).experiments
+    store.write(made(one, 90.0))
+    assert checked(tmp_path, done, store=store) == []
+    with pytest.raises(InputError, match="n=1901"):
+        checked(tmp_path, done, missing, store=store)
+
+
+def test_a_source_that_is_not_here_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path / "data"))
+    notes = checked(tmp_path, "{num: [10, 600]}", "{ood_source: scenes, variant: native_ft}",
+                    "{ood_source: noise-blob, ood_exclude: [[]]}", profile="cifar10")
+    assert notes == [
+        "The OOD source cifar100 is not on this machine, so its size is not checked; these runs need up to a pool of n=600 "
+        "images besides a watch set of 128 (`oefsmc data list` says where it looks).",
+        "The OOD source scenes is not on this machine, so its size is not checked; these runs need up to a watch set of 128 "
+        "images (`oefsmc data list` says where it looks)."]
+    with pytest.raises(InputError, match="noise-blob has 3000"):                      # the others are checked all the same
+        checked(tmp_path, "{num: 10}", "{ood_source: noise-blob, ood_exclude: [[]], n: 3000}", profile="cifar10")
+
+
+def test_imagenet_is_refused_with_the_textures_of_ten_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
+    np.savez(tmp_path / "textures.npz", x_train=np.zeros((1200, 1, 1, 3), np.uint8), y_train=np.arange(1200) % 10)
+    with pytest.raises(InputError, match=r"In table2 \(imagenet\), .* n=3000 .* textures has 1200 .* at most 1072, or name"):
+        grid.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results"))
+    np.savez(tmp_path / "textures.npz", y_train=np.arange(3128) % 10)
+    assert grid.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results")) == []
 
 
 # --- runs that fail ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from oefsmc_lib import fewshot, ood
+from oefsmc_lib import data, fewshot, ood
 from oefsmc_lib.errors import InputError
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
@@ -223,6 +223,19 @@ def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
     assert sorted(watch.indices + pool.indices) == list(range(30, 120)) and pool.removed <= 30 and watch.removed <= 30
     with pytest.raises(InputError, match="has 66 usable images"):
         pool_of(experiment(n=67))
+
+
+@pytest.mark.parametrize("exclude", [(), ("elsewhere-1",), ("elsewhere-0", "elsewhere-2")])
+def test_a_source_is_said_to_be_too_small_exactly_where_the_draw_fails(tiny, monkeypatch, exclude):
+    source = tiny["elsewhere", "train"]
+    monkeypatch.setattr(data, "class_counts", lambda name, **_: [(each, 30) for each in source.class_names])
+    wanted = dict(ood_exclude=list(exclude), m=1)
+    usable = ood.usable_images(experiment(n=1, **wanted))
+    assert usable == 90 - 30 * len(exclude)
+    most = next(n for n in range(90, 0, -1) if ood.shortage(experiment(n=n, **wanted), usable) is None)
+    assert len(pool_of(experiment(n=most, **wanted)).indices) == most == usable - ood.watch_size(usable)
+    with pytest.raises(InputError, match="usable images besides the watch set"):
+        pool_of(experiment(n=most + 1, **wanted))
 
 
 def test_flat_images_are_no_duplicates_of_each_other():

@@ -251,6 +251,43 @@ def test_snakemake_shows_the_whole_paper(tmp_path):
     assert int(counts["notebook"]) == len(profiles) * len(books.narrative()) and int(counts["report"]) == len(profiles) == 4
 
 
+TOO_SMALL = """blocks:
+  - {method: fskd, num: 10, variant: native}
+  - {method: fskd, num: 10, variant: ours, n: 1900}
+"""
+SAID = "needs a pool of n=1900 images, but the OOD source photos has 1950 usable images, of which 128 are set aside"
+
+
+def test_a_source_that_is_too_small_is_refused_before_the_first_cell(tmp_path):
+    place = Place(tmp_path, TOO_SMALL)
+    for done in (place.oefsmc("grid", "check", place.grid), place.run(), place.run("--in-process")):
+        assert done.returncode == 2 and SAID in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("oefsmc: In mini (embedded), fskd ours") and "valid" not in done.stdout
+    assert not place.outputs.exists()
+    assert place.run("--only", "variant=native").returncode == 0 and len(place.store.rows()) == 1
+
+
+def test_snakemake_refuses_a_source_that_is_too_small_before_the_first_cell(tmp_path):
+    pytest.importorskip("snakemake")
+    place = Place(tmp_path, TOO_SMALL)
+    done = place.snakemake()
+    assert done.returncode == 1 and SAID in done.stderr, done.stderr
+    assert not place.outputs.exists()
+    assert not list((tmp_path / ".snakemake" / "locks").glob("*"))
+
+
+def test_a_source_that_is_not_here_is_noted_by_check_and_run(tmp_path, outputs, monkeypatch, capsys):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path / "data"))
+    (tmp_path / "mine.yaml").write_text("blocks: [{ood_source: textures, seed: [0, 1]}]")
+    monkeypatch.setattr(runner, "run_in_process", lambda *_: {})
+    cli.grid_check(str(tmp_path / "mine.yaml"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("2 runs in 1 cells, all valid") and len(said) == 2
+    assert said[1].startswith("note: The OOD source textures is not on this machine, so its size is not checked")
+    cli.grid_run(str(tmp_path / "mine.yaml"), in_process=True)
+    assert capsys.readouterr().err.splitlines() == [said[1]]
+
+
 def test_what_a_command_refuses(tmp_path):
     place = Place(tmp_path)
     for words, said in ((("grid", "run"), "Name a grid"), (("grid", "run", "smoke", "--jobs", "2", "--in-process"), "one cell"),
