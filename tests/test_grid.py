@@ -130,11 +130,11 @@ def checked(tmp_path, *blocks, store=None, profile="embedded"):
 
 @pytest.mark.parametrize("block, said", [
     ("{n: 1822}", None),                                   # 1,950 patches, 128 of them watched
-    ("{n: 1823}", "fskd ours num=10 long_tail seed=0 [{key}] needs a pool of n=1823 images, but the OOD source photos has "
+    ("{n: 1823}", "fskd ours num=10 long_tail seed=0 [{key}] needs a pool of n=1823 images, but the OOD source outlines has "
                   "1950 usable images, of which 128 are set aside as the watch set; set n to at most 1822, or name a larger "
                   "ood_source, such as folder:PATH."),
     ("{num: [10, 1822]}", None),
-    ("{num: [10, 1823, 2000]}", "n=2000 images, but the OOD source photos has 1950 usable images, of which 128 are set "
+    ("{num: [10, 1823, 2000]}", "n=2000 images, but the OOD source outlines has 1950 usable images, of which 128 are set "
                                 "aside as the watch set; set m (by default num) to at most 1822, or"),
     ("{m: 1823}", "set m to at most 1822, or"),
     ("{m: 1823, n: 2000}", "set n and m to at most 1822, or"),
@@ -143,10 +143,10 @@ def checked(tmp_path, *blocks, store=None, profile="embedded"):
     ("{ood_exclude: [[china, flower]]}", "has 0 usable images without the classes of ood_exclude, of which 0 are set aside "
                                          "as the watch set; name a larger ood_source"),
     ("{variant: native_ft, ood_exclude: [[china, flower]]}", "[{key}] needs images to watch while fine-tuning, but the OOD "
-     "source photos has 0 usable images without the classes of ood_exclude, and the watch set is a fifth of them at most; "
+     "source outlines has 0 usable images without the classes of ood_exclude, and the watch set is a fifth of them at most; "
      "name a larger ood_source, such as folder:PATH, or set finetune.stop=fixed."),
     ("{ood_source: noise-blob, n: 2872}", None), ("{ood_source: noise-blob, n: 2873}", "noise-blob has 3000 usable images"),
-    ("{ood_exclude: [[flowers]]}", "ood_exclude names 'flowers', but photos has no such class."),
+    ("{ood_exclude: [[flowers]]}", "ood_exclude names 'flowers', but outlines has no such class."),
     ("{ood_source: photo}", "did you mean photos?"),
     # What reads no pool needs none, and what reads neither pool nor watch set needs no source.
     ("{n: 5000, variant: [native, native_ft]}", None), ("{n: 5000, aux: augmented_few}", None),

@@ -255,7 +255,7 @@ TOO_SMALL = """blocks:
   - {method: fskd, num: 10, variant: native}
   - {method: fskd, num: 10, variant: ours, n: 1900}
 """
-SAID = "needs a pool of n=1900 images, but the OOD source photos has 1950 usable images, of which 128 are set aside"
+SAID = "needs a pool of n=1900 images, but the OOD source outlines has 1950 usable images, of which 128 are set aside"
 
 
 def test_a_source_that_is_too_small_is_refused_before_the_first_cell(tmp_path):
