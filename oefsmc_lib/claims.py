@@ -8,6 +8,7 @@ Texts with numbers, for reading, are :mod:`oefsmc_lib.findings`.
 from collections.abc import Iterable, Sequence
 
 from oefsmc_lib import paper, results, summaries
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.results import Row
 
 BASE = "native_ft"                                         # the paper's base columns
@@ -159,11 +160,17 @@ def side(low: float, high: float) -> str:
 
 
 def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
-    """seed -> value, of rows that differ in nothing but the seed; a seed without the value is left out."""
-    found: dict[int, float] = {}
+    """seed -> value, of rows that differ in nothing but the seed; a seed without the value is left out.
+
+    Raises :class:`InputError` for rows of several teachers or images, and for a seed that occurs twice.
+    """
+    rows, found = list(rows), {}
+    for name in ("teacher_sha256", "data_fingerprint"):
+        if len({getattr(row, name) for row in rows}) > 1:
+            raise InputError(f"Rows of different {name} meet in one cell; keep those of one teacher and one data set.")
     for row in rows:
         if row.seed in found:
-            raise ValueError(f"seed {row.seed} occurs twice among rows that should differ in the seed alone")
+            raise InputError(f"Seed {row.seed} occurs twice among rows that should differ in the seed alone.")
         if getattr(row, value) is not None:
             found[row.seed] = getattr(row, value)
     return found
@@ -171,6 +178,9 @@ def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
 
 def against(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> dict | None:
     """The paired difference of two lists of rows that differ in one switch, with its 95 % t-interval; None without a pair."""
+    rows, reference = list(rows), list(reference)
+    if rows and reference and rows[0].teacher_sha256 != reference[0].teacher_sha256:
+        raise InputError("Rows of different teacher_sha256 meet in one difference; keep those of one teacher.")
     a, b = by_seed(rows, value), by_seed(reference, value)
     seeds = sorted(set(a) & set(b))
     if not seeds:

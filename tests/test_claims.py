@@ -5,7 +5,8 @@ import re
 import pytest
 from made_rows import made, plausible, rows_of
 
-from oefsmc_lib import claims, findings, fewshot, grid
+from oefsmc_lib import claims, fewshot, findings, grid
+from oefsmc_lib.errors import InputError
 
 NUMS = [10, 20, 50, 100]
 
@@ -107,6 +108,18 @@ def test_tables(rows):
     assert list(gains["helps"]) == ["yes"] * 4 + ["no"] * 4 + ["yes"] * 4 and set(gains["points"]) == {4.0, -42.0, 9.0}
     for empty in (claims.loss_table([], NUMS), claims.gain_table([], NUMS), claims.draw_table([])):
         assert empty.to_dict("list") == {"rows": [claims.NOT_RUN]}
+
+
+def test_rows_of_two_teachers_and_a_seed_that_occurs_twice_are_refused(rows):
+    ours, base = (claims.select(rows, num=10, variant=v, imbalance="long_tail") for v in ("ours", "native_ft"))
+    other = [row.model_copy(update={"teacher_sha256": "another"}) for row in ours]
+    assert claims.against(ours, base)["n"] == 20
+    with pytest.raises(InputError, match="different teacher_sha256 meet"):
+        claims.against(other, base)
+    with pytest.raises(InputError, match="different teacher_sha256 meet in one cell"):
+        claims.by_seed([*ours, *other])
+    with pytest.raises(InputError, match="Seed 0 occurs twice"):
+        claims.by_seed([*ours, ours[0]])
 
 
 def test_several_methods_are_named():
