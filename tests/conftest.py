@@ -1,10 +1,18 @@
-"""What tests of the algorithm share: small random teachers, small images, and one temporary store."""
+"""What tests of the algorithm share: small random teachers, small images, and one temporary store.
+
+No test may hang on the numbers that a version of torch draws or on the instructions of a processor. Weights and images
+come from :func:`numbers`, and what is compared has a margin that holds for other numbers, too. Two variables try that:
+OEFSMC_TEST_DRAW=1, 2, ... gives all tests other weights and images, OEFSMC_TEST_THREADS=2 gives torch more threads.
+"""
 
 import copy
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +22,12 @@ from oefsmc_lib.fewshot import Samples
 from oefsmc_lib.models import Architecture
 
 os.environ.setdefault("OEFSMC_QUIET", "1")
-torch.set_num_threads(1)                                   # the networks are small: more threads only wait for each other
+# The networks are small: more threads than one only wait for each other.
+torch.set_num_threads(int(os.environ.get("OEFSMC_TEST_THREADS", "1")))
+DRAW = int(os.environ.get("OEFSMC_TEST_DRAW", "0"))
+# How long an example takes is the machine's matter and no property of the code.
+hypothesis.settings.register_profile("oefsmc", deadline=None)
+hypothesis.settings.load_profile("oefsmc")
 CLASSES = 5
 
 VGG = Architecture("vgg16", CLASSES, 3, 0.125, 32)
@@ -36,15 +49,35 @@ def one_store():
 
 
 def source(seed=0):
+    """A generator for code that asks for torch's. What it draws is torch's matter, so no test may hang on it."""
     return torch.Generator().manual_seed(seed)
+
+
+def numbers(*purpose):
+    """Random numbers of the tests' own, other ones for each purpose: NumPy has frozen this stream, torch has not."""
+    return np.random.RandomState(zlib.crc32(repr((DRAW, *purpose)).encode()))
+
+
+def uniform(shape, *purpose, low=0.0, high=1.0):
+    """float32 numbers of this shape between ``low`` and ``high``."""
+    return torch.from_numpy(numbers(*purpose).uniform(low, high, shape)).float()
+
+
+def normal(shape, *purpose):
+    """float32 numbers of this shape, of mean 0 and variance 1."""
+    return torch.from_numpy(numbers(*purpose).standard_normal(shape)).float()
 
 
 def pictures(count, channels=3, size=32, seed=0):
     """Smooth random images, uint8 (N, C, H, W): neighbouring pixels agree, as in photographs."""
-    coarse = torch.rand(count, channels, 6, 6, generator=source(seed))
-    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-    noise = 0.05 * torch.randn(count, channels, size, size, generator=source(seed + 1))
-    return (255 * (smooth + noise).clamp(0, 1)).to(torch.uint8)
+    random = numbers("pictures", channels, size, seed)
+    made = []
+    for _ in range(count):                                # one by one: more images of a seed begin with the fewer ones
+        coarse = torch.from_numpy(random.random_sample((1, channels, 6, 6)))
+        # In float64, so that no processor's rounding moves a pixel to the next of 256 levels.
+        smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+        made.append(smooth + 0.05 * torch.from_numpy(random.standard_normal((1, channels, size, size))))
+    return (255 * torch.cat(made).clamp(0, 1)).to(torch.uint8)
 
 
 def inputs(count, architecture, seed=0):
@@ -57,21 +90,33 @@ def samples(count, architecture, seed=0, classes=CLASSES):
     return Samples(inputs(count, architecture, seed), torch.arange(count) % classes)
 
 
+@torch.no_grad()
+def randomise(model, *purpose):
+    """Numbers of :func:`numbers` in place of those that torch drew, on the scale of torch's own layers: uniform up to
+    one over the root of the inputs; scales of batch norms from 0.5 to 1.5 and biases with a deviation of 0.3."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.copy_(uniform(module.weight.shape, *purpose, name, "weight", low=0.5, high=1.5))
+            module.bias.copy_(0.3 * normal(module.bias.shape, *purpose, name, "bias"))
+        elif isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            bound = module.weight[0].numel() ** -0.5
+            for kind, parameter in module.named_parameters():
+                parameter.copy_(uniform(parameter.shape, *purpose, name, kind, low=-bound, high=bound))
+    return model
+
+
 def make_teacher(architecture, seed=0):
     """Random weights and random batch norms, whose statistics fit real activations; no training is needed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
         model = architecture.build()
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.normal_(module.bias, 0, 0.3)
-                module.momentum = None                     # a plain average over the passes below
-        with torch.no_grad():
-            model.train()(inputs(64, architecture, seed=1000 + seed))
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 0.1
+    randomise(model, seed)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None                              # a plain average over the pass below
+    with torch.random.fork_rng(devices=[]), torch.no_grad():              # MobileNetV2 has a dropout before its head
+        model.train()(inputs(64, architecture, seed=1000 + seed))
+    for norm in norms:
+        norm.momentum = 0.1
     card = {"model": architecture.name, "dataset": "tiny", "mean": [0.5] * architecture.channels,
             "std": [0.25] * architecture.channels, "test_accuracy": 0.5, "sha256": f"random-{seed}"}
     mean, std = (torch.tensor(card[key]).view(-1, 1, 1) for key in ("mean", "std"))

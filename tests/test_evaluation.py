@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import normal, randomise
 from torch import nn
 
 from oefsmc_lib import evaluation, pipeline
@@ -44,12 +45,12 @@ class Points:
 
 
 def points(number=2000, width=16, seed=0):
-    return Points(torch.randn(number, width, 1, 1, generator=torch.Generator().manual_seed(seed)))
+    return Points(normal((number, width, 1, 1), "points", seed))
 
 
 def linear(classes, seed=1):
-    made = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
-    torch.nn.init.normal_(made[1].weight, generator=torch.Generator().manual_seed(seed))
+    made = randomise(nn.Sequential(nn.Flatten(), nn.Linear(16, classes)), "linear", seed)
+    made[1].weight.data = normal((classes, 16), "linear", seed)
     return made
 
 
@@ -64,22 +65,32 @@ def test_students_predict_what_they_predict_in_float32(method, native, passes):
     student, _ = pipeline.recover(experiment, ready)
     images = dataclasses.replace(ready.train, images=ready.train.take(range(0, 4000, 4)), labels=ready.train.labels[:4000:4])
     found = evaluation.predictions(student.model, images, ready.teacher.normalise, CPU)
-    ran = dict(passes)
-    plain = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU).argmax(1)
-    assert torch.equal(found, plain)
-    assert ran["bfloat16"] >= 1000 and ran["float32"] < 600
+    assert passes["bfloat16"] >= 200
+    exact = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
+    # Which student there is depends on the teacher that this machine has trained, and so does how much its images lose.
+    # What is promised is float32's class for every image that lost no more than CAUTION times the most in the sample.
+    # A little less is asked for: another order of adding may move either logits by a rounding.
+    error = exact - rough
+    lost = error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]
+    first, second = exact.topk(2).values.unbind(1)
+    promised = (lost < 0.9 * evaluation.CAUTION * lost[::5].max()) & (first - second > 1e-4)
+    assert int(promised.sum()) > 900 and torch.equal(found[promised], exact.argmax(1)[promised])
 
 
-def tied(model, images, number=100):
-    """These images with the first ``number`` moved to where their two largest logits are all but equal.
+def tied(model, images, number=100, lead=1e-3):
+    """These images with the first ``number`` moved to where their largest logit leads by no more than ``lead``: far more
+    than float32 rounds, and far less than bfloat16 does, which turns about half of them.
 
     How many of any others bfloat16 turns depends on the order in which a processor adds: once it was none.
     """
     weight = model[1].weight.detach()
     for point in images.values[:number].flatten(1):
         first, second = model(point[None])[0].topk(2).indices
-        normal = weight[first] - weight[second]
-        point -= (normal @ point + (model[1].bias[first] - model[1].bias[second]).detach()) / (normal @ normal) * normal
+        across = weight[first] - weight[second]
+        leads = across @ point + (model[1].bias[first] - model[1].bias[second]).detach()
+        point -= (leads - lead) / (across @ across) * across
     return images
 
 
@@ -90,7 +101,9 @@ def test_every_image_that_bfloat16_turns_is_turned_back(native, passes):
     with torch.autocast("cpu", torch.bfloat16):
         turned = evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1) != exact.argmax(1)
     assert turned.any()
+    passes.update(bfloat16=0, float32=0)
     assert torch.equal(evaluation.predictions(model, images, same, CPU), exact.argmax(1))
+    assert passes["bfloat16"] == 2200 and passes["float32"] < 1000        # the sample, all, and in float32 the doubtful
 
 
 def test_classes_that_lie_close_together_are_left_to_float32(native, passes):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, state_of, task)
+from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, normal, randomise,
+                      same_state, samples, small, state_of, task)
 from torch import nn
 
 from oefsmc_lib import layerwise, plans, surgery
@@ -52,12 +52,11 @@ def test_without_pruning_q_is_the_identity(teacher, solver, rho, monkeypatch):
     assert close(state_of(teacher.model), state_of(student.model), 1e-3 if solver == "minnorm" else 1e-5)
 
 
-def layer_problem(rows, channels=6, seed=0):
+def layer_problem(rows, channels=6):
     """Outputs of a layer in student and teacher, and a convolution to merge into."""
-    g = torch.Generator().manual_seed(seed)
-    f_s = torch.randn(rows, channels, 1, 1, generator=g)
-    f_t = f_s + 0.3 * torch.randn(rows, channels, 1, 1, generator=g)
-    conv = nn.Conv2d(4, channels, 3).requires_grad_(False)
+    f_s = normal((rows, channels, 1, 1), "student")
+    f_t = f_s + 0.3 * normal((rows, channels, 1, 1), "teacher")
+    conv = randomise(nn.Conv2d(4, channels, 3).requires_grad_(False), "merged into")
     return conv, layerwise.Tap(None, f_s), layerwise.Tap(None, f_t)
 
 
@@ -95,7 +94,7 @@ def test_merging_does_what_the_1x1_convolution_does():
     conv, student, teacher = layer_problem(rows=20)
     fit = fskd.Fit(conv, None, (None, None), small().fskd)
     fit.add(student, teacher, torch.full((20,), 1 / 20))
-    x = torch.randn(5, 4, 8, 8)
+    x = normal((5, 4, 8, 8), "merging")
     before = conv(x)
     change = fit.finish()
     assert torch.allclose(conv(x), change(x, before), atol=1e-5)
@@ -137,8 +136,9 @@ def test_the_last_map_comes_closer_to_the_teachers(teacher):
     plan = {"vgg16": "cfg_a"}.get(teacher.architecture.name, "all_inner")
     few = samples(3, teacher.architecture)
     assert gain(run(teacher, few, plan=plan), teacher, few.images) < 0.2
-    # Random networks have little in common between images, so unseen ones need more of them.
-    more = run(teacher, samples(48, teacher.architecture), plan=plan)
+    # Random networks have little in common between images. The last layer of VGG has 64 channels and gives four rows an
+    # image, so 192 images determine Q well, and what it does on them it does on others of their kind.
+    more = run(teacher, samples(192, teacher.architecture), plan=plan)
     assert gain(more, teacher, inputs(30, teacher.architecture, seed=77)) < 0.8
 
 
@@ -188,9 +188,10 @@ def test_layers_up_to_the_first_pruned_one_have_nothing_to_fit(request, name, mo
     fitted.clear()
     whole = compress(task(teacher, few, None, e))
     settled = len(fitted) - fewer
-    assert 0 < settled < len(fitted) / 2 and all(seen[id(conv)] <= 1e-5 for conv in fitted[:settled])
+    # Convolutions with fewer filters may add in another order: float32 rounds, a layer behind the pruned one differs.
+    assert 0 < settled < len(fitted) / 2 and all(seen[id(conv)] <= 1e-4 for conv in fitted[:settled])
     after = next(conv for conv in fitted[settled:] if conv.groups == 1)       # a depthwise layer mixes nothing yet
-    assert seen[id(after)] > 1e-3
+    assert seen[id(after)] > 1e-2
     x = inputs(8, teacher.architecture, seed=9)
     torch.testing.assert_close(logits(left_out.model, x), logits(whole.model, x), rtol=1e-3, atol=1e-4)
 
@@ -314,8 +315,7 @@ def test_the_shortcuts_difference_is_what_the_branch_makes_up_for(resnet):
     """A block whose input in the student is off by d gets a target that is off by d the other way."""
     block = resnet.model.layer1[1]
     fit = fskd.Fit(block.conv2, block.bn2, (block, block), small().fskd)
-    x, y = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
-    seen = []
+    x, y = normal((2, 8, 4, 4), "around"), normal((2, 8, 4, 4), "output")
     fit.settings = small(**{"fskd.solver": "minnorm"}).fskd
     fit.add(layerwise.Tap(None, y, x + 1), layerwise.Tap(None, y, x), torch.full((2,), 1.0))
     seen = fit.rows[0]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of, task
+from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of, task, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,14 +60,14 @@ def test_balanced_sets_give_even_shares_under_every_reading():
 # --- eq. 5 and 1 ---------------------------------------------------------------------------------
 @given(label_lists, st.integers(0, 99))
 def test_eq_5_with_w_equal_to_beta_is_eq_1_the_plain_mean(labels, seed):
-    values = torch.rand(len(labels), 7, generator=torch.Generator().manual_seed(seed))
+    values = uniform((len(labels), 7), "values", seed)
     s = importance.weighted(values, torch.tensor(labels), shares("few", labels, None))
     assert torch.allclose(s, values.mean(0), atol=1e-5)
 
 
 @given(label_lists, label_lists, st.integers(0, 99))
 def test_eq_5_with_mixed_w_is_the_plain_mean_over_both_sets(few, aux, seed):
-    values = torch.rand(len(few + aux), 7, generator=torch.Generator().manual_seed(seed))
+    values = uniform((len(few + aux), 7), "values", seed)
     s = importance.weighted(values, torch.tensor(few + aux), shares("mixed", few, aux))
     assert torch.allclose(s, values.mean(0), atol=1e-5)
 

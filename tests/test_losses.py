@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def test_eq_7_mixes_means_and_ignores_the_other_set_at_the_ends():
 def test_eq_7_as_image_weights(few, aux, lam):
     weights = losses.image_weights(few, aux, lam)
     assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
-    values = torch.rand(few + aux)
+    values = uniform(few + aux, "values")
     joint = losses.joint(values[:few].mean(), values[few:].mean(), lam)
     assert float((weights * values).sum()) == pytest.approx(float(joint), abs=1e-5)
 

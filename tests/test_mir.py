@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, source, state_of, task)
+                      small, source, state_of, task, uniform)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,11 +52,13 @@ def test_the_plans_counts_are_kept(teacher):
                                      {"augment": "none"}], ids=["bank", "literal", "bn=eval", "imagenet", "no views"])
 def test_the_map_comes_closer_to_the_teachers(teacher, changes):
     few = samples(16, teacher.architecture)
-    student = run(teacher, few, **{"mir.iterations": 30, **changes})
+    # Every step sees all images. At a rate of 0.01 some networks swing for as long as this; at this rate a dozen
+    # networks lost at least 30 percent of both errors, whatever the views.
+    student = run(teacher, few, **{"mir.iterations": 60, "mir.lr": 2e-3, **changes})
     loss = student.notes["loss"]
-    assert len(loss) == 30 and all(map(math.isfinite, loss)) and sum(loss[-5:]) < 0.85 * sum(loss[:5])
+    assert len(loss) == 60 and all(map(math.isfinite, loss)) and sum(loss[-5:]) < 0.85 * sum(loss[:5])
     bare = surgery.pruned_copy(teacher, student.structure.kept)
-    assert map_error(student.model, teacher, few.images) < map_error(bare.model, teacher, few.images)
+    assert map_error(student.model, teacher, few.images) < 0.95 * map_error(bare.model, teacher, few.images)
 
 
 def test_the_loss_is_the_mean_square_over_all_elements_of_the_last_map(teacher):
@@ -112,7 +114,7 @@ def test_only_what_lam_reads_is_forwarded(teacher, count_forwards, lam, images):
 def test_equal_sets_at_one_half_are_the_pooled_set(teacher):
     few, aux = samples(6, teacher.architecture), samples(6, teacher.architecture, seed=3)
     pooled = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
-    settings = {"augment": "none", "mir.iterations": 3, "mir.bn": "train"}
+    settings = {"augment": "none", "mir.iterations": 3, "mir.bn": "train", "mir.lr": 2e-3}
     joint, plain = run(teacher, few, aux, variant="extra_images", **settings), run(teacher, pooled, **settings)
     one, other = state_of(joint.model), state_of(plain.model)
     assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
@@ -188,23 +190,25 @@ def test_views_have_the_images_shape_and_type_and_repeat_by_seed(kind, seed, as_
 
 
 def test_a_crop_is_a_shift_within_an_eighth_of_the_side_and_a_flip_a_mirror():
-    image = torch.rand(1, 1, 16, 16)
+    image = uniform((1, 1, 16, 16), "views")
     padded = torch.nn.functional.pad(image, (2,) * 4, mode="reflect")
     shifts = [padded[:, :, r:r + 16, c:c + 16] for r in range(5) for c in range(5)]
     crops = [views.augment(image, "crop", source(seed)) for seed in range(40)]
     assert all(any(torch.equal(crop, shift) for shift in shifts) for crop in crops)
     assert len({crop.numpy().tobytes() for crop in crops}) > 10
-    mirrored = [views.augment(image, "crop_flip", source(seed)) for seed in range(40)]
+    mirrored = [views.augment(image, "crop_flip", source(seed)) for seed in range(200)]
     straight = sum(any(torch.equal(view, shift) for shift in shifts) for view in mirrored)
-    assert 8 < straight < 32 and all(any(torch.equal(view, shift) or torch.equal(view.flip(3), shift) for shift in shifts)
-                                     for view in mirrored)
+    # Six standard deviations around one half: whatever torch draws.
+    assert 57 < straight < 143 and all(any(torch.equal(view, shift) or torch.equal(view.flip(3), shift) for shift in shifts)
+                                       for view in mirrored)
 
 
 # --- other networks, refusals ------------------------------------------------------------------------
 def test_mobilenet_v2_is_compressed(mobilenet):
     few = samples(8, MOBILENET)
-    student = run(mobilenet, few, **{"mir.iterations": 20})
-    assert sum(student.notes["loss"][-3:]) < sum(student.notes["loss"][:3])
+    # One sum at a rate without swings: see above.
+    student = run(mobilenet, few, augment="none", **{"mir.iterations": 60, "mir.lr": 1e-3})
+    assert sum(student.notes["loss"][-3:]) < 0.9 * sum(student.notes["loss"][:3])
     assert same_state(head_of(student.model, "mobilenet_v2"), head_of(mobilenet.model, "mobilenet_v2"))
 
 

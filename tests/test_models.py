@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher
+from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, normal
 from torch import nn
 
 from oefsmc_lib import evaluation, models, plans, surgery
@@ -175,7 +175,7 @@ def test_vgg_has_five_max_pools_and_a_map_of_2x2_before_the_last(vgg16):
 
 def test_option_a_shortcut_pads_zeros_on_both_sides():
     block = models.BasicBlock(4, 8, stride=2)
-    x = torch.randn(2, 4, 6, 6)
+    x = normal((2, 4, 6, 6), "x")
     short = block.shortcut(x)
     assert short.shape == (2, 8, 3, 3)
     assert torch.equal(short[:, 2:6], x[:, :, ::2, ::2]) and not short[:, :2].any() and not short[:, 6:].any()

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, state_of, task)
+from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, normal, randomise,
+                      same_state, samples, small, state_of, task)
 from torch import nn
 
 from oefsmc_lib import evaluation, importance, plans, surgery
@@ -105,8 +105,7 @@ def test_merged_adaptors_do_the_same_work(architecture):
     surgery.drop_units(model, [unit])
     merged = copy.deepcopy(model)
     for q, (name, side) in zip(practise.insert_adaptors(model, found), found):
-        torch.nn.init.normal_(q.weight, 0, 0.05)
-        q.weight.data += torch.eye(len(q.weight))[:, :, None, None]
+        q.weight.data = 0.05 * normal(q.weight.shape, "adaptor", name) + torch.eye(len(q.weight))[:, :, None, None]
         parent, _, child = name.rpartition(".")
         merged.get_submodule(parent).register_module(child, practise.merge_adaptor(merged.get_submodule(name), q, side))
     expected = logits(model, x)
@@ -116,7 +115,9 @@ def test_merged_adaptors_do_the_same_work(architecture):
 @pytest.mark.parametrize("side", ["after", "before"])
 def test_merging_is_exact_with_a_bias_too(side):
     conv, q = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(*((6, 6) if side == "after" else (4, 4)), 1, bias=False)
-    x = torch.randn(2, 4, 5, 5)
+    for name, layer in (("conv", conv), ("adaptor", q)):
+        randomise(layer, name)
+    x = normal((2, 4, 5, 5), "merging")
     expected = q(conv(x)) if side == "after" else conv(q(x))
     assert torch.allclose(practise.merge_adaptor(conv, q, side)(x), expected, atol=1e-5)
 
@@ -180,10 +181,12 @@ def test_without_training_it_is_the_plain_networks_error(teacher, monkeypatch):
 def test_training_the_adaptors_lowers_the_error(architecture, monkeypatch):
     teacher, few = make_teacher(architecture), samples(8, architecture)
     unit = plans.droppable_units(teacher.model)[1]
-    changes = {"practise.scoring_iterations": 20, "practise.lr": 5e-3, "augment": "none"}
+    # Every step sees all images, and they are those that are judged: gradient descent on the very error. At this rate no
+    # network swings, and a hundred steps took 15 to 70 percent of the error of each of a dozen networks.
+    changes = {"practise.scoring_iterations": 100, "practise.scoring_lr": 1e-3, "augment": "none"}
     trained = scores(teacher, few, candidates=[unit], **changes)[unit]["recoverability"]
     monkeypatch.setattr(practise.Stages, "_train", lambda *_: None)
-    assert trained < scores(teacher, few, candidates=[unit], **changes)[unit]["recoverability"]
+    assert trained < 0.95 * scores(teacher, few, candidates=[unit], **changes)[unit]["recoverability"]
 
 
 def test_scoring_changes_nothing_of_the_teacher_and_no_batch_norm(teacher):
@@ -197,8 +200,10 @@ def test_scoring_changes_nothing_of_the_teacher_and_no_batch_norm(teacher):
 def test_cached_scores_equal_uncached_ones(architecture):
     teacher, few, aux = make_teacher(architecture), samples(9, architecture), samples(7, architecture, seed=3)
     candidates = plans.droppable_units(teacher.model)[1:4]
+    # At VGG's raised rate a step multiplies what two orders of addition round differently.
     found = [scores(teacher, few, joint=aux, candidates=candidates, augment="none", variant="extra_images",
-                    **{"practise.cache": cache, "practise.batch": 4, "practise.scoring_iterations": 4}) for cache in (True, False)]
+                    **{"practise.cache": cache, "practise.batch": 4, "practise.scoring_iterations": 4,
+                       "practise.scoring_lr": 5e-3}) for cache in (True, False)]
     for name in candidates:
         assert found[0][name]["recoverability"] == pytest.approx(found[1][name]["recoverability"], rel=1e-3), name
 
@@ -222,11 +227,11 @@ def test_class_aware_recoverability_is_eq_5_over_images(resnet):
 def test_equal_sets_at_one_half_are_scored_like_the_pooled_set(teacher):
     few, aux = samples(6, teacher.architecture), samples(6, teacher.architecture, seed=3)
     pooled = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
-    e = setting(augment="none", variant="extra_images", **{"practise.scoring_iterations": 4})
+    e = setting(augment="none", variant="extra_images", **{"practise.scoring_iterations": 4, "practise.scoring_lr": 5e-3})
     unit = plans.droppable_units(teacher.model)[1]
     joint, plain = (practise.Stages(task(teacher, *sets, e, None, other), None).recover(unit)
                     for *sets, other in ((few, None, aux), (pooled, None, None)))
-    assert torch.allclose(joint, plain[:6], rtol=1e-2)
+    assert torch.allclose(joint, plain[:6], rtol=1e-3)
 
 
 def test_lam_one_scores_by_the_few_alone(resnet):
@@ -241,12 +246,13 @@ def test_lam_one_scores_by_the_few_alone(resnet):
                          ids=["default", "literal", "bn=eval"])
 def test_the_k_smallest_scores_go_and_the_rest_is_trained(teacher, changes):
     before, few = state_of(teacher.model), samples(8, teacher.architecture)
-    student = run(teacher, few, augment="none", **{"practise.iterations": 30, "practise.lr": 2e-3, **changes})
+    # Without augmentation every step sees the same eight images: gradient descent on one sum, at a rate without swings.
+    student = run(teacher, few, augment="none", **{"practise.iterations": 60, "practise.lr": 1e-3, **changes})
     table = student.notes["scores"]
     lowest = sorted(table, key=lambda name: table[name]["score"])[:2]
     assert set(student.structure.dropped) == set(lowest) and len(table) == len(plans.droppable_units(teacher.model))
     assert student.structure.dropped == [name for name in table if name in lowest]         # in forward order
-    assert sum(student.notes["loss"][-4:]) < sum(student.notes["loss"][:4])
+    assert sum(student.notes["loss"][-4:]) < 0.9 * sum(student.notes["loss"][:4])
     assert same_state(before, state_of(teacher.model)) and not student.model.training
     head = "classifier" if teacher.architecture.name == "vgg16" else "fc"
     assert torch.equal(student.model.get_submodule(head).weight, teacher.model.get_submodule(head).weight)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import numbers
+from torch import nn
 
 from oefsmc_lib import data, files, teachers, training
 from oefsmc_lib.errors import InputError
@@ -23,10 +25,9 @@ TINY = ("vgg16", 0.0625, "mnist5k", 3, 1, 32)              # load's arguments
 
 
 def tiny(name="mnist5k", split="train", *, image_size=None, skip_broken=False):
-    """Three classes that differ in brightness: learnt in an epoch or two."""
-    source = torch.Generator().manual_seed(int(split == "test"))
+    """Three classes that differ in brightness."""
     labels = torch.arange(96) % 3
-    images = torch.randint(0, 80, (96, 1, 32, 32), generator=source) + 80 * labels.view(-1, 1, 1, 1)
+    images = torch.from_numpy(numbers("tiny", split).randint(0, 80, (96, 1, 32, 32))) + 80 * labels.view(-1, 1, 1, 1)
     return data.ImageSet(name, images.to(torch.uint8), labels, ("a", "b", "c"), "0123456789ab")
 
 
@@ -64,13 +65,21 @@ def test_the_card_tells_what_the_file_holds(home):
     teacher = teachers.train("mnist5k", "vgg16", 0.0625)
     card = teacher.card
     assert (card["width"], card["channels"], card["image_size"], card["classes"]) == (0.0625, 1, 32, 3)
-    assert card["test_accuracy"] == teachers.accuracy(teacher, tiny(split="test")) > 0.6
+    assert card["test_accuracy"] == teachers.accuracy(teacher, tiny(split="test"))
     assert teachers.check(NAME) == card and teachers.check(NAME, evaluate=True)["measured"] == card["test_accuracy"]
     assert "3 epochs" in card["recipe"] and "nothing selected on test images" in card["recipe"]
     weights = safetensors.torch.load_file(home / f"{NAME}.safetensors")
     assert {tensor.dtype for tensor in weights.values() if tensor.ndim > 1} == {torch.float16}
     assert {tensor.dtype for tensor in weights.values() if tensor.ndim <= 1} == {torch.float32}
     assert not any("num_batches_tracked" in key for key in weights)
+
+
+def test_training_learns(home, monkeypatch):
+    """A linear model of the mean brightness, since its loss is convex: any first weights lead to the end that tells the
+    three classes apart. So narrow a VGG takes two classes for one with every other draw of first weights."""
+    monkeypatch.setattr(Architecture, "build", lambda self: nn.Sequential(
+        nn.AvgPool2d(32), nn.Flatten(), nn.Linear(1, self.classes)))
+    assert teachers.train("mnist5k", "vgg16", 0.0625, lr=0.1, epochs=30).card["test_accuracy"] > 0.9
 
 
 def test_images_are_normalised_by_the_card(home):
