@@ -242,6 +242,10 @@ def test_settings_colour_what_is_significant_and_say_what_is_missing():
     figure = figures.settings(rows, "reference", PROFILE)
     title = title_of(figure)
     assert "above reference: better (+" in title and "Below: worse (−" in title and "the same" not in title
+    only = {name: rows[name] for name in ("reference", "the same", "worse")}
+    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("Significantly below reference: worse (−")
+    del only["worse"]
+    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("No other setting differs detectably from reference")
     assert texts(figure).count(claims.NOT_RUN) == 2
     colours = {container.lines[0].get_ydata()[0]: container.lines[0].get_color() for container in figure.axes[1].containers}
     assert len(set(colours.values())) == 3
@@ -261,6 +265,26 @@ def test_channels_sort_by_choice_and_leave_empty_classes_grey():
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (3, 4) and bool(shown.mask[2].all()) and not shown.mask[:2].any()
     assert [float(v) for v in figure.axes[1].images[0].get_array()[0]] == [0.15, 0.15, 0.9, 0.9]
+    assert figure.axes[2].get_ylabel().startswith("contribution")
+
+
+def test_densities_show_the_ood_images_and_both_boundaries_in_every_panel():
+    x = np.linspace(-5, 15, 101)
+    cases = {"near": (x * 0 + 1, x * 0 + 2, np.exp(-x**2), -0.4), "far": (x * 0 + 1, x * 0 + 2, np.exp(-((x - 12) ** 2)), 1.1)}
+    figure = figures.densities(x, cases, 1.1, PROFILE, "finding")
+    for ax, (*_, ood, moved) in zip(figure.axes, cases.values(), strict=True):
+        assert [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 2] == [1.1, moved]
+        assert ax.get_xlim()[0] < x[ood.argmax()] < ax.get_xlim()[1]
+
+
+def test_trajectories_mark_the_epoch_that_is_kept():
+    own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.seed) == (10, "ours", 0))
+    tuned = [row.model_copy(update={"finetune_distances": [0.4, 0.3, 0.6], "finetune_kept": 1, "finetune_epochs": 2}) for row in own]
+    figure = figures.trajectories({"eq. 9": tuned, "few images alone": []}, PROFILE)
+    assert title_of(figure).startswith("The epoch whose weights are closest to the teacher: eq. 9 1 of 2")
+    line, mark = figure.axes[0].lines[:2]
+    assert list(line.get_ydata()) == pytest.approx([100, 75, 150]) and (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((1, 75))
+    assert claims.NOT_RUN in title_of(figures.trajectories({"eq. 9": own}, PROFILE))
 
 
 def test_features_lay_other_groups_over_the_first_ones_plane():
