@@ -216,6 +216,11 @@ def test_a_missing_method_is_not_run_beside_the_others():
     assert panel["MiR"].count(claims.NOT_RUN) == 5 and claims.NOT_RUN not in panel["CD"]
 
 
+def test_every_variant_that_has_words_has_a_look():
+    from oefsmc_lib.figures.marks import VARIANT_LOOKS
+    assert set(VARIANT_LOOKS) == set(claims.VARIANT_WORDS)
+
+
 @pytest.mark.parametrize("name, source", [("m", "fig3b"), ("lam", "fig3c"), ("eta", "fig3d")])
 def test_sweeps_carry_the_claims_verdict(name, source):
     value, best = figures.SWEEPS[name][1:3]
@@ -228,7 +233,7 @@ def test_sweeps_carry_the_claims_verdict(name, source):
     figure = figures.sweep(peak, PROFILE, name)
     assert len([ax for ax in figure.axes]) == 3
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
-    assert ticks[-2:] == ["pool", "whole\npool"] if name == "m" else "pool" not in ticks
+    assert ticks[-2:] == ["all n", "whole\npool"] if name == "m" else "all n" not in ticks
     assert any("fixed length" in text.get_text() for text in figure.legends[0].get_texts()) == (name == "eta")
     assert "Not run" in title_of(figures.sweep([], PROFILE, name)) or claims.NOT_RUN in title_of(figures.sweep([], PROFILE, name))
 
@@ -281,9 +286,11 @@ def test_trajectories_mark_the_epoch_that_is_kept():
     own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.seed) == (10, "ours", 0))
     tuned = [row.model_copy(update={"finetune_distances": [0.4, 0.3, 0.6], "finetune_kept": 1, "finetune_epochs": 2}) for row in own]
     figure = figures.trajectories({"eq. 9": tuned, "few images alone": []}, PROFILE)
-    assert title_of(figure).startswith("The epoch whose weights are closest to the teacher: eq. 9 1 of 2")
-    line, mark = figure.axes[0].lines[:2]
-    assert list(line.get_ydata()) == pytest.approx([100, 75, 150]) and (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((1, 75))
+    assert title_of(figure).startswith("Closest to the teacher: eq. 9 after epoch 1 of 2")
+    (ax,) = figure.axes
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([100, 75, 150]) and list(ax.collections[0].get_offsets()[0]) == pytest.approx([1, 75])
+    low, high = ax.get_ylim()
+    assert low < 75 and high > 150, "the distances lie inside the axes"
     assert claims.NOT_RUN in title_of(figures.trajectories({"eq. 9": own}, PROFILE))
 
 

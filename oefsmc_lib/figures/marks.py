@@ -43,6 +43,7 @@ VARIANT_LOOKS = {
     "wo_comp": Look("w/o Comp. (eq. 9 alone)", "#56b4e9", "v", {}),
     "wo_ft": Look("w/o FT (eq. 5 and 7 alone)", BLUE, "o", {}),
     "ours": Look("OE-FSMC", PINK, "D", {}),
+    claims.REDRAWN: Look("OE-FSMC, labels redrawn", "#fbafe4", "X", {}),
     "whole_pool": Look("whole pool (this package's own)", BROWN, "P", {}),
 }
 GROUP_SHADES = {"head": "#ffffff", "tail": "#ececec", "absent": "#d6d6d6"}

@@ -55,7 +55,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
 
 
 def _tick(value: float) -> str:
-    return "pool" if math.isinf(value) else f"{value:g}"
+    return "all n" if math.isinf(value) else f"{value:g}"
 
 
 def _line(ax, rows: Sequence[Row], value, values: Sequence[float], method: str, kind: str, shift: float) -> None:
