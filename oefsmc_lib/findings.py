@@ -154,8 +154,8 @@ def stopping(entries: dict[str, Sequence[Row]]) -> str:
     for label, rows in entries.items():
         if own := [row for row in rows if row.finetune_distances]:
             kept, ran = (sum(values) / len(own) for values in zip(*((row.finetune_kept, row.finetune_epochs) for row in own)))
-            parts.append(f"{label} {kept:.0f} of {ran:.0f}")
-    return f"The epoch whose weights are closest to the teacher: {', '.join(parts) or NOT_RUN}"
+            parts.append(f"{label} after epoch {kept:.0f} of {ran:.0f}")
+    return f"Closest to the teacher{' on average' * any(len(rows) > 1 for rows in entries.values())}: {', '.join(parts) or NOT_RUN}"
 
 
 def criteria(entries: dict[str, Sequence[Row]]) -> str:

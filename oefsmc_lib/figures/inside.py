@@ -123,7 +123,7 @@ def densities(x, cases: Mapping[str, tuple], alone: float, profile, finding: str
         ax.fill_between(x, ood, color=PALE, label="OOD images (all labels)")
         ax.plot(x, first, color=BLUE, label="class 1, mixed")
         ax.plot(x, second, color=PINK, label="class 2, mixed")
-        ax.axvline(alone, color="#b8b8b8", linewidth=5, label="boundary without OOD images")
+        ax.axvline(alone, color="#b8b8b8", linewidth=5, zorder=1.5, label="boundary without OOD images")
         ax.axvline(moved, color="black", linestyle="--", linewidth=1.5, label="boundary with them")
         ax.set_title(title, loc="left")
         ax.set_xlabel("$x$")
@@ -146,7 +146,7 @@ def trajectories(entries: Mapping[str, Sequence[Row]], profile):
             for row in own:
                 change = [100 * distance / row.finetune_distances[0] for distance in row.finetune_distances]
                 ax.plot(range(len(change)), change, ".-", color=colour, linewidth=1.1, markersize=3, alpha=0.55)
-                ax.plot(row.finetune_kept, change[row.finetune_kept], marker, color=colour, markersize=8, zorder=3)
+                ax.scatter(row.finetune_kept, change[row.finetune_kept], 60, color=colour, marker=marker, zorder=3)
             ax.plot([], [], f"{marker}-", color=colour, label=f"{label} (mark: the epoch that is kept)")
         ax.axhline(100, color=GREY, linewidth=1)
         ax.set_title(paper.METHOD_NAMES[method], loc="left")
