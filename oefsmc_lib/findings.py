@@ -148,6 +148,16 @@ def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "to
     return f"Significantly above {reference}: {above}" + (f". Below: {below}" if below else "")
 
 
+def against_base(entries: dict[str, dict[str, Sequence[Row]]]) -> str:
+    """What each remedy adds to the base of the same setting, in points."""
+    remedies, parts = [name for name in next(iter(entries.values())) if name != "base"], []
+    for setting, rows in entries.items():
+        found = [against(rows[remedy], rows["base"]) for remedy in remedies]
+        if said := [_signed(one) for one in found if one]:
+            parts.append(f"{setting} {' and '.join(said)}")
+    return f"Points against the base, {' and '.join(remedies)}: {', '.join(parts) or NOT_RUN}"
+
+
 def stopping(entries: dict[str, Sequence[Row]]) -> str:
     """The epoch whose weights each kind of fine-tuning keeps, and the epochs that it ran, means over runs."""
     parts = []

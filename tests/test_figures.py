@@ -256,6 +256,17 @@ def test_settings_colour_what_is_significant_and_say_what_is_missing():
     assert len(set(colours.values())) == 3
 
 
+def test_every_remedy_stands_against_the_base_of_its_own_setting():
+    def of(variant, change):
+        own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.imbalance) == (10, variant, "long_tail"))
+        return [row.model_copy(update={"top1": row.top1 + change + 0.1 * (row.seed % 2)}) for row in own]
+    near = {"base": of("native_ft", 0), "OE-FSMC": of("ours", 4), "whole pool": of("whole_pool", 9)}
+    far = {"base": of("native_ft", 2), "OE-FSMC": of("ours", 1), "whole pool": []}
+    figure = figures.against_base({"near": near, "far": far}, PROFILE, "source")
+    assert title_of(figure).startswith("Points against the base, OE-FSMC and whole pool: near +4.0 and +9.0, far −1.0")
+    assert [round(mean) for mean in means(figure)] == [4, -1, 9] and texts(figure).count(claims.NOT_RUN) == 1
+
+
 def test_criteria_show_every_group_and_name_the_absent_classes_recall():
     own = rows_of(lambda e: (70.0, [90.0 - 5 * r for r in range(10)]), only=lambda e: (e.num, e.variant) == (10, "ours"))
     other = [row.model_copy(update={"absent_accuracy": row.absent_accuracy - 20}) for row in own]
