@@ -37,7 +37,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
             for kind, part in kinds.items():
                 own = select(part, method=method, num=num)
                 if own or not kind:
-                    _line(ax, own, value, values, method, kind, 0.12 * number)
+                    _line(ax, own, value, values, method, kind, 0.12 * number + (0.2 if kind else 0))
             if own := select(pool, method=method, num=num):
                 colour, _ = METHOD_LOOKS[method]
                 look = Look(f"{paper.METHOD_NAMES[method]}, whole pool in the recovery (this package's own)", colour, "P", {})
