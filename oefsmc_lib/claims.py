@@ -120,6 +120,13 @@ def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", me
     return f"training sizes at which {words} beats the fine-tuned base on average over the seeds: {above}"
 
 
+def beats(rows: Iterable[Row], num: int, variant: str = "ours", method: str = "fskd", base: str = BASE) -> str:
+    """Whether a variant is above another one at a training size, by the sign of the mean paired difference."""
+    found = gain(rows, num, variant, base, method=method)
+    return _answer(f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[base]} at num={num}",
+                   None if found is None else found["mean"] > 0)
+
+
 def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
     """Whether two students lost the same filters (``structure.kept`` of each)."""
     return _answer("the same filters are removed", one == other)

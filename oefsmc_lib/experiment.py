@@ -99,7 +99,7 @@ class Practise(Mimic):
 
 class Finetune(Settings):
     # CD's own rate. The paper prints 5e-4, which is also the rate of CD's layer fits; fine-tuning at it undoes what
-    # recovery won, on the embedded images and for every variant (notebook 06), so the printed rate is an option.
+    # recovery won, on the embedded images and for every variant, so the printed rate is an option.
     lr: Positive = 1e-5
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4

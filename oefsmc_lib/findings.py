@@ -140,8 +140,32 @@ def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "to
             words[word].append(f"{label} ({verdict.signed(difference['mean'])})")
     if not any(found.values()):
         return f"Against {reference}: {NOT_RUN}"
-    above, below = ("; ".join(group) or "none" for group in words.values())
-    return f"Significantly above {reference}: {above}. Below: {below}"
+    above, below = ("; ".join(group) for group in words.values())
+    if not above and not below:
+        return f"No other setting differs detectably from {reference}"
+    if not above:
+        return f"Significantly below {reference}: {below}"
+    return f"Significantly above {reference}: {above}" + (f". Below: {below}" if below else "")
+
+
+def against_base(entries: dict[str, dict[str, Sequence[Row]]]) -> str:
+    """What each remedy adds to the base of the same setting, in points."""
+    remedies, parts = [name for name in next(iter(entries.values())) if name != "base"], []
+    for setting, rows in entries.items():
+        found = [against(rows[remedy], rows["base"]) for remedy in remedies]
+        if said := [_signed(one) for one in found if one]:
+            parts.append(f"{setting} {' and '.join(said)}")
+    return f"Points against the base, {' and '.join(remedies)}: {', '.join(parts) or NOT_RUN}"
+
+
+def stopping(entries: dict[str, Sequence[Row]]) -> str:
+    """The epoch whose weights each kind of fine-tuning keeps, and the epochs that it ran, means over runs."""
+    parts = []
+    for label, rows in entries.items():
+        if own := [row for row in rows if row.finetune_distances]:
+            kept, ran = (sum(values) / len(own) for values in zip(*((row.finetune_kept, row.finetune_epochs) for row in own)))
+            parts.append(f"{label} after epoch {kept:.0f} of {ran:.0f}")
+    return f"Closest to the teacher{' on average' * any(len(rows) > 1 for rows in entries.values())}: {', '.join(parts) or NOT_RUN}"
 
 
 def criteria(entries: dict[str, Sequence[Row]]) -> str:

@@ -300,13 +300,13 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
 
 
 def size_of_aux(row: Row) -> float:
-    """m / M of a run; infinity stands for the whole pool, whose share of M differs with the training size."""
+    """m / M of a run; infinity stands for m = n, all images of the pool, whose share of M differs with the training size."""
     return math.inf if column(row, "m") == column(row, "n") else column(row, "m") / row.num
 
 
 def setting_name(value: float) -> str:
     """A value of a sweep as text."""
-    return "the whole pool" if math.isinf(value) else f"{value:g}"
+    return "all n images" if math.isinf(value) else f"{value:g}"
 
 
 def stopped_early(rows: Iterable[Row]) -> list[Row]:

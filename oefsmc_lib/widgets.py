@@ -12,13 +12,13 @@ from oefsmc_lib import claims, paper
 from oefsmc_lib.figures import marks
 from oefsmc_lib.progress import has_frontend
 
-FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, elsewhere; the even share
+FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, OOD images; the even share
 TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Eq. (4) for one long tail and what m images from elsewhere make of it; by rank, head class first."""
+    """Eq. (4) for one long tail and what m OOD images make of it; by rank, head class first."""
 
     num: int
     m: int
@@ -58,7 +58,7 @@ def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10
     found = prior(num, classes, ratio, m)
     for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), axes.flat):
         draw(ax, found)
-    figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} from elsewhere: "
+    figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} OOD images: "
                     f"an even mixture needs m = {found.balance:.0f}")
     return figure
 
@@ -82,7 +82,7 @@ def prior_panel():
     for ax in axes[-1, 1:]:
         ax.get_legend().remove()
     first = prior(*TELLING[0])
-    figure.suptitle(f"As many images from elsewhere flatten the long tail to {first.spread:.1f} : 1; "
+    figure.suptitle(f"As many OOD images flatten the long tail to {first.spread:.1f} : 1; "
                     f"to level it takes {first.balance / first.num:.0f} times as many")
     return figure
 
@@ -90,7 +90,7 @@ def prior_panel():
 def prior_explorer():
     """Sliders for ratio, K, M and m around :func:`draw_prior`."""
     return _explorer(draw_prior, {"ratio": ("ratio", 100, 1, 200), "classes": ("classes K", 10, 2, 100),
-                                  "num": ("images M", 10, 1, 200), "m": ("elsewhere m", 10, 0, 600)})
+                                  "num": ("images M", 10, 1, 200), "m": ("OOD images m", 10, 0, 600)})
 
 
 # --- stored rows ---------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _draw_mixture(ax, found: Prior) -> None:
     total = found.num + found.m
     few = [count / total for count in found.counts]
     _bars(ax, few, FEW, "few")
-    _bars(ax, [share - own for share, own in zip(found.mixed, few)], AUX, "elsewhere", bottom=few)
+    _bars(ax, [share - own for share, own in zip(found.mixed, few)], AUX, "OOD images", bottom=few)
     _even(ax, found)
     ax.set_ylabel("share of the mixture")
     ax.set_ylim(0, 1.1 * max(found.mixed))

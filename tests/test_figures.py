@@ -216,6 +216,11 @@ def test_a_missing_method_is_not_run_beside_the_others():
     assert panel["MiR"].count(claims.NOT_RUN) == 5 and claims.NOT_RUN not in panel["CD"]
 
 
+def test_every_variant_that_has_words_has_a_look():
+    from oefsmc_lib.figures.marks import VARIANT_LOOKS
+    assert set(VARIANT_LOOKS) == set(claims.VARIANT_WORDS)
+
+
 @pytest.mark.parametrize("name, source", [("m", "fig3b"), ("lam", "fig3c"), ("eta", "fig3d")])
 def test_sweeps_carry_the_claims_verdict(name, source):
     value, best = figures.SWEEPS[name][1:3]
@@ -228,7 +233,7 @@ def test_sweeps_carry_the_claims_verdict(name, source):
     figure = figures.sweep(peak, PROFILE, name)
     assert len([ax for ax in figure.axes]) == 3
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
-    assert ticks[-2:] == ["pool", "whole\npool"] if name == "m" else "pool" not in ticks
+    assert ticks[-2:] == ["all n", "whole\npool"] if name == "m" else "all n" not in ticks
     assert any("fixed length" in text.get_text() for text in figure.legends[0].get_texts()) == (name == "eta")
     assert "Not run" in title_of(figures.sweep([], PROFILE, name)) or claims.NOT_RUN in title_of(figures.sweep([], PROFILE, name))
 
@@ -242,9 +247,24 @@ def test_settings_colour_what_is_significant_and_say_what_is_missing():
     figure = figures.settings(rows, "reference", PROFILE)
     title = title_of(figure)
     assert "above reference: better (+" in title and "Below: worse (−" in title and "the same" not in title
+    only = {name: rows[name] for name in ("reference", "the same", "worse")}
+    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("Significantly below reference: worse (−")
+    del only["worse"]
+    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("No other setting differs detectably from reference")
     assert texts(figure).count(claims.NOT_RUN) == 2
     colours = {container.lines[0].get_ydata()[0]: container.lines[0].get_color() for container in figure.axes[1].containers}
     assert len(set(colours.values())) == 3
+
+
+def test_every_remedy_stands_against_the_base_of_its_own_setting():
+    def of(variant, change):
+        own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.imbalance) == (10, variant, "long_tail"))
+        return [row.model_copy(update={"top1": row.top1 + change + 0.1 * (row.seed % 2)}) for row in own]
+    near = {"base": of("native_ft", 0), "OE-FSMC": of("ours", 4), "whole pool": of("whole_pool", 9)}
+    far = {"base": of("native_ft", 2), "OE-FSMC": of("ours", 1), "whole pool": []}
+    figure = figures.against_base({"near": near, "far": far}, PROFILE, "source")
+    assert title_of(figure).startswith("Points against the base, OE-FSMC and whole pool: near +4.0 and +9.0, far −1.0")
+    assert [round(mean) for mean in means(figure)] == [4, -1, 9] and texts(figure).count(claims.NOT_RUN) == 1
 
 
 def test_criteria_show_every_group_and_name_the_absent_classes_recall():
@@ -261,6 +281,28 @@ def test_channels_sort_by_choice_and_leave_empty_classes_grey():
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (3, 4) and bool(shown.mask[2].all()) and not shown.mask[:2].any()
     assert [float(v) for v in figure.axes[1].images[0].get_array()[0]] == [0.15, 0.15, 0.9, 0.9]
+    assert figure.axes[2].get_ylabel().startswith("contribution")
+
+
+def test_densities_show_the_ood_images_and_both_boundaries_in_every_panel():
+    x = np.linspace(-5, 15, 101)
+    cases = {"near": (x * 0 + 1, x * 0 + 2, np.exp(-x**2), -0.4), "far": (x * 0 + 1, x * 0 + 2, np.exp(-((x - 12) ** 2)), 1.1)}
+    figure = figures.densities(x, cases, 1.1, PROFILE, "finding")
+    for ax, (*_, ood, moved) in zip(figure.axes, cases.values(), strict=True):
+        assert [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 2] == [1.1, moved]
+        assert ax.get_xlim()[0] < x[ood.argmax()] < ax.get_xlim()[1]
+
+
+def test_trajectories_mark_the_epoch_that_is_kept():
+    own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.seed) == (10, "ours", 0))
+    tuned = [row.model_copy(update={"finetune_distances": [0.4, 0.3, 0.6], "finetune_kept": 1, "finetune_epochs": 2}) for row in own]
+    figure = figures.trajectories({"eq. 9": tuned, "few images alone": []}, PROFILE)
+    assert title_of(figure).startswith("Closest to the teacher: eq. 9 after epoch 1 of 2")
+    (ax,) = figure.axes
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([100, 75, 150]) and list(ax.collections[0].get_offsets()[0]) == pytest.approx([1, 75])
+    low, high = ax.get_ylim()
+    assert low < 75 and high > 150, "the distances lie inside the axes"
+    assert claims.NOT_RUN in title_of(figures.trajectories({"eq. 9": own}, PROFILE))
 
 
 def test_features_lay_other_groups_over_the_first_ones_plane():

@@ -115,9 +115,9 @@ def test_m_is_judged_relative_to_the_training_set():
         far = 10.0 if e.aux_size == e.pool_size else e.aux_size / e.num
         return (99.0 if e.variant == "whole_pool" else 70 - 4 * abs(far - 1)) + 0.1 * (e.seed % 3)
     one = judged({"fig3b": rows("fig3b", outcome)})["m_equals_num"]
-    assert one.verdict == "reproduced" and "6 cells" in one.numbers and "the whole pool" in one.numbers
+    assert one.verdict == "reproduced" and "6 cells" in one.numbers and "all n images" in one.numbers
     one = judged({"fig3b": rows("fig3b", lambda e: 99.0 + 0.1 * (e.seed % 3) if e.aux_size == 500 else outcome(e))})["m_equals_num"]
-    assert one.verdict == "contradicted" and "significantly better than 1: the whole pool" in one.numbers
+    assert one.verdict == "contradicted" and "significantly better than 1: all n images" in one.numbers
 
 
 def test_eta_is_judged_where_fine_tuning_stops_early():

@@ -80,7 +80,7 @@ def test_drawing_leaves_no_open_figure():
 def test_a_moved_slider_draws_again():
     *sliders, picture = widgets.prior_explorer().children
     by_name = {slider.description: slider for slider in sliders}
-    assert set(by_name) == {"ratio", "classes K", "images M", "elsewhere m"}
+    assert set(by_name) == {"ratio", "classes K", "images M", "OOD images m"}
     assert picture.value == widgets._png(widgets.draw_prior()), "the first picture is that of the sliders' first values"
     for slider in sliders:
         assert not slider.continuous_update

@@ -7,10 +7,11 @@ are the paper's values, and a cell without rows is a gap that says "not run". No
 
 from oefsmc_lib.figures.cost import growth
 from oefsmc_lib.figures.effect import ablation, effect, gains, groups, solvers
-from oefsmc_lib.figures.inside import channels, features, gallery, shares
+from oefsmc_lib.figures.inside import channels, densities, features, gallery, shares, trajectories
 from oefsmc_lib.figures.marks import LOOKS, PAPER, style
 from oefsmc_lib.figures.problem import by_class, losses, problem, rescue, stages
-from oefsmc_lib.figures.settings import SWEEPS, criteria, settings, sweep
+from oefsmc_lib.figures.settings import SWEEPS, against_base, criteria, settings, sweep
 
-__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "by_class", "channels", "criteria", "effect", "features", "gains", "gallery",
-           "groups", "growth", "losses", "problem", "rescue", "settings", "shares", "solvers", "stages", "style", "sweep"]
+__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "against_base", "by_class", "channels", "criteria", "densities",
+           "effect", "features", "gains", "gallery", "groups", "growth", "losses", "problem", "rescue",
+           "settings", "shares", "solvers", "stages", "style", "sweep", "trajectories"]

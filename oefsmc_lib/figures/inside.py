@@ -1,20 +1,26 @@
-"""What the networks see and guess: images by class, predictions, features, channels."""
+"""What the networks see and guess: images by class, predictions, features, channels, the course of fine-tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from oefsmc_lib import findings
+from oefsmc_lib import claims, findings, paper
 from oefsmc_lib.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, canvas, finish
 from oefsmc_lib.figures.ranks import rank_ticks, shade
+from oefsmc_lib.results import Row
 
 
-def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[int], profile, finding: str):
-    """Images by class, most frequent first: ``{title: (images (N, C, H, W) uint8, labels (N,))}``, a panel each."""
+def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[int], profile, finding: str,
+            expected: dict[str, Sequence[float]] | None = None):
+    """Images by class, most frequent first: ``{title: (images (N, C, H, W) uint8, labels (N,))}``, a panel each.
+
+    ``expected`` are ``{title: numbers by class}`` that stand beside the numbers of images, such as m Gamma_j.
+    """
     import numpy as np
     shown = list(order) if len(order) <= 12 else [*order[:7], None, *order[-4:]]
     widest = {title: max(2, max(sum(int(y) == j for y in labels) for j in shown)) for title, (_, labels) in sets.items()}
-    limit = 20                                             # images in a row
+    limit, expected = 20, expected or {}                   # images in a row
+    beside = {title: 4.6 if title in expected else 1.6 for title in sets}      # room for the numbers
     figure, axes = canvas(1, len(sets), width=6 if len(sets) == 1 else 8.5, height=0.36 * len(shown) + 1.1,
-                           width_ratios=[min(w, limit) + 2 for w in widest.values()])
+                          width_ratios=[min(w, limit) + beside[title] + 0.4 for title, w in widest.items()])
     for ax, (title, (images, labels)) in zip(axes[0], sets.items()):
         for row, j in enumerate(shown):
             own = [np.asarray(image).transpose(1, 2, 0) for image, y in zip(images, labels) if int(y) == j]
@@ -22,9 +28,9 @@ def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[
                 flat = image[..., 0] if image.shape[-1] == 1 else image
                 ax.imshow(flat, cmap="gray", extent=(place, place + 0.92, row + 0.92, row), interpolation="nearest")
             if j is not None:
-                ax.text(min(len(own), limit) + 0.15, row + 0.46, str(len(own)) if own else "none", va="center",
-                        color=GREY, fontsize=9)
-        ax.set(xlim=(-0.1, min(widest[title], limit) + 1.6), ylim=(len(shown), -0.1), xticks=[],
+                said = f", {expected[title][j]:.1f} expected" if title in expected else ""
+                ax.text(min(len(own), limit) + 0.15, row + 0.46, f"{len(own) or 'none'}{said}", va="center", color=GREY, fontsize=9)
+        ax.set(xlim=(-0.1, min(widest[title], limit) + beside[title]), ylim=(len(shown), -0.1), xticks=[],
                yticks=[r + 0.46 for r in range(len(shown))],
                yticklabels=["…" if j is None else str(class_names[j]) for j in shown])
         ax.set_title(title, loc="left")
@@ -90,7 +96,8 @@ def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequenc
     figure, axes = canvas(2, 1, width=11, height=0.3 * len(class_names) + 0.42 * len(kept) + 2, sharex=True,
                           height_ratios=[len(class_names), 1.2 * len(kept)])
     top, below = axes[:, 0]
-    top.imshow(np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest")
+    shown = top.imshow(np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=1)
+    figure.colorbar(shown, ax=top, label="contribution, 1: the\nchannel's largest", pad=0.01)
     top.set_facecolor("#e6e6e6")
     top.set_yticks(range(len(class_names)), [f"{name} ({count})" for name, count in zip(class_names, counts)])
     top.set_ylabel(f"class ({counted})")
@@ -103,3 +110,46 @@ def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequenc
     for ax in (top, below):
         ax.grid(False)
     return finish(figure, finding, profile, [])
+
+
+def densities(x, cases: Mapping[str, tuple], alone: float, profile, finding: str):
+    """Theorem 1 on a line: P_mix(x|y) P_mix(y) of two classes, the OOD images, and both boundaries, a panel a case.
+
+    ``cases``: title -> (class 1, class 2, OOD images, boundary), the first three over ``x``; ``alone`` is the boundary
+    without OOD images.
+    """
+    figure, axes = canvas(1, len(cases), width=13, height=3.6, sharey=True)
+    for ax, (title, (first, second, ood, moved)) in zip(axes[0], cases.items()):
+        ax.fill_between(x, ood, color=PALE, label="OOD images (all labels)")
+        ax.plot(x, first, color=BLUE, label="class 1, mixed")
+        ax.plot(x, second, color=PINK, label="class 2, mixed")
+        ax.axvline(alone, color="#b8b8b8", linewidth=5, zorder=1.5, label="boundary without OOD images")
+        ax.axvline(moved, color="black", linestyle="--", linewidth=1.5, label="boundary with them")
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("$x$")
+        ax.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel(r"$P_{mix}(x|y)\; P_{mix}(y)$")
+    return finish(figure, finding, profile, [])
+
+
+def trajectories(entries: Mapping[str, Sequence[Row]], profile):
+    """The teacher-student distance over the epochs of fine-tuning: a line a run, the epoch whose weights are kept marked.
+
+    ``entries`` are label -> rows that stopped by the watch set; a panel a compressor. Distances are percent of that
+    before the first epoch, since students start at different ones.
+    """
+    methods = claims.values_of([row for rows in entries.values() for row in rows], "method") or ["fskd"]
+    figure, axes = canvas(1, len(methods), width=9 if len(methods) == 1 else 12, height=4)
+    for ax, method in zip(axes[0], methods):
+        for (label, rows), colour, marker in zip(entries.items(), (PINK, BLUE, ORANGE, GREY), "Dos^"):
+            own = [row for row in claims.select(rows, method=method) if row.finetune_distances]
+            for row in own:
+                change = [100 * distance / row.finetune_distances[0] for distance in row.finetune_distances]
+                ax.plot(range(len(change)), change, ".-", color=colour, linewidth=1.1, markersize=3, alpha=0.55)
+                ax.scatter(row.finetune_kept, change[row.finetune_kept], 60, color=colour, marker=marker, zorder=3)
+            ax.plot([], [], f"{marker}-", color=colour, label=f"{label} (mark: the epoch that is kept)")
+        ax.axhline(100, color=GREY, linewidth=1)
+        ax.set_title(paper.METHOD_NAMES[method], loc="left")
+        ax.set_xlabel("epoch of fine-tuning")
+    axes[0, 0].set_ylabel("distance to the teacher\n(before fine-tuning: 100)")
+    return finish(figure, findings.stopping(entries), profile, [])

@@ -38,11 +38,12 @@ METHOD_LOOKS = {"fskd": (BLUE, "o"), "cd": (ORANGE, "s"), "mir": (GREEN, "^"), "
 PAPER = "_paper"                                           # the label of hollow marks; legends leave out the underscore
 VARIANT_LOOKS = {
     "native": Look("method alone", GREY, "v", {}, ":", 0.7),
-    BASE: Look("fine-tuned on the few (base)", ORANGE, "s", {}),
+    BASE: Look("fine-tuned on the few images (base)", ORANGE, "s", {}),
     "extra_images": Look("+ OOD images, labels ignored", GREEN, "^", {}),
     "wo_comp": Look("w/o Comp. (eq. 9 alone)", "#56b4e9", "v", {}),
     "wo_ft": Look("w/o FT (eq. 5 and 7 alone)", BLUE, "o", {}),
     "ours": Look("OE-FSMC", PINK, "D", {}),
+    claims.REDRAWN: Look("OE-FSMC, labels redrawn", "#fbafe4", "X", {}),
     "whole_pool": Look("whole pool (this package's own)", BROWN, "P", {}),
 }
 GROUP_SHADES = {"head": "#ffffff", "tail": "#ececec", "absent": "#d6d6d6"}
@@ -65,7 +66,7 @@ def canvas(rows: int, columns: int, width: float, height: float, **options):
 
 
 def base_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows that read no image from elsewhere."""
+    """The rows that read no OOD image."""
     return [row for row in rows if row.variant in ("native", BASE)]
 
 

@@ -12,14 +12,14 @@ from oefsmc_lib.results import Row
 
 
 def problem(rows: Sequence[Row], profile):
-    """Top-1 over num, balanced against long-tailed: for each method alone and fine-tuned on the few."""
+    """Top-1 over num, balanced against long-tailed: for each method alone and fine-tuned on the few images."""
     nums, methods = nums_of(rows, profile), claims.values_of(rows, "method") or ["fskd"]
     tall = len(methods) > 1
     shape = (2, len(methods)) if tall else (1, 2)
     figure, axes = canvas(*shape, width=max(9, 3.2 * shape[1]), height=3.6 * shape[0] + 0.6, sharey=True)
     for index, method in enumerate(methods):
         panels = axes[:, index] if tall else axes[0]
-        for ax, variant, words in zip(panels, ("native", BASE), (" alone", ", fine-tuned on the few")):
+        for ax, variant, words in zip(panels, ("native", BASE), (" alone", ", fine-tuned on the few images")):
             own = select(rows, method=method, variant=variant)
             for number, name in enumerate(("balanced", "long_tail")):
                 look = LOOKS[name]
@@ -85,7 +85,7 @@ def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str =
 
 
 def stages(rows: Sequence[Row], profile, method: str = "fskd"):
-    """Recall of head, tail and absent classes over num, before (dotted) and after fine-tuning on the few."""
+    """Recall of head, tail and absent classes over num, before (dotted) and after fine-tuning on the few images."""
     nums, own = nums_of(rows, profile), select(rows, method=method)
     figure, axes = canvas(1, 3, width=11.5, height=4.2, sharey=True)
     for ax, group in zip(axes[0], GROUPS):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from oefsmc_lib import claims, findings, paper, summaries, verdict
 from oefsmc_lib.claims import NOT_RUN, column, select
-from oefsmc_lib.figures.marks import BLUE, GREEN, GREY, METHOD_LOOKS, ORANGE, PINK, Look, canvas, finish, mark, spread
+from oefsmc_lib.figures.marks import BLUE, BROWN, GREEN, GREY, METHOD_LOOKS, ORANGE, PINK, Look, canvas, finish, mark, spread
 from oefsmc_lib.results import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
@@ -37,7 +37,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
             for kind, part in kinds.items():
                 own = select(part, method=method, num=num)
                 if own or not kind:
-                    _line(ax, own, value, values, method, kind, 0.12 * number)
+                    _line(ax, own, value, values, method, kind, 0.12 * number + (0.2 if kind else 0))
             if own := select(pool, method=method, num=num):
                 colour, _ = METHOD_LOOKS[method]
                 look = Look(f"{paper.METHOD_NAMES[method]}, whole pool in the recovery (this package's own)", colour, "P", {})
@@ -55,7 +55,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
 
 
 def _tick(value: float) -> str:
-    return "pool" if math.isinf(value) else f"{value:g}"
+    return "all n" if math.isinf(value) else f"{value:g}"
 
 
 def _line(ax, rows: Sequence[Row], value, values: Sequence[float], method: str, kind: str, shift: float) -> None:
@@ -105,6 +105,33 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
     every = [row for rows in entries.values() for row in rows]
     title = finding or findings.settings(entries, reference, value)
     return finish(figure, title, profile, every[: len(entries[reference])] if every else [])
+
+
+def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, words: str):
+    """What each remedy adds to the base of the same setting: a group of marks a setting, with intervals over seeds.
+
+    ``entries`` are setting -> {``base``: rows, remedy: rows, ...}, each setting with the same remedies; ``words`` name
+    the settings on the axis.
+    """
+    figure, axes = canvas(1, 1, width=10, height=4.4)
+    ax, looks = axes[0, 0], ((PINK, "D"), (BROWN, "P"), (BLUE, "o"))
+    remedies = [name for name in next(iter(entries.values())) if name != "base"]
+    for number, (remedy, (colour, marker)) in enumerate(zip(remedies, looks)):
+        look = Look(remedy, colour, marker, {})
+        for place, rows in enumerate(entries.values()):
+            mark(ax, place + 0.16 * (number - (len(remedies) - 1) / 2), claims.against(rows[remedy], rows["base"]), look, None)
+        ax.plot([], [], marker, color=colour, label=remedy)
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.set_xticks(range(len(entries)), list(entries))
+    ax.set_xlim(-0.5, len(entries) - 0.5)
+    ax.set_xlabel(words)
+    ax.grid(axis="x", visible=False)
+    ax.set_ylabel("points against the base")
+    every = [rows[remedies[0]] for rows in entries.values()]
+    one = max(every, key=len)
+    if len({row.ood_source for rows in every for row in rows}) > 1:
+        one = [row.model_copy(update={"ood_source": None}) for row in one]     # the axis names the sources
+    return finish(figure, findings.against_base(entries), profile, one)
 
 
 def criteria(entries: Mapping[str, Sequence[Row]], profile):
