@@ -54,6 +54,14 @@ def test_the_text_is_what_the_rows_say(name, rows, upside_down):
     assert claims.NOT_RUN in text([]).lower()
 
 
+def test_the_title_of_groups_names_the_rarest_group_that_was_drawn():
+    rows = rows_of(plausible, "table2")
+    assert findings.groups(rows, 10).startswith("Points of recall that OE-FSMC adds to absent classes at 10 images: CD ")
+    drawn = [row.model_copy(update={"absent_accuracy": None}) for row in rows]
+    assert "adds to tail classes" in findings.groups(drawn, 10)
+    assert findings.groups([], 10).endswith(f"absent classes at 10 images: {claims.NOT_RUN}")
+
+
 def test_swapped_draws_turn_the_sign(rows):
     swapped = rows_of(lambda e: plausible(e.model_copy(update={
         "imbalance": "balanced" if e.imbalance == "long_tail" else "long_tail"})),
