@@ -248,7 +248,7 @@ def test_snakemake_shows_the_whole_paper(tmp_path):
     grids = grid.grids_of("paper")
     assert counts["cell"] == str(len(runner.cells(grids))) and counts["table"] == str(len(grids))
     profiles = {each.profile.name for each in grids}
-    assert int(counts["notebook"]) == len(profiles) * len(books.narrative()) and int(counts["report"]) == len(profiles) == 4
+    assert int(counts["notebook"]) == len(profiles) * len(books.narrative()) and int(counts["report"]) == len(profiles) == 3
 
 
 TOO_SMALL = """blocks:
