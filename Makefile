@@ -38,17 +38,17 @@ test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests
 
 test-browser: $(STAMP) ## Open a notebook in JupyterLab in Chromium, run it, move a slider; skipped without Chromium
-	@$(BIN)/python -m pytest -m browser tests/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/notebook/test_browser.py
 
 test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be lost (minutes)
-	@$(BIN)/python -m pytest -m faults tests/test_faults.py
+	@$(BIN)/python -m pytest -m faults tests/engine/test_faults.py
 
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
-	@$(BIN)/python -m pytest -m cluster tests/test_cluster.py
+	@$(BIN)/python -m pytest -m cluster tests/engine/test_cluster.py
 
 # From the packed rows and the timings alone: no images, no networks, no row that a run here left.
 evidence: $(STAMP) ## Redo what is kept beside the rows: tables, the verdict, figures of real images, the README's numbers
-	@$(BIN)/python -m oefsmc_lib.evidence
+	@$(BIN)/python -m oefsmc_lib.notebook.publish
 
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options. On one thread,
 # as grids run cells: the small networks' threads would mostly wait for one another.

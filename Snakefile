@@ -12,17 +12,19 @@ import shlex
 import sys
 from collections import defaultdict
 
-from oefsmc_lib import books, grid, runner
-from oefsmc_lib.experiment import ALGORITHM_VERSION
-from oefsmc_lib.paths import outputs_folder
-from oefsmc_lib.results import Store
+from oefsmc_lib.engine import batches
+from oefsmc_lib.notebook import session
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
+from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.rows.store import Store
 
 OUTPUTS = outputs_folder().resolve()
 PROFILE, GRID = config.get("profile", "paper"), config.get("grid")
 OEFSMC = shlex.join([sys.executable, "-m", "oefsmc_lib"])
 
 GRIDS = grid.chosen(GRID, PROFILE)
-CELLS = {str(cell.marker.relative_to(OUTPUTS / "runs").with_suffix("")): cell for cell in runner.cells(GRIDS)}
+CELLS = {str(cell.marker.relative_to(OUTPUTS / "runs").with_suffix("")): cell for cell in batches.cells(GRIDS)}
 MARKERS = defaultdict(list)                # experiment -> the marker of its cell, which may be another grid's
 for cell in CELLS.values():
     for experiment in cell.experiments:
@@ -31,7 +33,7 @@ for cell in CELLS.values():
 NAMED = {(each.profile.name, each.name): each for each in GRIDS}
 TABLES = {names: f"{OUTPUTS}/tables/{names[0]}/{names[1]}.csv" for names in NAMED}
 MEMBERS = sorted({profile for profile, _ in NAMED})
-NOTEBOOKS = [path.stem for path in books.narrative()]
+NOTEBOOKS = [path.stem for path in session.narrative()]
 
 # Notebooks and report are a profile's; a single grid ends with its table.
 FIGURES = [] if GRID else expand(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done", profile=MEMBERS, notebook=NOTEBOOKS)

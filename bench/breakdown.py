@@ -13,9 +13,9 @@ import json
 
 from sheet import record
 
-from oefsmc_lib import books
-from oefsmc_lib.paths import outputs_folder
-from oefsmc_lib.results import Store
+from oefsmc_lib.notebook import session
+from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.rows.store import Store
 
 PARTS = ["start", "imports", "drawing", "reading"]
 
@@ -38,7 +38,7 @@ def notebook(path) -> dict[str, float]:
 def lines(profile):
     rows = [row for row in Store().rows() if row.profile == profile]
     yield {"what": "runs", "seconds": round(sum(row.seconds_total for row in rows), 1), "count": len(rows)}
-    paths = [outputs_folder() / "executed" / profile / path.name for path in books.narrative()]
+    paths = [outputs_folder() / "executed" / profile / path.name for path in session.narrative()]
     spent = [notebook(path) for path in paths if path.is_file()]
     for part in PARTS:
         yield {"what": part, "seconds": round(sum(each[part] for each in spent), 1), "count": len(spent)}

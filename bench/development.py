@@ -15,7 +15,10 @@ import itertools
 import torch
 from sheet import record, where_possible
 
-from oefsmc_lib import evaluation, grid, pipeline, summaries
+from oefsmc_lib import pipeline
+from oefsmc_lib.evidence import tables
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.student import evaluation
 
 KEYS = ["profile", "method", "num", "seed", "setting"]
 MEASURED = ["accuracy", "head", "tail", "absent", "epochs", "kept", "first_distance", "kept_distance", "last_distance",
@@ -60,7 +63,7 @@ def means(lines: list[dict]) -> None:
         first = next(iter(by.values()))
         for setting, found in by.items():
             both = sorted(set(found) & set(first))
-            mean, _, half = summaries.t_interval([found[seed] - first[seed] for seed in both])
+            mean, _, half = tables.t_interval([found[seed] - first[seed] for seed in both])
             print(f"{cell[0]} {cell[1]}: {setting}: {sum(found.values()) / len(found):.1f}, {mean:+.1f} ± {half:.1f} over {len(both)} draws")
 
 

@@ -17,7 +17,9 @@ import torch
 from recovery import NETWORKS
 from sheet import record, seconds, where_possible
 
-from oefsmc_lib import evaluation, grid, pipeline
+from oefsmc_lib import pipeline
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.student import evaluation
 
 KEYS, MEASURED = ["network", "student"], ["images", "accuracy", "differ", "in_float32", "float32_s", "ours_s", "ratio"]
 STUDENTS = ["teacher", "fskd native", "fskd wo_ft", "cd native", "cd wo_ft"]

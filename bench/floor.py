@@ -24,7 +24,9 @@ from sheet import convolution_rate, matrix_rate, record, seconds, where_possible
 from stages import Side
 from torch.utils.flop_counter import FlopCounterMode
 
-from oefsmc_lib import evaluation, grid, pipeline
+from oefsmc_lib import pipeline
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.student import evaluation
 
 aten = torch.ops.aten
 KEYS = ["stage", "network", "num"]

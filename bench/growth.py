@@ -18,15 +18,16 @@ import time
 from sheet import device, record, seconds
 from stages import Side, synthetic
 
-from oefsmc_lib import grid, slots
-from oefsmc_lib.models import Architecture
+from oefsmc_lib.engine import locks
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.teacher.networks import Architecture
 
 METHODS = ["fskd", "cd", "mir", "practise"]
 AXES = {"num": [10, 30, 100, 300, 1000, 3000], "width": [0.25, 0.5, 0.75, 1.0], "seeds": [1, 2, 4, 8, 16, 32], "processes": [1, 2, 4]}
 GPU_PROCESSES = [1, 4, 16]
 KEYS, MEASURED = ["axis", "value", "method"], ["seconds", "timed_share"]
 WHOLE_RUNS = """
-from oefsmc_lib import grid, pipeline
+from oefsmc_lib.parameters import grid; from oefsmc_lib import pipeline
 profile, shared = grid.load_profile("embedded"), pipeline.Shared()
 for seed in range({first}, {last}):
     pipeline.run(profile.experiment({{"method": "fskd", "variant": "native", "num": 10, "seed": seed}}), shared)
@@ -48,7 +49,7 @@ def whole_runs(axis, value, seeds, processes):
     """Seconds until all seeds, dealt out to the processes, are done."""
     environment = os.environ | {"OEFSMC_QUIET": "1"}
     if processes > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, slots.cores() // processes))
+        environment["OMP_NUM_THREADS"] = str(max(1, locks.cores() // processes))
     share = seeds // processes
     begin = time.perf_counter()
     started = [subprocess.Popen([sys.executable, "-c", WHOLE_RUNS.format(first=i * share, last=(i + 1) * share)], env=environment)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from oefsmc_lib.methods import mimic
+from oefsmc_lib.compressors import mimic
 
 WORKERS = 4
 
@@ -31,7 +31,7 @@ class Pictures(Dataset):
 
 
 def transform(kind: str, size: int, mean, std):
-    """The views of :func:`oefsmc_lib.views.augment` for ``crop`` and ``crop_flip``, by torchvision."""
+    """The views of :func:`oefsmc_lib.images.views.augment` for ``crop`` and ``crop_flip``, by torchvision."""
     view = [transforms.RandomCrop(size, padding=size // 8, padding_mode="reflect")]
     if kind.endswith("flip"):
         view.append(transforms.RandomHorizontalFlip())

@@ -22,9 +22,11 @@ import torch_pruning  # noqa: F401  # loaded here, so that no method's own peak 
 from sheet import device, record, seconds
 from stages import nothing, stage, synthetic
 
-from oefsmc_lib import grid, methods, plans
-from oefsmc_lib.methods import practise
-from oefsmc_lib.models import Architecture
+from oefsmc_lib import compressors
+from oefsmc_lib.compressors import plans
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.compressors import practise
+from oefsmc_lib.teacher.networks import Architecture
 
 CASES = ["vgg16:100", "resnet32:100", "resnet34:100"]
 METHODS = ["fskd", "cd", "mir", "practise"]
@@ -76,7 +78,7 @@ def measure(method, network, num):
         "augment": "resized_crop_flip" if side == 224 else "crop_flip"})
     if method == "practise":
         candidate = plans.droppable_units(ready.teacher.model)[:1]
-        prepare, run = nothing, lambda _: practise.score(methods.Task(ready.teacher, ready.few, experiment), candidate)
+        prepare, run = nothing, lambda _: practise.score(compressors.Task(ready.teacher, ready.few, experiment), candidate)
     else:
         prepare, run = stage(experiment, ready)
     start = prepare()

@@ -27,10 +27,13 @@ import torch
 from sheet import record, seconds, where_possible
 from stages import Side
 
-from oefsmc_lib import benches, grid, methods, pipeline, provenance
+from oefsmc_lib import compressors, pipeline
+from oefsmc_lib.evidence import timings
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.rows import provenance
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.methods import mimic, practise
-from oefsmc_lib.paths import outputs_folder
+from oefsmc_lib.compressors import mimic, practise
+from oefsmc_lib.files import outputs_folder
 
 KEYS = ["method", "network", "num", "seed"]
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}
@@ -112,7 +115,7 @@ def made(name, side, ready):
     """One side's columns, from a whole run."""
     line = {}
     if side.experiment.method == "practise":              # the stage is its scoring alone; here it is the whole
-        student = practise.compress(methods.Task(ready.teacher, ready.few, side.experiment))
+        student = practise.compress(compressors.Task(ready.teacher, ready.few, side.experiment))
         model, line[f"{name}_units"] = student.model, " ".join(student.structure.dropped)
     else:
         model = side.make()
@@ -124,7 +127,7 @@ def made(name, side, ready):
 def earlier(case):
     """The released side's columns in the newest file that has this comparison, with the same teacher."""
     for path in sorted((outputs_folder() / "bench").glob("*_quality.csv"), reverse=True):
-        found = benches.table("quality", tuple(case), path)
+        found = timings.table("quality", tuple(case), path)
         for line in found[(found[list(case)] == list(case.values())).all(axis=1)].to_dict("records"):
             return {name: value for name, value in line.items() if name.startswith("literal_") and value == value}
     raise InputError(f"no earlier released side of {' '.join(map(str, case.values()))} was found; run it without --keep-literal")

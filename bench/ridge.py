@@ -16,8 +16,9 @@ import itertools
 from recovery import judged, unseen
 from sheet import record, where_possible
 
-from oefsmc_lib import grid, methods, pipeline
-from oefsmc_lib.methods import cd
+from oefsmc_lib import compressors, pipeline
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.compressors import cd
 
 KEYS = ["profile", "network", "width", "num", "seed", "rho", "teacher"]
 MEASURED = ["fit", "error", "accuracy"]
@@ -28,7 +29,7 @@ def judge(profile, network, num, seed, rho):
     solver = {"cd.solver": "adam"} if rho == "adam" else {"cd.rho": rho}
     experiment = profile.experiment({"method": "cd", "variant": "native", "num": num, "seed": seed, **network, **solver})
     ready = pipeline.prepare(experiment)
-    model = cd.compress(methods.Task(ready.teacher, ready.few, experiment)).model
+    model = cd.compress(compressors.Task(ready.teacher, ready.few, experiment)).model
     found = {"fit": judged(model, ready, ready.few.images, ready.few.labels)[0]}
     found["error"], found["accuracy"] = judged(model, ready, *unseen(ready))
     return {"profile": profile.name, "network": experiment.model, "width": experiment.width, "num": num, "seed": seed,

@@ -14,8 +14,10 @@ import time
 from scipy.stats import spearmanr
 from sheet import record
 
-from oefsmc_lib import grid, methods, pipeline, plans
-from oefsmc_lib.methods import practise
+from oefsmc_lib import compressors, pipeline
+from oefsmc_lib.compressors import plans
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.compressors import practise
 
 KEYS = ["profile", "num", "seed", "teacher", "short_steps", "short_rate", "long_steps"]
 MEASURED = ["short_units", "long_units", "again_units", "same_units", "again_same_units", "spearman", "again_spearman",
@@ -29,7 +31,7 @@ def scores(profile, num, seed, switches, views_seed=None):
     ready = pipeline.prepare(experiment)
     scored = experiment.model_copy(update={"seed": seed if views_seed is None else views_seed})
     begin = time.perf_counter()
-    table = practise.score(methods.Task(ready.teacher, ready.few, scored), plans.droppable_units(ready.teacher.model))
+    table = practise.score(compressors.Task(ready.teacher, ready.few, scored), plans.droppable_units(ready.teacher.model))
     return table, time.perf_counter() - begin, experiment, ready.teacher
 
 

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import loading
 import torch
 
-from oefsmc_lib import importance, methods, plans, surgery, teachers
-from oefsmc_lib.fewshot import Samples
-from oefsmc_lib.methods import cd, fskd, mir, practise
-from oefsmc_lib.models import Architecture
+from oefsmc_lib import compressors
+from oefsmc_lib.compressors import importance, plans, surgery
+from oefsmc_lib.teacher import teachers
+from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.compressors import cd, fskd, mir, practise
+from oefsmc_lib.teacher.networks import Architecture
 
 LEAST = 20                                                # fewer would drown in what comes before the first step
 LOOP = {"cd": "cd.iterations", "mir": "mir.iterations", "practise": "practise.scoring_iterations"}
@@ -25,21 +27,21 @@ def stage(experiment, ready, literal=False, loader=False):
     if experiment.method == "fskd":
         teacher = ready.teacher
         widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-        kept = importance.choose_filters(methods.Task(teacher, ready.few, experiment), widths, {})
+        kept = importance.choose_filters(compressors.Task(teacher, ready.few, experiment), widths, {})
         pruned = surgery.pruned_copy(teacher, kept)
 
         def run(student):
-            fskd.recover(student, methods.Task(teacher, ready.few, experiment), literal_passes=literal)
+            fskd.recover(student, compressors.Task(teacher, ready.few, experiment), literal_passes=literal)
             return student.model
         return lambda: copy.deepcopy(pruned), run
     if experiment.method == "practise":
         candidates = plans.droppable_units(ready.teacher.model)
-        return nothing, lambda _: practise.score(methods.Task(ready.teacher, ready.few, experiment), candidates)
+        return nothing, lambda _: practise.score(compressors.Task(ready.teacher, ready.few, experiment), candidates)
     module = {"cd": cd, "mir": mir}[experiment.method]
 
     def compress(_):
         with loading.as_released(ready.teacher, experiment.mir.batch) if loader else nullcontext():
-            return module.compress(methods.Task(ready.teacher, ready.few, experiment)).model
+            return module.compress(compressors.Task(ready.teacher, ready.few, experiment)).model
     return nothing, compress
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sheet import record
 
-from oefsmc_lib import grid
+from oefsmc_lib.parameters import grid
 
 WHAT = {
     "python": ["-c", "pass"],

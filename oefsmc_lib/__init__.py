@@ -10,7 +10,7 @@ Submodules load torchvision, torch_pruning, pandas and seaborn where they use th
 """
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.experiment import Experiment
+from oefsmc_lib.parameters.experiment import Experiment
 
 __version__ = "0.1.0"
 __all__ = ["Experiment", "InputError", "run"]

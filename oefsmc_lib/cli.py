@@ -92,7 +92,9 @@ def doctor() -> None:
 
     import torch
 
-    from oefsmc_lib import data, paths, teachers
+    from oefsmc_lib import files
+    from oefsmc_lib.images import sets
+    from oefsmc_lib.teacher import teachers
     rows = [["python", platform.python_version()]]
     for package in ("torch", "torchvision", "torch-pruning", "papermill", "jupyterlab", "snakemake"):
         try:
@@ -101,12 +103,12 @@ def doctor() -> None:
             rows.append([package, "not installed; pip install -e '.[all]'"])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows += [["device", ", ".join(gpus) or f"CPU, {torch.get_num_threads()} threads"],
-             ["data folder", f"{paths.data_folder()} (OEFSMC_DATA)"],
-             ["outputs", f"{paths.outputs_folder()} (OEFSMC_OUTPUTS)"]]
+             ["data folder", f"{files.data_folder()} (OEFSMC_DATA)"],
+             ["outputs", f"{files.outputs_folder()} (OEFSMC_OUTPUTS)"]]
     print_table("This machine", ["what", "here"], rows)
     print_table("Images", ["set", "found", "where", "get it with"],
                 [[s["name"], "yes" if s["found"] else "no", s["where"], "" if s["found"] else s["command"]]
-                 for s in data.sources()])
+                 for s in sets.sources()])
     _teacher_table(teachers)
 
 
@@ -120,30 +122,31 @@ def _teacher_table(teachers) -> None:
 @data_app.command("list")
 def data_list() -> None:
     """Every image set that the library knows, and where it looks for it."""
-    from oefsmc_lib import data
+    from oefsmc_lib.images import sets
     print_table("", ["set", "found", "what", "where"],
-                [[s["name"], "yes" if s["found"] else "no", s["description"], s["where"]] for s in data.sources()])
+                [[s["name"], "yes" if s["found"] else "no", s["description"], s["where"]] for s in sets.sources()])
 
 
 @data_app.command("get")
 def data_get(name: str) -> None:
     """Download a set, or build its cache; says what to do for one that cannot be downloaded."""
-    from oefsmc_lib import data
-    print(f"{name}: {data.get(name)}")
+    from oefsmc_lib.images import sets
+    print(f"{name}: {sets.get(name)}")
 
 
 @data_app.command("check")
 def data_check(name: str, image_size: int | None = None, skip_broken: bool = False) -> None:
     """Read a set whole: counts, shapes, fingerprint, images that do not decode."""
-    from oefsmc_lib import data
-    print(json.dumps(data.check(name, image_size=image_size, skip_broken=skip_broken), indent=1))
+    from oefsmc_lib.images import sets
+    print(json.dumps(sets.check(name, image_size=image_size, skip_broken=skip_broken), indent=1))
 
 
 @teacher_app.command("train")
 def teacher_train(settings: Settings = None, profile: ProfileOption = None, epochs: int | None = None,
                   seed: int = 0, again: bool = False) -> None:
     """Train a teacher: dataset=... model=... [width=...] [image_size=...]. Resumes where it was killed."""
-    from oefsmc_lib import grid, teachers
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.teacher import teachers
     chosen = settings_of(settings)
     unknown = sorted(set(chosen) - {"dataset", "model", "width", "image_size", "device"})
     if unknown:
@@ -160,14 +163,14 @@ def teacher_train(settings: Settings = None, profile: ProfileOption = None, epoc
 @teacher_app.command("list")
 def teacher_list() -> None:
     """The teachers in the data folder."""
-    from oefsmc_lib import teachers
+    from oefsmc_lib.teacher import teachers
     _teacher_table(teachers)
 
 
 @teacher_app.command("check")
 def teacher_check(name: str, evaluate: Annotated[bool, typer.Option(help="run it on all test images")] = False) -> None:
     """Verify a teacher's checksum and weights."""
-    from oefsmc_lib import teachers
+    from oefsmc_lib.teacher import teachers
     print(json.dumps(teachers.check(name, evaluate), indent=1))
 
 
@@ -179,8 +182,8 @@ def run(settings: Settings = None,
         save: Annotated[Path | None, typer.Option(help="write the student here")] = None,
         again: Annotated[bool, typer.Option(help="compute although the row is there")] = False) -> None:
     """One run, one row. Without a data set the embedded one; its defaults come from the data set's profile."""
-    from oefsmc_lib import grid
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows.store import Store
     chosen = (grid.read_yaml(file) if file else {}) | settings_of(settings)
     used = grid.profile_for(chosen, profile)
     experiment = used.experiment(chosen, str(file) if file else "the settings")
@@ -188,12 +191,12 @@ def run(settings: Settings = None,
     rows = [] if again or save else store.find(experiment.key)
     if not rows:
         from oefsmc_lib import pipeline
-        from oefsmc_lib.paths import writable_folder
+        from oefsmc_lib.files import writable_folder
         writable_folder(store.folder / "rows")            # refused before the work, not after it
         student, row = pipeline.run(experiment, profile=used.name)
         store.write(row)
         if save:
-            from oefsmc_lib import surgery
+            from oefsmc_lib.compressors import surgery
             surgery.save(student, save)
         rows = [row]
     if as_json:
@@ -212,9 +215,9 @@ def show(settings: Settings = None, profile: ProfileOption = None,
          grid_name: Annotated[str | None, typer.Option("--grid", help="only the rows of this grid")] = None,
          value: Annotated[str, typer.Option(help="the column to summarise")] = "top1") -> None:
     """Stored rows as a table: means over seeds with 95 % t-intervals. KEY=VALUE selects."""
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.rows.store import Store
     if grid_name:
-        from oefsmc_lib import grid
+        from oefsmc_lib.parameters import grid
         rows, absent = grid.rows_for(grid_name, profile or "embedded", run_missing=False)
     else:
         rows, absent = [r for r in Store().rows() if profile is None or r.profile == profile], []
@@ -224,7 +227,7 @@ def show(settings: Settings = None, profile: ProfileOption = None,
         rows = [row for row in rows if str(row.flat().get(key)) == str(wanted)]
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
-    from oefsmc_lib.summaries import summary, varying_columns
+    from oefsmc_lib.evidence.tables import summary, varying_columns
     by = varying_columns(rows)
     table = summary(rows, by, value)
     body = [[*(None if v != v else v for v in record[: len(by)]), int(record.n), round(record.mean, 2),
@@ -240,11 +243,11 @@ def figures(profile: ProfileOption = None,
             only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None,
             rows_only: Annotated[bool, typer.Option("--rows-only", help="compute what they read, and run none")] = False) -> None:
     """Run the notebooks: figures to outputs/figures/, executed copies to outputs/executed/."""
-    from oefsmc_lib import books
+    from oefsmc_lib.notebook import session
     if rows_only:
-        books.fill(profile or "embedded")
+        session.fill(profile or "embedded")
     else:
-        books.run_all(profile or "embedded", only)
+        session.run_all(profile or "embedded", only)
 
 
 @app.command("verdict")
@@ -252,8 +255,8 @@ def print_verdict(profile: ProfileOption = None,
                   as_json: Annotated[bool, typer.Option("--json", help="print claims and cells as JSON")] = False,
                   markdown: Annotated[bool, typer.Option("--markdown", help="print them as in the README")] = False) -> None:
     """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and every cell behind them."""
-    from oefsmc_lib import pages, verdict
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.evidence import markdown as pages, verdict
+    from oefsmc_lib.rows.store import Store
     rows = verdict.rows_by_grid(profile or "embedded", Store())
     if markdown:
         print(pages.markdown(rows))
@@ -275,14 +278,14 @@ def print_verdict(profile: ProfileOption = None,
 @app.command()
 def report(profile: ProfileOption = None) -> None:
     """One HTML page of executed notebooks, tables and verdict: outputs/report/PROFILE.html."""
-    from oefsmc_lib import report as pages
+    from oefsmc_lib.notebook import report as pages
     print(pages.write(profile or "embedded"))
 
 
 @app.command()
 def exercises(folder: Annotated[Path | None, typer.Option(help="instead of notebooks/exercises")] = None) -> None:
     """Write the student versions of the notebooks, without solutions."""
-    from oefsmc_lib import courses
+    from oefsmc_lib.notebook import exercises as courses
     for path in courses.write_exercises(folder):
         print(path)
 
@@ -294,8 +297,8 @@ Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeated: every
 @grid_app.command("check")
 def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
     """Validate grids as a whole, with networks, plans and the sizes of OOD sources, and run nothing."""
-    from oefsmc_lib import grid
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows.store import Store
     found = grid.chosen(name, profile or "embedded")
     grid.check_networks(e for each in found for e in each.experiments)
     notes = grid.check_sources(found, Store())
@@ -308,8 +311,8 @@ def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
 @grid_app.command("list")
 def grid_list(name: GridName = None, profile: ProfileOption = None) -> None:
     """Cells, runs, done, missing, and an estimate of the time from stored rows."""
-    from oefsmc_lib import grid
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows.store import Store
     store = Store()
     for found in grid.chosen(name, profile or "embedded"):
         absent, body = {e.key for e in grid.missing(found, store)}, []
@@ -324,11 +327,12 @@ def grid_list(name: GridName = None, profile: ProfileOption = None) -> None:
 @grid_app.command("status")
 def grid_status(name: GridName = None, profile: ProfileOption = None) -> None:
     """Done, missing and failed runs by cell, and which cells are at work; of a failure the last line and the log."""
-    from oefsmc_lib import grid, runner
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.engine import batches
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows.store import Store
     store, failures = Store(), []
     for found in grid.chosen(name, profile or "embedded"):
-        states = {cell.label: runner.state(cell, store) for cell in runner.cells([found])}
+        states = {cell.label: batches.state(cell, store) for cell in batches.cells([found])}
         print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "failed", "now"],
                     [[label, *(s[column] for column in ("runs", "done", "missing", "failed")), "at work" if s["at_work"] else ""]
                      for label, s in states.items()])
@@ -343,14 +347,15 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
              dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run")] = False,
              in_process: Annotated[bool, typer.Option("--in-process", help="without Jupyter")] = False) -> None:
     """Compute the missing rows of grids; can be killed at any moment and goes on where it was."""
-    from oefsmc_lib import grid, runner
-    from oefsmc_lib.results import Store
+    from oefsmc_lib.engine import batches
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows.store import Store
     if name is None and profile is None:
         raise InputError("Name a grid, as in `oefsmc grid run smoke`, or a profile for all of its grids.")
     if in_process and jobs > 1:
         raise InputError("--in-process runs one cell at a time; leave it or --jobs out.")
     found, store = grid.chosen(name, profile or "embedded", alternatives_of(only)), Store()
-    todo = runner.cells(found, store)
+    todo = batches.cells(found, store)
     for each in found:
         print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(grid.missing(each, store))} missing")
     if dry_run or not todo:
@@ -359,7 +364,7 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
         return
     for note in grid.check_missing(found, store):
         print(f"note: {note}", file=sys.stderr)
-    failed = runner.run_in_process(todo, store) if in_process else runner.run_cells(todo, jobs)
+    failed = batches.run_in_process(todo, store) if in_process else batches.run_cells(todo, jobs)
     if failed:
         again = f"{name or ''} --profile {profile or 'embedded'}".strip()
         print(f"{len(failed)} of {len(todo)} cells failed ({', '.join(failed)}), the others are done; `oefsmc grid status "
@@ -376,27 +381,27 @@ def grid_cell(name: str, cell: str, profile: ProfileOption = None,
     """Run one cell with papermill, as every engine does. Exits 1 with rows missing, 75 if another runner has it."""
     import os
 
-    from oefsmc_lib import runner, slots
-    from oefsmc_lib.results import Store
-    chosen, store = runner.find_cell(name, profile or "embedded", cell, keys), Store()
+    from oefsmc_lib.engine import batches, locks
+    from oefsmc_lib.rows.store import Store
+    chosen, store = batches.find_cell(name, profile or "embedded", cell, keys), Store()
     if threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # spinning threads slow down a shared machine
     try:
-        runner.run_cell(chosen, store, wait)
-    except runner.CellFailed as error:
+        batches.run_cell(chosen, store, wait)
+    except batches.CellFailed as error:
         print(f"oefsmc: {chosen.label}: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except slots.Busy as error:
-        raise typer.Exit(runner.BUSY) from error
+    except locks.Busy as error:
+        raise typer.Exit(batches.BUSY) from error
     if marker:
-        runner.write_marker(chosen, store, marker)
+        batches.write_marker(chosen, store, marker)
 
 
 @results_app.command("merge")
 def results_merge(folders: list[Path]) -> None:
     """Take in rows from other machines' folders; identical ones count once, conflicts are named."""
-    from oefsmc_lib import results
+    from oefsmc_lib.rows import store as results
     new, same = results.merge(folders, results.Store())
     print(f"{new} new rows, {same} known ones")
 
@@ -404,7 +409,8 @@ def results_merge(folders: list[Path]) -> None:
 @results_app.command("pack")
 def results_pack(name: str, profile: ProfileOption = None) -> None:
     """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
-    from oefsmc_lib import grid, results
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows import store as results
     store = results.Store()
     rows, absent = grid.rows_for(name, profile or "embedded", store, run_missing=False)
     if not rows:
@@ -416,7 +422,8 @@ def results_pack(name: str, profile: ProfileOption = None) -> None:
 
 def _rows_of(profile: str | None) -> list:
     """Stored rows that a profile, or a member of a union such as ``paper``, computed; all of them without one."""
-    from oefsmc_lib import profiles, results
+    from oefsmc_lib.parameters import profiles
+    from oefsmc_lib.rows import store as results
     named = {profile, *(profiles.union(profile) or ())} if profile else None
     return [row for row in results.Store().rows() if named is None or row.profile in named]
 
@@ -426,7 +433,7 @@ def results_check(profile: ProfileOption = None,
                   count: Annotated[int, typer.Option(min=1, help="rows to compute again")] = 10,
                   seed: Annotated[int, typer.Option(help="which rows")] = 0) -> None:
     """Compute some stored rows again: the same top-1 on the same device and versions, else within half a point."""
-    from oefsmc_lib import recheck
+    from oefsmc_lib.engine import recheck
     drawn, differing = recheck.choose(_rows_of(profile), count, seed), 0
     for found in recheck.recheck(drawn):                   # a line at a time: a run may take minutes
         row, differing = found.stored, differing + (not found.agrees)
@@ -444,7 +451,9 @@ def results_table(path: Path, profile: ProfileOption = None,
                   means: Annotated[bool, typer.Option("--means", help="mean, sd and 95 % interval over seeds")] = False
                   ) -> None:
     """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
-    from oefsmc_lib import grid, results, summaries
+    from oefsmc_lib.evidence import tables
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.rows import store as results
     if grid_name:
         wanted = {e.key for found in grid.chosen(grid_name, profile or "embedded") for e in found.experiments}
         rows = results.Store().rows(wanted)
@@ -452,6 +461,6 @@ def results_table(path: Path, profile: ProfileOption = None,
         rows = _rows_of(profile)
     if not rows:
         raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
-    table = summaries.means(rows) if means else summaries.frame(rows)
-    summaries.to_csv(table, path)
+    table = tables.means(rows) if means else tables.frame(rows)
+    tables.to_csv(table, path)
     print(f"{path}: {len(table)} lines of {len(rows)} rows")

@@ -1,11 +1,52 @@
-"""Files that are there whole or not at all."""
+"""Where things are read from and written to, and how to write a file whole or not at all."""
 
 import os
 import uuid
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.paths import writable_folder
+
+
+def data_folder() -> Path:
+    """``OEFSMC_DATA``, else a per-user cache folder (XDG on Linux)."""
+    if named := os.environ.get("OEFSMC_DATA"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).expanduser() / "oefsmc"
+
+
+def project_root() -> Path:
+    """The folder that holds ``params/`` and ``notebooks/``, found by its ``pyproject.toml``.
+
+    The caller's folder is searched upwards first, then the folder that the library is
+    installed from, because papermill runs in the caller's folder and Jupyter in the notebook's.
+    """
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "pyproject.toml").is_file() and (folder / "params").is_dir():
+                return folder
+    raise InputError("No project found: neither this folder nor one above it has pyproject.toml and params/; "
+                     "change into a clone of the project.")
+
+
+def outputs_folder() -> Path:
+    """``OEFSMC_OUTPUTS``, else ``outputs/`` in the project."""
+    if named := os.environ.get("OEFSMC_OUTPUTS"):
+        return Path(named).expanduser()
+    return project_root() / "outputs"
+
+
+def writable_folder(folder: Path) -> Path:
+    """Create ``folder`` and return it; refuse in one sentence when a file is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"Cannot create the folder {folder}: a file stands in its way; "
+                         "remove the file or name another folder.") from error
+    except PermissionError as error:
+        raise InputError(f"Cannot create the folder {folder}: permission denied; name another folder "
+                         "with OEFSMC_OUTPUTS or OEFSMC_DATA.") from error
+    return folder
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

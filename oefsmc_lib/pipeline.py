@@ -16,20 +16,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oefsmc_lib import data, evaluation, fewshot, importance, methods, models, ood, provenance, teachers
+from oefsmc_lib import compressors
+from oefsmc_lib.compressors import importance
+from oefsmc_lib.images import elsewhere as ood, fewshot, sets
+from oefsmc_lib.rows import provenance
+from oefsmc_lib.student import evaluation
+from oefsmc_lib.teacher import networks, teachers
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.experiment import ALGORITHM_VERSION, Experiment, digest
-from oefsmc_lib.fewshot import Samples
-from oefsmc_lib.finetune import Watch, finetune
-from oefsmc_lib.results import Row
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, digest
+from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.student.finetune import Watch, finetune
+from oefsmc_lib.rows.store import Row
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What a run has before any network is changed: data, teacher, few and auxiliary images."""
 
-    train: data.ImageSet
-    test: data.ImageSet
+    train: sets.ImageSet
+    test: sets.ImageSet
     teacher: teachers.Teacher
     draw: fewshot.Draw
     few: Samples                                          # normalised, on the device
@@ -49,7 +54,7 @@ class Shared:
     Variants of a cell that recover the same student (``native`` and ``native_ft``; ``extra_images``,
     ``wo_ft`` and ``ours`` where eq. 5 changes nothing) fine-tune copies of one, and those that also
     fine-tune alike are one finished student, tested once. Variants that train alike share parts of a
-    recovery (:mod:`oefsmc_lib.methods`). Only the few latest of each kind are kept.
+    recovery (:mod:`oefsmc_lib.compressors`). Only the few latest of each kind are kept.
     """
 
     LIMITS = {"data": 4, "teacher": 2, "pool": 8, "watch": 4, "part": 4, "recovered": 4, "finished": 4}
@@ -105,7 +110,7 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     device = device_of(experiment)
     name, size, skip = experiment.dataset, experiment.image_size, experiment.skip_broken
     train, test = (shared.get("data", (name, split, size, skip),
-                              lambda split=split: data.load(name, split, image_size=size, skip_broken=skip))
+                              lambda split=split: sets.load(name, split, image_size=size, skip_broken=skip))
                    for split in ("train", "test"))
     channels, height, _ = train.shape
     teacher = shared.get("teacher", (experiment.model, experiment.width, name, height, str(device)), lambda: teachers.load(
@@ -182,17 +187,17 @@ def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
     """
     parts = Parts(shared or Shared(), _key(experiment.training_switches(), ready, ready.source_fingerprint))
     begin = time.perf_counter()
-    student = methods.compress(task_of(experiment, ready), parts)
+    student = compressors.compress(task_of(experiment, ready), parts)
     return student, time.perf_counter() - begin + parts.saved
 
 
-def task_of(experiment: Experiment, ready: Prepared) -> methods.Task:
+def task_of(experiment: Experiment, ready: Prepared) -> compressors.Task:
     """What the compressor is given: which sets eq. 5 and eq. 7 read."""
     recovery = None
     if experiment.recovers_jointly and experiment.recovery_size:
         recovery = ready.ordered_pool if experiment.recovers_pool else ready.aux.images
     w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.weighs_classes else None
-    return methods.Task(ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool)
+    return compressors.Task(ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool)
 
 
 def _key(switches: dict, ready: Prepared, source: str | None) -> str:
@@ -211,7 +216,7 @@ def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]
 
 
 def run(experiment: Experiment, shared: Shared | None = None, profile: str | None = None):
-    """One run: compress, fine-tune, test once. Returns (:class:`~oefsmc_lib.surgery.Student`, :class:`Row`).
+    """One run: compress, fine-tune, test once. Returns (:class:`~oefsmc_lib.compressors.surgery.Student`, :class:`Row`).
 
     Raises :class:`InputError` for anything that the input is to blame for.
     """
@@ -254,13 +259,13 @@ def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str,
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
     """The row that the run writes."""
-    fingerprint = data.fingerprint(experiment.dataset, image_size=experiment.image_size,
+    fingerprint = sets.fingerprint(experiment.dataset, image_size=experiment.image_size,
                                    skip_broken=experiment.skip_broken)
     elsewhere = ready.source_fingerprint
     classes = len(ready.draw.counts)
     return Row.of(
         experiment, id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere), profile=profile,
-        data_fingerprint=fingerprint, network=models.stem(experiment.model, experiment.width),
+        data_fingerprint=fingerprint, network=networks.stem(experiment.model, experiment.width),
         teacher_sha256=ready.teacher.sha256, teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
         ood_fingerprint=elsewhere, ood_removed=ready.pool.removed if ready.pool else 0,
         broken_images=ready.train.broken + ready.test.broken,

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from oefsmc_lib import data, teachers
-from oefsmc_lib.experiment import Experiment
-from oefsmc_lib.fewshot import Samples
-from oefsmc_lib.models import Architecture
+from oefsmc_lib.images import sets as data
+from oefsmc_lib.teacher import teachers
+from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.teacher.networks import Architecture
 
 os.environ.setdefault("OEFSMC_QUIET", "1")
 # The networks are small: more threads than one only wait for each other.
@@ -160,7 +161,7 @@ def logits(model, x):
 
 def map_error(model, teacher, x):
     """Mean squared distance between the two networks' last maps."""
-    from oefsmc_lib.methods.mimic import Feature
+    from oefsmc_lib.compressors.mimic import Feature
     with torch.no_grad(), Feature(copy.deepcopy(model)) as ours, Feature(copy.deepcopy(teacher.model)) as theirs:
         return float(torch.nn.functional.mse_loss(ours(x)[0], theirs(x)[0]))
 
@@ -221,13 +222,13 @@ def tiny(monkeypatch):
             made[architecture] = make_teacher(architecture)
         return made[architecture]
 
-    from oefsmc_lib import ood
-    ood._known.cache_clear()
+    from oefsmc_lib.images import elsewhere
+    elsewhere._known.cache_clear()
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(data, "fingerprint", lambda name, **_: f"print-{name}")
     monkeypatch.setattr(teachers, "load", load_teacher)
     yield sets
-    ood._known.cache_clear()
+    elsewhere._known.cache_clear()
 
 
 SHORT = {"mir.iterations": 4, "mir.views": 2, "practise.iterations": 4, "practise.views": 2,
@@ -241,7 +242,7 @@ def experiment(**settings):
 
 def task(teacher, few, aux, experiment, w=None, joint=None):
     """What a compressor is given; eq. 7 reads ``aux`` where the variant says so, or the images of ``joint``."""
-    from oefsmc_lib.methods import Task
+    from oefsmc_lib.compressors import Task
     joint = aux if joint is None and experiment.recovers_jointly else joint
     return Task(teacher, few, experiment, aux, None if joint is None else joint.images, w)
 

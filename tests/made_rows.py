@@ -1,13 +1,13 @@
 """Rows whose outcomes a test chooses: what claims and figures read, without a network."""
 
-from oefsmc_lib import grid
-from oefsmc_lib.fewshot import groups
-from oefsmc_lib.results import Row
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.images.fewshot import groups
+from oefsmc_lib.rows.store import Row
 
 
 def made(experiment, top1, recalls=None, classes=10, network=None):
     """The row of an experiment: class j has rank j; ``recalls`` by rank, ``top1`` everywhere if None."""
-    from oefsmc_lib.fewshot import counts_by_rank
+    from oefsmc_lib.images.fewshot import counts_by_rank
     counts = counts_by_rank(experiment, classes)
     recalls = recalls or [top1] * classes
     kinds = groups(counts)

@@ -9,9 +9,13 @@ import torch
 from conftest import CLASSES, experiment, make_teacher, pictures, same_state, state_of
 from safetensors.torch import load_file, save_file
 
-from oefsmc_lib import data, evaluation, ood, pipeline, surgery, teachers
+from oefsmc_lib import pipeline
+from oefsmc_lib.compressors import surgery
+from oefsmc_lib.images import elsewhere as ood, sets as data
+from oefsmc_lib.student import evaluation
+from oefsmc_lib.teacher import teachers
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.experiment import METHODS, VARIANTS, Experiment
+from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
 NETWORKS = {"vgg": {}, "resnet": RESNET}
@@ -121,7 +125,7 @@ def test_test_images_are_read_by_the_purity_filter_and_by_evaluation(tiny, metho
     tiny["tiny", "test"] = Watched(**{f.name: getattr(tiny["tiny", "test"], f.name) for f in dataclasses.fields(data.ImageSet)})
     Watched.readers.clear()
     run(method=method, variant="ours", **{"finetune.stop": stop})
-    assert Watched.readers == [("oefsmc_lib.ood", "_known"), ("oefsmc_lib.evaluation", "logits")]
+    assert Watched.readers == [("oefsmc_lib.images.elsewhere", "_known"), ("oefsmc_lib.student.evaluation", "logits")]
 
 
 def test_every_finished_model_is_evaluated_once(tiny, monkeypatch):
@@ -221,7 +225,7 @@ def test_class_weights_run_and_are_in_the_key_where_eq_5_acts(tiny, w):
     ("fskd", {"variant": "native_ft", "finetune.scale_lr": True}), ("practise", {"practise.saving": "latency"}),
 ])
 def test_every_switch_of_a_method_runs(tiny, method, settings, monkeypatch):
-    from oefsmc_lib.methods import practise
+    from oefsmc_lib.compressors import practise
     monkeypatch.setattr(practise, "latency", lambda model, *_, **__: float(sum(p.numel() for p in model.parameters())))
     row = run(**{"method": method, "variant": "ours", **settings})[1]
     assert {name: row.flat()[name] for name in settings} == settings
@@ -293,7 +297,7 @@ def test_the_whole_pool_enters_the_recovery_alone(tiny, count_forwards):
 
 
 def test_practise_reads_the_whole_pool_while_it_trains_and_d_aux_for_its_labels(tiny, monkeypatch):
-    from oefsmc_lib.methods import mimic
+    from oefsmc_lib.compressors import mimic
     seen, sets = [], mimic.sets
     monkeypatch.setattr(mimic, "sets", lambda task: (seen.append([len(s) for s, _, _ in sets(task)]), sets(task))[1])
     _, row = run(method="practise", variant="whole_pool")
@@ -301,7 +305,7 @@ def test_practise_reads_the_whole_pool_while_it_trains_and_d_aux_for_its_labels(
 
 
 def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch):
-    from oefsmc_lib.methods import mimic, practise
+    from oefsmc_lib.compressors import mimic, practise
     trained = {"adaptors": 0, "student": []}
     recover, train = practise.Stages.recover, mimic.mimic
     monkeypatch.setattr(practise.Stages, "recover",
@@ -355,7 +359,7 @@ READ = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
-from oefsmc_lib import surgery
+from oefsmc_lib.compressors import surgery
 torch.set_num_threads(int(sys.argv[1]))                   # as many as wrote: more threads may add in another order
 x = load_file(sys.argv[2])["x"].contiguous(memory_format=torch.channels_last)
 for folder in sys.argv[3:]:

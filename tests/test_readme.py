@@ -5,8 +5,9 @@ import re
 import pandas
 import pytest
 
-from oefsmc_lib import evidence, summaries
-from oefsmc_lib.paths import project_root
+from oefsmc_lib.evidence import tables
+from oefsmc_lib.notebook import publish
+from oefsmc_lib.files import project_root
 
 OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()
@@ -17,15 +18,15 @@ REDO = "run `make evidence`"
 @pytest.fixture
 def committed(tmp_path):
     """A store of the packed rows alone, without what runs here have left."""
-    return evidence.packed_rows(tmp_path / "results")
+    return publish.packed_rows(tmp_path / "results")
 
 
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
-    pages = {path.name: path.read_text() for path in evidence.pages_with_numbers() if path.parent.name != "outputs"}
-    marks = {name: {match[1] for match in evidence.MARKS.finditer(text)} for name, text in pages.items()}
+    pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
+    marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
     assert marks == {"README.md": {"found"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"}}
     for name, text in pages.items():
-        assert evidence.filled(text, committed) == text, f"{name}: {REDO}"
+        assert publish.filled(text, committed) == text, f"{name}: {REDO}"
 
 
 def test_the_readme_is_read_in_a_few_minutes():
@@ -34,33 +35,33 @@ def test_the_readme_is_read_in_a_few_minutes():
 
 def test_what_is_missing_is_listed_beside_the_rows(committed):
     text = (OUTPUTS / "README.md").read_text()
-    assert [match[1] for match in evidence.MARKS.finditer(text)] == ["missing"]
-    assert evidence.filled(text, committed) == text, REDO
-    assert OUTPUTS / "README.md" in evidence.pages_with_numbers()
+    assert [match[1] for match in publish.MARKS.finditer(text)] == ["missing"]
+    assert publish.filled(text, committed) == text, REDO
+    assert OUTPUTS / "README.md" in publish.pages_with_numbers()
 
 
 def test_a_number_typed_into_the_readme_is_replaced(committed):
     row = next(line for line in RESULTS.splitlines() if line.startswith("| cifar10 | CD | 10 |"))
-    assert evidence.filled(RESULTS.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == RESULTS
+    assert publish.filled(RESULTS.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == RESULTS
 
 
 def test_an_empty_block_takes_nothing_of_what_follows(committed):
     timings = (project_root() / "docs" / "timings.md").read_text()
-    mark = next(match[0].splitlines()[0] for match in evidence.MARKS.finditer(timings) if match[1] == "timing")
-    whole = next(match[0] for match in evidence.MARKS.finditer(timings) if match[0].startswith(mark))
+    mark = next(match[0].splitlines()[0] for match in publish.MARKS.finditer(timings) if match[1] == "timing")
+    whole = next(match[0] for match in publish.MARKS.finditer(timings) if match[0].startswith(mark))
     text = f"{mark}\n<!-- end -->\n\nbetween\n\n{whole}\n"
-    assert evidence.filled(text, committed) == f"{whole}\n\nbetween\n\n{whole}\n"
+    assert publish.filled(text, committed) == f"{whole}\n\nbetween\n\n{whole}\n"
 
 
 def test_the_verdict_in_outputs_is_that_of_the_committed_rows(committed):
-    assert (OUTPUTS / "verdict.md").read_text() == evidence.verdict_page(committed), REDO
+    assert (OUTPUTS / "verdict.md").read_text() == publish.verdict_page(committed), REDO
 
 
 def test_tables_in_outputs_are_those_of_the_committed_rows(committed, tmp_path):
     kept = {(path.parent.name, path.stem) for path in (OUTPUTS / "tables").glob("*/*.csv") if path.parent.name != "embedded"}
-    assert set(evidence.packed()) == kept, REDO
+    assert set(publish.packed()) == kept, REDO
     for profile, name in kept:
-        summaries.to_csv(evidence.table(profile, name, committed), tmp_path / "fresh.csv")
+        tables.to_csv(publish.table(profile, name, committed), tmp_path / "fresh.csv")
         shown, fresh = (pandas.read_csv(path) for path in (OUTPUTS / "tables" / profile / f"{name}.csv", tmp_path / "fresh.csv"))
         pandas.testing.assert_frame_equal(shown, fresh, rtol=1e-6)
 
@@ -74,9 +75,9 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
             path = tmp_path / "figures" / profile / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(profile)
-    monkeypatch.setattr(evidence.books, "run_all", run_all)
-    monkeypatch.setattr(evidence, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3c")])
-    found = evidence.pictures(tmp_path)
+    monkeypatch.setattr(publish.books, "run_all", run_all)
+    monkeypatch.setattr(publish, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3c")])
+    found = publish.pictures(tmp_path)
     assert drawn == [("cifar10", "03"), ("cifar100", "04")]
     kept = OUTPUTS / "figures"
     assert [place for _, place in found] == [kept / "cifar10" / "03_gains.png", kept / "cifar10" / "03_groups.png",

@@ -1,0 +1,195 @@
+r"""Mimicking: train a student end to end until its last map equals the teacher's; MiR's core and
+PRACTISE's second half.
+
+    L = lambda mean_few (f_S - f_T)^2 + (1 - lambda) mean_aux (f_S - f_T)^2,        eq. (7)
+
+with f the map before the final pooling (:func:`oefsmc_lib.teacher.networks.feature_module`) and means over all
+elements of a set. The head is the teacher's and stays.
+
+The teacher's maps of random views are computed once, for a bank of R views an image; drawing views
+from the bank is training with R-view finite augmentation. ``views=0`` draws a fresh view and runs
+the teacher at each step, as the released code does; so does a set of which not even two views fit into
+``BANK_BYTES``.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib.compressors import losses
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.images.fewshot import generator
+from oefsmc_lib.teacher.networks import feature_module
+from oefsmc_lib.progress import bar
+from oefsmc_lib.images.views import BANK_BYTES, augment
+
+
+class Feature:
+    """Runs a network and hands back the map before its final pooling, and its logits."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.map: Tensor | None = None
+        module = model.get_submodule(feature_module(model))
+        self.handle = module.register_forward_hook(self._see)
+
+    def _see(self, _module, _inputs, output):
+        self.map = output
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(images)
+        return self.map, logits
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
+class Bank:
+    """R views of each image with what ``look`` makes of them: tensors (R, N, ...), made once."""
+
+    def __init__(self, images: Tensor, kind: str, views: int, look, source: torch.Generator):
+        self.images = torch.stack([augment(images, kind, source) for _ in range(views)])
+        parts = [look(part) for part in self.images.flatten(0, 1).split(64)]
+        self.made = [torch.cat(tensors).unflatten(0, (views, len(images))) for tensors in zip(*parts)]
+
+    def pick(self, index: Tensor, source: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """One random view of each image in ``index``: views (n, C, H, W) and what was made of them."""
+        view = torch.randint(0, len(self.images), (len(index),), generator=source).to(index.device)
+        return self.images[view, index], [made[view, index] for made in self.made]
+
+
+def views_that_fit(images: Tensor, kind: str, views: int, look) -> int:
+    """Views of each image for a bank of at most ``BANK_BYTES``; 0 where that is no bank: fewer than two, or not all.
+
+    Without augmentation an image has one view.
+    """
+    bytes_a_view = sum(t.numel() * t.element_size() for t in (images[:1], *look(images[:1]))) * len(images)
+    room = BANK_BYTES // bytes_a_view
+    if kind == "none":
+        return min(1, room)
+    return min(views, room) if room >= min(views, 2) else 0
+
+
+class Fresh:
+    """The literal counterpart of :class:`Bank`: a new view and a new teacher pass at each step."""
+
+    def __init__(self, images: Tensor, kind: str, look):
+        self.source_images, self.kind, self.look = images, kind, look
+
+    def pick(self, index: Tensor, source: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        views = augment(self.source_images[index], self.kind, source)
+        return views, list(self.look(views))
+
+
+def views_of(images: Tensor, experiment, settings, look, purpose: str):
+    """A bank of views, or fresh ones where ``settings.views`` is 0 or the images are too many."""
+    views = settings.views and views_that_fit(images, experiment.augment, settings.views, look)
+    if not views:
+        return Fresh(images, experiment.augment, look)
+    return Bank(images, experiment.augment, views, look, generator(experiment.seed, purpose))
+
+
+def batches(count: int, size: int, source: torch.Generator, device) -> Iterator[Tensor]:
+    """Endless index batches of min(size, count); an incomplete last batch of a pass is dropped."""
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=source).to(device)
+        yield from order[: count - count % size].split(size)
+
+
+def sgd(parameters, lr: float, iterations: int):
+    """SGD, momentum 0.9, weight decay 1e-4; the rate falls to a tenth every 40 % of the steps."""
+    # foreach: a few calls for all parameters instead of a few for each; the same sums.
+    optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4, foreach=True)
+    return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
+
+
+def sets(task) -> list[tuple[Tensor, float, str]]:
+    """The sets that eq. (7) reads with their shares: [(images, share, name)]; share 0 is left out."""
+    few, ood, lam = task.few.images, task.recovery, task.experiment.lam
+    if ood is None or lam == 1:
+        return [(few, 1.0, "few")]
+    if lam == 0:
+        return [(ood, 1.0, "aux")]
+    return [(few, lam, "few"), (ood, 1 - lam, "aux")]
+
+
+def mimic(model: nn.Module, task, settings) -> list[float]:
+    """Train ``model`` in place to match the teacher's map; returns the loss of every step.
+
+    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Raises :class:`InputError` when the
+    maps do not have one shape, when train-mode batch norms would see a single value, or when the
+    loss stops being finite.
+    """
+    teacher, experiment, used = task.teacher, task.experiment, sets(task)
+    device = task.few.images.device
+    model.requires_grad_(True)
+    history: list[float] = []
+    with Feature(model) as student, Feature(teacher.model) as reference:
+        _check(student, reference, task.few.images[:1], settings, sum(min(settings.batch, len(s)) for s, _, _ in used))
+
+        @torch.no_grad()
+        def look(images):
+            maps, logits = reference(images)
+            return (maps.clone(), logits) if experiment.kd == "kl" else (maps.clone(),)
+
+        banks = [views_of(images, experiment, settings, look, f"views-{name}") for images, _, name in used]
+        draws = [batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
+                 for s, _, name in used]
+        source = generator(experiment.seed, "views")
+        trained = backbone(model) if experiment.kd == "native" else list(model.parameters())
+        optimiser, schedule = sgd(trained, settings.lr, settings.iterations)
+        model.train(settings.bn == "train")
+        for _ in bar(range(settings.iterations), experiment.method):
+            picked = [bank.pick(next(draw), source) for bank, draw in zip(banks, draws)]
+            # One forward over both sets: batch norms see one batch, as they do for the few alone.
+            maps, logits = student(torch.cat([views for views, _ in picked]))
+            loss, at = 0.0, 0
+            for (_, share, _), (views, made) in zip(used, picked):
+                part = slice(at, at + len(views))
+                at += len(views)
+                term = F.mse_loss(maps[part], made[0])
+                if experiment.kd == "kl":
+                    term = term + losses.distillation_kl(made[1], logits[part])
+                loss = loss + share * term
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            history.append(float(loss.detach()))
+            if history[-1] != history[-1] or history[-1] == float("inf"):
+                raise InputError(f"{experiment.method}'s loss is not finite at step {len(history)}; lower "
+                                 f"{experiment.method}.lr or check the teacher.")
+    model.eval().requires_grad_(False)
+    return history
+
+
+def backbone(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters up to the matched map; the head behind it is the teacher's and is left alone."""
+    last, names = feature_module(model), []
+    for name, _ in model.named_children():
+        names.append(name)
+        if last == name or last.startswith(f"{name}."):
+            break
+    return [parameter for name, parameter in model.named_parameters() if name.split(".")[0] in names]
+
+
+@torch.no_grad()
+def _check(student: Feature, reference: Feature, image: Tensor, settings, batch: int) -> None:
+    student.model.eval()
+    smallest: list[int] = []
+    handles = [m.register_forward_hook(lambda _m, _i, y: smallest.append(y[0, 0].numel()))
+               for m in student.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    ours, theirs = student(image)[0].shape, reference(image)[0].shape
+    for handle in handles:
+        handle.remove()
+    if ours != theirs:
+        raise InputError(f"The plan changes the map that is matched from {tuple(theirs[1:])} to {tuple(ours[1:])}; "
+                         "MiR and PRACTISE need it whole, so use a plan that keeps the last layer, such as cfg_a.")
+    if settings.bn == "train" and smallest and batch * min(smallest) < 2:
+        raise InputError("One image with 1x1 maps is too few for batch norms in train mode; raise num, or set bn=eval.")

@@ -1,0 +1,154 @@
+"""Pruning plans: how many channels each convolution keeps, and which blocks could be dropped.
+
+Every plan of the four papers becomes one form, ``{convolution: output channels kept}``. CD lists
+the *inputs* of the next convolution instead; that is the same number (methods of CD, §1.1).
+"""
+
+import copy
+import re
+
+import torch
+from torch import nn
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.teacher.networks import VGG, Architecture, ResNet, segments
+
+# VGG-16, conv1..13; "-" keeps all. Sources: FSKD release; CD release (inputs of conv l+1 = outputs of conv l).
+_CD_A = (32, 64, 128, 128, *[256] * 8, "-")
+_CD_B = (26, 52, 103, 103, 205, 205, 205, 205, 256, 205, 205, 205, "-")
+_CD_C = (26, 32, 64, 64, *[128] * 5, 205, 205, 205, "-")
+VGG_PLANS = {
+    "half": (32, 32, 64, 64, 128, 128, 128, *[256] * 6),
+    "prune_a": (32, 64, 128, 128, *[256] * 9),
+    "cd_half": (32, 32, 64, 64, 128, 128, 128, *[256] * 5, "-"),
+    "cfg_a": _CD_A, "cfg_b": _CD_B, "cfg_c": _CD_C,
+}
+# Residual networks: the share that conv1 of a block keeps, and the blocks that are left alone.
+RESIDUAL_PLANS = ("all_inner", "skip_first", "skip_ends", "cd_half")
+
+
+def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict[str, int]:
+    """``{convolution: kept output channels}`` of a named plan, in forward order.
+
+    Raises :class:`InputError` for an unknown plan, one for another network, one that removes
+    nothing, or one that would leave a convolution without channels.
+    """
+    if isinstance(model, VGG) and plan in VGG_PLANS:
+        widths = _vgg_widths(plan, model, architecture)
+    elif _blocks(model) and plan in RESIDUAL_PLANS:
+        widths = _residual_widths(plan, model, architecture)
+    elif plan == "inner_half":
+        widths = {name: conv.out_channels // 2 for name, conv in inner_convolutions(model, architecture)}
+    else:
+        fitting = list(VGG_PLANS) if isinstance(model, VGG) else list(RESIDUAL_PLANS) if _blocks(model) else []
+        raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has "
+                         f"{', '.join([*fitting, 'inner_half'])}.")
+    if not widths:
+        raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan.")
+    empty = [name for name, kept in widths.items() if kept < 1]
+    if empty:
+        raise InputError(f"The plan {plan!r} leaves {empty[0]} of {architecture.name} (width {architecture.width:g}) "
+                         "without a channel; use a wider network or another plan.")
+    return widths
+
+
+def _vgg_widths(plan: str, model: VGG, architecture: Architecture) -> dict[str, int]:
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    widths = {}
+    for (name, conv), kept in zip(convolutions, VGG_PLANS[plan], strict=True):
+        kept = conv.out_channels if kept == "-" else int(kept * architecture.width)
+        if kept != conv.out_channels:
+            widths[name] = kept
+    return widths
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, nn.Module, int, int, int]]:
+    """Basic residual blocks: (name, block, stage from 0, index in the stage, blocks in the stage)."""
+    found = []
+    for stage, (name, layer) in enumerate((n, m) for n, m in model.named_children() if re.fullmatch(r"layer\d", n)):
+        for index, block in enumerate(layer):
+            if not (hasattr(block, "conv2") and not hasattr(block, "conv3")):
+                return []                                 # bottlenecks: the plans speak of two convolutions
+            found.append((f"{name}.{index}", block, stage, index, len(layer)))
+    return found
+
+
+def _residual_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict[str, int]:
+    small, widths, blocks = isinstance(model, ResNet), {}, _blocks(model)
+    for number, (name, block, stage, index, count) in enumerate(blocks):
+        channels = block.conv1.out_channels
+        kept = channels // 2
+        if plan == "skip_first":
+            skip = index == 0
+        elif plan == "skip_ends":
+            skip = index in (0, count - 1)
+        elif plan == "cd_half" and small:
+            # CD's rule for ResNet-56 spares four blocks; the same places scaled to any depth.
+            third = len(blocks) // 3
+            skip, kept = number in {third - 2, third, 2 * third, len(blocks) - 1}, channels // 2 + 1
+        elif plan == "cd_half":
+            # CD's script for ResNet-34: blocks 1.0, 1.1, 2.0, 2.1 and 3.0-3.3 only.
+            skip = stage == 3 or index >= (2, 2, 4)[stage]
+        else:
+            skip = False
+        if not skip:
+            widths[f"{name}.conv1"] = kept
+    return widths
+
+
+def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tuple[str, nn.Conv2d]]:
+    """Convolutions whose output channels meet no residual stream and do not reach the head.
+
+    Found in Torch-Pruning's dependency graph: removing one of their channels touches only batch
+    norms, depthwise convolutions and the inputs of following convolutions.
+    """
+    import torch_pruning as tp
+    # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
+    copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
+    found = []
+    for name, module in copied.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.groups > 1:
+            continue
+        inner = True
+        for dependency, _ in graph.get_pruning_group(module, tp.prune_conv_out_channels, [0]):
+            target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
+            if isinstance(target, nn.Linear):
+                inner = False
+            if isinstance(target, nn.Conv2d) and target is not module and (shrinks or target.groups > 1):
+                # A depthwise convolution shrinks along; a grouped one would fall out of step with its groups.
+                inner &= target.groups == target.in_channels == target.out_channels
+        if inner:
+            found.append((name, module))
+    return found
+
+
+def droppable_units(model: nn.Module) -> list[str]:
+    """PRACTISE's candidates, in forward order.
+
+    Residual networks: every block but the first of a stage. MobileNetV2: blocks with stride 1 and
+    equal widths. VGG-16 (our extension, PRACTISE has no rule for it): a convolution with equal
+    input and output widths, named for itself, its BN and its ReLU. Raises :class:`InputError`
+    when the network has none.
+    """
+    if isinstance(model, VGG):
+        units = [f"features.{name}" for name, module in model.features.named_children()
+                 if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels]
+    elif any(re.fullmatch(r"layer\d", name) for name, _ in model.named_children()):
+        units = [name for name, _ in segments(model) if re.fullmatch(r"layer\d\.[1-9]\d*", name)]
+    else:
+        units = [name for name, piece in segments(model) if getattr(piece, "use_res_connect", False)]
+    if not units:
+        raise InputError(f"PRACTISE found no droppable block in {type(model).__name__}: it drops residual blocks "
+                         "with equal input and output; use method=fskd, cd or mir.")
+    return units
+
+
+def units_to_drop(plan: str, candidates: list[str]) -> int:
+    """k of ``dropk``; raises :class:`InputError` when not so many can be dropped."""
+    k = int(plan.removeprefix("drop"))
+    if k > len(candidates):
+        raise InputError(f"The plan {plan} drops {k} blocks, but the network has {len(candidates)} droppable ones: "
+                         f"{', '.join(candidates)}.")
+    return k

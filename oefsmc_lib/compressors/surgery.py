@@ -1,0 +1,218 @@
+"""Changing a network's shape: removing channels, dropping blocks, merging 1x1 convolutions, saving.
+
+Channel removal goes through Torch-Pruning's dependency graph, so that it works on a network that
+nobody here wrote. What was done is recorded in a :class:`Structure`, from which the same network
+is built again without its teacher.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import write_whole
+from oefsmc_lib.teacher.networks import VGG, Architecture
+from oefsmc_lib.files import writable_folder
+
+
+@dataclass
+class Structure:
+    """What surgery did to an architecture: units dropped, channels kept."""
+
+    architecture: Architecture
+    dropped: list[str] = field(default_factory=list)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass
+class Student:
+    """A compressed network, how it differs from its teacher, and what its method noted."""
+
+    model: nn.Module
+    structure: Structure
+    notes: dict = field(default_factory=dict)
+
+
+def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict[str, str]]:
+    """Convolutions and linear layers in the order in which a forward pass runs them, and {convolution: the batch norm
+    that directly follows it}."""
+    order: list[str] = []
+    makers: dict[int, str] = {}
+    alive: list[Tensor] = []                              # tensors must live, or their ids are used again
+    pairs: dict[str, str] = {}
+
+    def see_weights(_module, _inputs, output, name):
+        order.append(name)
+        makers[id(output)] = name
+        alive.append(output)
+
+    def see_norm(_module, inputs, name):
+        made = makers.pop(id(inputs[0]), None)
+        if made is not None:
+            pairs[made] = name
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_weights(m, i, o, name)))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model.eval()(architecture.example().to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    twice = {name for name in order if order.count(name) > 1}
+    if twice:
+        raise InputError(f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
+                         "be fitted to one place; use a network without shared layers.")
+    return order, pairs
+
+
+def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
+    """Names of convolutions and linear layers in the order in which a forward pass runs them."""
+    return trace(model, architecture)[0]
+
+
+def consumer(layers: list[str], model: nn.Module, name: str) -> str:
+    """The layer that reads the channels of ``name``: the next one that mixes channels."""
+    for following in layers[layers.index(name) + 1:]:
+        if getattr(model.get_submodule(following), "groups", 1) == 1:
+            return following
+    raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
+
+
+def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: Architecture) -> None:
+    """Keep only the named output channels of each convolution, in place.
+
+    Batch norms, depthwise convolutions and the inputs of following layers shrink with them.
+    """
+    import torch_pruning as tp
+    if not kept:
+        return
+    grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.eval().requires_grad_(True)                     # the graph is traced through autograd
+    example = architecture.example().to(next(model.parameters()).device)
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(model, example)
+    for name, keep in kept.items():
+        conv = model.get_submodule(name)
+        if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
+            raise InputError(f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
+                             "the plan is for another network.")
+        drop = sorted(set(range(conv.out_channels)) - set(keep))
+        if drop:
+            graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(grads[name])
+
+
+def drop_units(model: nn.Module, names: list[str]) -> None:
+    """Replace blocks by the identity, in place; of VGG-16 a convolution with its BN and ReLU."""
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        stack = model.get_submodule(parent)
+        stack[int(child)] = nn.Identity()
+        if isinstance(model, VGG):
+            stack[int(child) + 1] = nn.Identity()
+            stack[int(child) + 2] = nn.Identity()
+
+
+@torch.no_grad()
+def merge(q: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
+    r"""Merge a 1x1 convolution Q (C, C) behind ``conv``, or behind ``conv`` and its batch norm, in place.
+
+    Without a batch norm W' = Q W and b' = Q b. With one, d = g/s and s = sqrt(var + eps) being its scale,
+
+        Q BN(W x + b) = V x - Q D (mu - b) + Q beta,      V = Q diag(d) W,
+
+    is written as a convolution and a batch norm again: each row of V gets back the norm that W's row had,
+    W'_o = V_o / d'_o, |d'_o| = ||V_o|| / ||W_o||, so that a later gradient step is as large as the teacher's
+    would be; mu' = Q D mu / d', b' = Q D b / d', beta' = Q beta, g' = d' s. The running variance stays, which
+    is right in eval mode. A depthwise convolution takes a diagonal ``q`` (C,), which scales.
+    """
+    old, full = conv.weight.double(), torch.diag(q.double()) if q.dim() == 1 else q.double()
+    if norm is None:
+        mixed, scale = full, torch.ones_like(full[0])
+        rows = _mixed_rows(mixed, old, conv.groups)
+    else:
+        spread = (norm.running_var.double() + norm.eps).sqrt()
+        mixed = full * (norm.weight.double() / spread)
+        rows = _mixed_rows(mixed, old, conv.groups)
+        lengths = [w.flatten(1).norm(dim=1) for w in (rows, old)]
+        alive = (lengths[0] > 0) & (lengths[1] > 0)
+        scale = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(alive, lengths[0] / lengths[1], 1.0)
+        rows = torch.where(alive.view(-1, 1, 1, 1), rows, old * scale.view(-1, 1, 1, 1))
+        norm.running_mean.copy_(mixed @ norm.running_mean.double() / scale)
+        norm.bias.copy_(full @ norm.bias.double())
+        norm.weight.copy_(torch.where(alive, scale, 0.0) * spread)
+    if conv.bias is not None:
+        conv.bias.copy_(mixed @ conv.bias.double() / scale)
+    conv.weight.copy_(rows / scale.view(-1, 1, 1, 1))
+
+
+def _mixed_rows(mixed: Tensor, weight: Tensor, groups: int) -> Tensor:
+    if groups > 1:
+        return mixed.diagonal().view(-1, 1, 1, 1) * weight
+    return torch.einsum("oc,cikl->oikl", mixed, weight)
+
+
+def rebuild(structure: Structure) -> nn.Module:
+    """An untrained network of this structure: build, drop, remove channels."""
+    model = structure.architecture.build().eval()
+    drop_units(model, structure.dropped)
+    remove_channels(model, structure.kept, structure.architecture)
+    return model
+
+
+def pruned_copy(teacher, kept: dict[str, list[int]]) -> Student:
+    """The teacher with channels removed: every method of channels starts here."""
+    model = copy.deepcopy(teacher.model)
+    remove_channels(model, kept, teacher.architecture)
+    return Student(model, Structure(teacher.architecture, kept=kept))
+
+
+# --- saving, without pickle ------------------------------------------------------------------
+
+def save(student: Student, folder: Path) -> None:
+    """Write ``student.safetensors`` and ``plan.json``, each whole or not at all."""
+    from safetensors.torch import save as to_bytes
+    folder = writable_folder(Path(folder))
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
+    write_whole(folder / "student.safetensors", to_bytes(tensors))
+    write_whole(folder / "plan.json", json.dumps(asdict(student.structure), indent=1))
+
+
+def load(folder: Path) -> Student:
+    """A saved student, in eval mode, without its teacher; the same logits bit for bit.
+
+    Its memory is laid out channels last, as :mod:`oefsmc_lib.student.evaluation` runs it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    folder = Path(folder)
+    try:
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["architecture"] = Architecture(**plan["architecture"])
+        structure = Structure(**plan)
+        weights = folder / "student.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(2, "no such file", str(weights))
+        state = load_file(weights)
+    except FileNotFoundError as error:
+        raise InputError(f"No student in {folder}: {Path(error.filename).name} is missing; "
+                         "it is written by `oefsmc run ... --save FOLDER`.") from error
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
+    try:
+        model = rebuild(structure)
+        model.load_state_dict(state)
+    except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
+        raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
+    return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure)

@@ -1,0 +1,95 @@
+"""Who may work on what: locks on files, which end with the process that holds them, and GPUs, one cell at a time."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.experiment import Experiment
+
+_GPU = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
+
+
+class Busy(RuntimeError):
+    """Another process has it."""
+
+
+def take(path: Path):
+    """The lock of this file, or None while another process has it."""
+    from filelock import FileLock, Timeout
+    lock = FileLock(path, mode=0o666)                      # another user's runner must see it, too
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        raise InputError(f"Cannot lock {path} ({error}); name a folder on a disk that has locks.") from error
+    return lock
+
+
+def busy(path: Path) -> bool:
+    """Whether another process holds the lock of this file."""
+    if not path.is_file() or not os.access(path, os.W_OK):
+        return False
+    lock = take(path)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+@contextmanager
+def alone(path: Path, wait: bool, name: str) -> Iterator[None]:
+    """Hold a lock; raises :class:`Busy` where another process has it and waiting is not wanted."""
+    lock = take(path)
+    if lock is None:
+        print(f"{name}: another runner is at work on it" + (", waiting" if wait else ""), file=sys.stderr, flush=True)
+    while lock is None:
+        if not wait:
+            raise Busy(name)
+        time.sleep(0.5)
+        lock = take(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def gpus() -> list[str]:
+    """The machine's GPUs by UUID, which means the same to every program."""
+    try:
+        asked = subprocess.run(_GPU, capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return asked.stdout.split() if asked.returncode == 0 else []
+
+
+@contextmanager
+def gpu_slot(experiments: Iterable[Experiment]) -> Iterator[str | None]:
+    """Hold a free GPU of this machine, and show this process and its kernel no other one.
+
+    Does nothing where ``CUDA_VISIBLE_DEVICES`` says which to use (a person, Slurm), on a machine
+    without GPUs, and for experiments that name their device.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or all(e.device != "auto" for e in experiments) or not (here := gpus()):
+        yield None
+        return
+    places = {gpu: Path(tempfile.gettempdir()) / f"oefsmc-{gpu}.lock" for gpu in here}
+    while not (held := next(((gpu, lock) for gpu, path in places.items() if (lock := take(path))), None)):
+        time.sleep(0.5)
+    gpu, lock = held
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        yield gpu
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        lock.release()
+
+
+def cores() -> int:
+    """The cores that this process may use, fewer than the machine has in a job of Slurm."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,6 @@
+"""Images: the few, those from elsewhere (OOD), and every image set by its name.
+
+:mod:`fewshot` draws D_few, :mod:`elsewhere` the pool, the watch set and D_aux with labels by eq. 4, :mod:`views`
+augments. :mod:`sets`, :mod:`folders`, :mod:`npz` and :mod:`embedded` read image sets.
+May import: ``parameters``. Notebook 02 builds eq. 4 by hand beside it.
+"""

@@ -1,0 +1,128 @@
+"""Profiles: YAML in ``params/`` with defaults of an :class:`Experiment` and named lists.
+
+``cifar10+cpu`` lays the profile ``cpu`` over ``cifar10``. A union (``paper``) names profiles and the
+grids that each of them computes; it has no defaults of its own.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.files import project_root
+
+SECTIONS = {"defaults": dict, "lists": dict, "compute": bool, "grids": list}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Defaults of an experiment under one name; ``lists`` are what ``$name`` in a grid stands for."""
+
+    name: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    lists: dict[str, list] = field(default_factory=dict)
+    compute: bool = False
+    grids: list[str] | None = None                         # None: every grid but smoke
+
+    def experiment(self, settings: dict[str, Any], where: str = "the settings") -> Experiment:
+        """The profile's defaults with ``settings`` over them."""
+        return Experiment.parse(flat(self.defaults) | flat(settings), where)
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """``{"fskd": {"rho": 1}}`` -> ``{"fskd.rho": 1}``."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; an :class:`InputError` names the file and the line that is wrong."""
+    import yaml
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line} is not readable as YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should hold `key: value` lines, but holds {type(content).__name__}.")
+    return content
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that a mistyped one is likely to mean."""
+    known = list(known)
+    return (difflib.get_close_matches(str(word), known, n=1, cutoff=0.4) or known or ["none"])[0]
+
+
+def names(folder: str) -> list[str]:
+    """The YAML files of ``params`` or ``params/grids``, without their ending."""
+    return sorted(path.stem for path in (project_root() / folder).glob("*.yaml"))
+
+
+def find(folder: str, name: str, kind: str) -> Path:
+    """The file of a profile or grid; refused with the nearest right name."""
+    path = project_root() / folder / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"There is no {kind} {name!r} in {folder}/; did you mean {nearest(name, names(folder))}?")
+    return path
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    """A profile's sections, each of its type; an empty one is left out."""
+    content = read_yaml(path)
+    if "profiles" in content:
+        raise InputError(f"The profile {path.stem} is a union of grids and holds no settings of its own; "
+                         f"name one of {', '.join(content['profiles'] or ['none'])}.")
+    for key, value in content.items():
+        if key not in SECTIONS:
+            raise InputError(f"{path} has the unknown section {key!r}; did you mean {nearest(key, SECTIONS)}?")
+        if value is not None and not isinstance(value, SECTIONS[key]):
+            raise InputError(f"In {path}, {key} should be a {SECTIONS[key].__name__}, but is {value!r}.")
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def load_profile(name: str) -> Profile:
+    """``embedded``, ``cifar10``, ``cifar10+cpu``, ...: later parts lie over earlier ones."""
+    defaults, lists, compute, grids = {}, {}, False, None
+    for part in name.split("+"):
+        content = _sections(find("params", part, "profile"))
+        defaults |= flat(content.get("defaults", {}))
+        lists |= content.get("lists", {})
+        compute, grids = content.get("compute", compute), content.get("grids", grids)
+    profile = Profile(name, defaults, lists, compute, grids)
+    profile.experiment({}, f"the profile {name}")
+    return profile
+
+
+def profile_for(settings: dict[str, Any], name: str | None = None) -> Profile:
+    """The named profile; else the one of the settings' data set; else plain defaults; embedded for no data set."""
+    if name:
+        return load_profile(name)
+    dataset = settings.get("dataset")
+    if dataset is None:
+        return load_profile("embedded")
+    for candidate in names("params"):
+        content = read_yaml(project_root() / "params" / f"{candidate}.yaml").get("defaults") or {}
+        if content.get("dataset") == dataset:
+            return load_profile(candidate)
+    return Profile("none")
+
+
+def union(name: str) -> dict[str, list[str] | None] | None:
+    """``{profile: its grids}`` of a union such as ``paper``; None for a profile of its own."""
+    path = project_root() / "params" / f"{name}.yaml"
+    if not path.is_file() or "profiles" not in (content := read_yaml(path)):
+        return None
+    members = content["profiles"]
+    if set(content) != {"profiles"} or not isinstance(members, dict) or not members or \
+            not all(isinstance(grids, list) and grids for grids in members.values()):
+        raise InputError(f"{path} should hold `profiles:` alone, with a list of grids for each profile.")
+    return members

@@ -1,0 +1,157 @@
+"""What a finished student is worth: accuracy on test images, once, and its cost."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.images.fewshot import groups
+
+EVALUATION_BATCH = 64                                     # fastest on CPUs; larger batches fall out of cache
+SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2               # of `predictions` in bfloat16
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, images, normalise, device) -> Tensor:
+    """Predicted classes (N,) of an :class:`~oefsmc_lib.images.sets.ImageSet` in eval mode, by float32.
+
+    A processor that multiplies bfloat16 runs all images so first, in up to half the time. A class can only differ
+    from float32's where the lead of the largest logit is smaller than what bfloat16 took from it or gave another
+    one. How much that is, a sample shows that runs both ways; then every image whose lead is below ``CAUTION``
+    times the most that any checked image lost is run in float32, too, until none is left. Where the sample says
+    that this would be a large part (many classes, close together), float32 runs alone.
+
+    So a class is float32's unless an image lost more than ``CAUTION`` times what all checked ones did. None was
+    seen (``bench/evaluation.py``), and rows from before are equal class by class, so ``ALGORITHM_VERSION`` stayed.
+    """
+    model = model.eval().to(device, memory_format=torch.channels_last)
+
+    def run(indices: Tensor) -> Tensor:
+        return logits(model, images, indices, normalise, device)
+
+    every = torch.arange(len(images))
+    if not _multiplies_bfloat16(torch.device(device)) or len(images) < 2 * SAMPLE:
+        return run(every).argmax(1)
+    sample = every[:: len(images) // SAMPLE]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = run(sample)
+    shift = _most_lost(rough, run(sample))
+    if len(_doubtful(rough, shift)) > WORTHWHILE * len(sample):
+        return run(every).argmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = run(every)
+    guessed, seen = rough.argmax(1), torch.zeros(len(images), dtype=torch.bool)
+    while len(again := _doubtful(rough, shift, seen)):
+        exact = run(again)
+        shift = max(shift, _most_lost(rough[again], exact))
+        guessed[again], seen[again] = exact.argmax(1), True
+    return guessed
+
+
+def _most_lost(rough: Tensor, exact: Tensor) -> float:
+    """The most by which the largest logit of ``rough`` leads another one too far, over the images (n, K) that are finite."""
+    error = exact - rough
+    lost = error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]
+    return float(lost[lost.isfinite()].max()) if lost.isfinite().any() else 0.0
+
+
+def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tensor:
+    """Indices of images whose largest logit leads by too little; a NaN leads by too little."""
+    first, second = rough.topk(2, dim=1).values.unbind(1)
+    return (~(first - second > CAUTION * shift) & ~torch.as_tensor(seen)).nonzero()[:, 0]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether an x86 processor has instructions for it; emulated, it would be slower than float32."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()                     # older torch cannot tell
+    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images, indices: Tensor, normalise, device) -> Tensor:
+    """Logits (n, K) of these images, float32 on the CPU, a batch at a time."""
+    batch = EVALUATION_BATCH if torch.device(device).type == "cpu" else 1024
+    found = []
+    for part in indices.split(batch):
+        x = normalise(images.take(part)).to(device, memory_format=torch.channels_last)
+        found.append(model(x).float().cpu())
+    return torch.cat(found)
+
+
+def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
+    """Percent: top-1, balanced accuracy (mean recall), recall by class, and by group of D_few's counts."""
+    classes = len(counts)
+    right = torch.bincount(labels[guessed == labels], minlength=classes).double()
+    total = torch.bincount(labels, minlength=classes).double()
+    recall = (100 * right / total.clamp_min(1))
+    found = {"top1": float(100 * right.sum() / total.sum()),
+             "balanced_accuracy": float(recall[total > 0].mean()),
+             "per_class": [round(r, 4) if n else None for r, n in zip(recall.tolist(), total.tolist())]}
+    member = groups(counts)
+    for group in ("head", "tail", "absent"):
+        inside = torch.tensor([kind == group for kind in member])
+        tested = float(total[inside].sum())
+        found[f"{group}_accuracy"] = float(100 * right[inside].sum() / tested) if tested else None
+    return found
+
+
+def macs_by_layer(model: nn.Module, architecture) -> dict[str, int]:
+    """Multiply-accumulates of each convolution and linear layer for one image; one MAC is two FLOPs."""
+    counted: dict[str, int] = {}
+
+    def count(module, output, name):
+        each = output[0].numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.numel()
+        counted[name] = counted.get(name, 0) + each
+
+    handles = [module.register_forward_hook(lambda m, _x, y, name=name: count(m, y, name))
+               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(architecture.example().to(next(model.parameters()).device))
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+    return counted
+
+
+def macs(model: nn.Module, architecture) -> int:
+    """Multiply-accumulates of all of them together."""
+    return sum(macs_by_layer(model, architecture).values())
+
+
+def parameters(model: nn.Module) -> int:
+    """Weights and biases of convolutions, batch norms and the head."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def file_size(model: nn.Module) -> int:
+    """Bytes of the tensors as saved, float32, buffers included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+@torch.no_grad()
+def latency(model: nn.Module, architecture, batch: int = 1, runs: int = 20) -> float:
+    """Median milliseconds of a forward pass of ``batch`` images on the model's device, after five to warm up."""
+    device = next(model.parameters()).device
+    x = torch.randn(batch, architecture.channels, architecture.image_size, architecture.image_size, device=device)
+    model.eval()
+    taken = []
+    for run in range(runs + 5):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        model(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(1000 * (time.perf_counter() - begin))
+    return float(torch.tensor(taken[5:]).median())
+
+
+def cost(student_model: nn.Module, teacher, structure) -> dict:
+    """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image."""
+    architecture = structure.architecture
+    found = {"macs": macs(student_model, architecture), "params": parameters(student_model),
+             "file_size": file_size(student_model), "latency_ms": round(latency(student_model, architecture), 3)}
+    found["macs_cut"] = 100 * (1 - found["macs"] / macs(teacher.model, architecture))
+    found["params_cut"] = 100 * (1 - found["params"] / parameters(teacher.model))
+    return found

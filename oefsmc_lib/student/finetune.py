@@ -1,0 +1,254 @@
+r"""The fine-tuning stage, eq. 8 and 9, the same for every variant but for its loss.
+
+    L_total = mean_few CE(f(x), y) + eta mean_aux gamma_y~ CE(f(x~), y~)
+
+The paper gives a rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms
+are open, and so is whether the printed rate is this stage's: it is also that of CD's layer fits.
+Defaults: SGD at CD's own rate of fine-tuning (1e-5), momentum 0.9, weight decay 5e-4, at most 40 passes
+over the few images, batch norms in eval mode.
+
+Section 4.3 of the paper stops this stage early, without saying what is watched. No validation images
+exist, and test images must not be looked at, so this package watches how far the student is from its
+teacher on OOD images that no stage trains on (:class:`Watch`). The weights of the smallest distance are
+kept. Eq. (9) first moves the student towards its teacher; later it memorises labels that were drawn at
+random, and both the distance and the error rise. The rule is the same for every variant with this stage.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oefsmc_lib.compressors import losses
+from oefsmc_lib.images import elsewhere
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.experiment import Finetune
+from oefsmc_lib.images.fewshot import Samples, generator
+from oefsmc_lib.progress import bar
+
+PATIENCE = 5                                              # epochs without progress after which the stage ends
+WATCH_BATCH = 64                                          # fastest on CPUs
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The distance between teacher and student on the watch set: mean KL(P_T || P_S), eq. (2), in nats.
+
+    ``images`` (W, C, H, W) are normalised and on the device of the networks; ``target`` (W, K) are the
+    teacher's logits, computed once. The student runs in float32: at a rate of 1e-5 one epoch changes the
+    distance by less than bfloat16 rounds away.
+    """
+
+    images: Tensor
+    target: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, teacher: nn.Module, images: Tensor) -> "Watch":
+        return cls(images, torch.cat([teacher(part) for part in images.split(WATCH_BATCH)]))
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        training = model.training
+        model.eval()
+        logits = torch.cat([model(part) for part in self.images.split(WATCH_BATCH)])
+        model.train(training)
+        # Six digits are what float32 carries; so that a row says what was compared, they are what is compared.
+        return float(f"{float(losses.distillation_kl(self.target, logits)):.6g}")
+
+
+def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment,
+             watch=None) -> dict:
+    """Fine-tune ``model`` in place.
+
+    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the
+    distance that ``finetune.stop=watch`` keeps smallest. Returns ``epochs`` (run), ``kept`` (the epoch whose
+    weights the model has, 0 for those it came with), ``loss`` (one an epoch) and ``distances`` (before the first
+    epoch and after each; empty for other rules). Raises :class:`InputError` when the loss or the distance stops
+    being finite.
+    """
+    if experiment.finetuning == "cd":
+        # CD's own stage has CD's own settings, whatever the common stage is set to.
+        own = Finetune(recipe="cd", epochs=cd_epochs(model), stop="fixed")
+        experiment = experiment.model_copy(update={"finetune": own})
+    settings = experiment.finetune
+    cd_recipe = settings.recipe == "cd"
+    if aux is not None and experiment.eta == 0:
+        aux = None                                        # eq. 9 without its second term forwards nothing
+    rate = learning_rate(experiment, gamma_rates, cd_recipe)
+    epochs = settings.epochs
+    model.requires_grad_(True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum,
+                                weight_decay=settings.weight_decay)
+    milestones = [epochs // 2, epochs * 3 // 4] if cd_recipe else []
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, 0.1)
+    batch_norms = "train" if cd_recipe else settings.bn
+    steps = Steps(few, aux, gamma_rates, experiment)
+    stop, history = Stop(settings.stop, model, watch), []
+    for _ in bar(range(epochs), "fine-tuning"):
+        model.train(batch_norms != "eval")
+        loss_sum = 0.0
+        parts = list(steps.epoch())
+        for few_part, aux_part in parts:
+            loss = steps.loss(model, few_part, aux_part, batch_norms)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss_sum += float(loss.detach())
+        schedule.step()
+        history.append(loss_sum / len(parts))
+        if not math.isfinite(history[-1]):
+            raise diverged(len(history))
+        if stop.now(history[-1]):
+            break
+    kept = stop.restore(len(history))
+    model.eval().requires_grad_(False)
+    return {"epochs": len(history), "kept": kept, "loss": history, "distances": stop.distances}
+
+
+def diverged(epoch: int) -> InputError:
+    """What is said where a loss or a distance is not finite; epoch 0 is the student that the recovery left."""
+    if epoch == 0:
+        return InputError("The recovered student's outputs are not finite before fine-tuning; check the teacher's weights.")
+    return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
+
+
+def learning_rate(experiment, gamma_rates: Tensor, cd_recipe: bool) -> float:
+    """The stage's rate; ``scale_lr`` multiplies that of the few alone by 1 + eta E[gamma], the step of eq. 9 in all."""
+    rate = 1e-5 if cd_recipe else experiment.finetune.lr
+    if experiment.finetune.scale_lr and not experiment.finetunes_on_aux:
+        gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).double()
+        rate *= 1 + experiment.eta * float((gamma_rates * gamma).sum())
+    return rate
+
+
+def cd_epochs(model: nn.Module) -> int:
+    """CD's own length: 40 epochs for VGG, 100 for residual networks."""
+    return 40 if hasattr(model, "features") else 100
+
+
+class Steps:
+    """The batches of an epoch and the loss of a step."""
+
+    def __init__(self, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment):
+        self.few, self.aux, self.experiment, self.settings = few, aux, experiment, experiment.finetune
+        self.device = few.images.device
+        self.rates = gamma_rates
+        self.gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).to(self.device)
+        self.counts = torch.bincount(few.labels.cpu(), minlength=len(gamma_rates)).float()
+        # Separate generators: with and without auxiliary images the few come in the same order.
+        self.few_order = generator(experiment.seed, "finetune-few")
+        self.aux_order = generator(experiment.seed, "finetune-aux")
+        self.aux_left = torch.empty(0, dtype=torch.int64)
+
+    def epoch(self):
+        """Pairs of positions: a batch of the few, and one of the auxiliary set, which cycles."""
+        order = self._few_epoch()
+        for part in order.split(self.settings.batch):
+            yield part.to(self.device), None if self.aux is None else self._next_aux().to(self.device)
+
+    def _few_epoch(self) -> Tensor:
+        if self.settings.rebalance != "oversample":
+            return torch.randperm(len(self.few), generator=self.few_order)
+        # Random over-sampling: every class that has images is repeated up to the largest.
+        labels, most = self.few.labels.cpu(), int(self.counts.max())
+        picked = []
+        for j in self.counts.nonzero().flatten().tolist():
+            members = (labels == j).nonzero().flatten()
+            extra = torch.randint(0, len(members), (most - len(members),), generator=self.few_order)
+            picked.append(torch.cat([members, members[extra]]))
+        order = torch.cat(picked)
+        return order[torch.randperm(len(order), generator=self.few_order)]
+
+    def _next_aux(self) -> Tensor:
+        size = min(self.settings.batch, len(self.aux))
+        if len(self.aux_left) < size:
+            self.aux_left = torch.randperm(len(self.aux), generator=self.aux_order)
+        part, self.aux_left = self.aux_left[:size], self.aux_left[size:]
+        return part
+
+    def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None, batch_norms: str) -> Tensor:
+        """Eq. (9) on one pair of batches."""
+        x, y = self.few.images[few_part], self.few.labels[few_part]
+        if aux_part is None:
+            return losses.total(self._few_loss(model(x), y), None, 0.0)
+        x_aux, y_aux = self.aux.images[aux_part], self._labels(aux_part)
+        if batch_norms == "separate":
+            few_logits, aux_logits = model(x), _without_statistics(model, x_aux)
+        else:
+            few_logits, aux_logits = model(torch.cat([x, x_aux])).split([len(x), len(x_aux)])
+        second = losses.regulariser(aux_logits, y_aux, self.gamma, self.experiment.gamma_mean)
+        return losses.total(self._few_loss(few_logits, y), second, self.experiment.eta)
+
+    def _labels(self, part: Tensor) -> Tensor:
+        if not self.experiment.redraw:
+            return self.aux.labels[part]
+        labels = elsewhere.draw_labels(self.rates, len(part), self.experiment.label_sampling, self.aux_order)
+        return labels.to(self.device)
+
+    def _few_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        kind = self.settings.rebalance
+        if kind == "class_weights":
+            # M / (classes that have images * m_j): every such class weighs the same in all.
+            weight = self.counts.sum() / (self.counts.count_nonzero() * self.counts.clamp_min(1))
+            return (weight.to(self.device)[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+        if kind == "logit_adjustment":
+            # Menon et al. 2021: add log prior; a class without images is out of the softmax.
+            prior = (self.counts / self.counts.sum()).clamp_min(1e-12)
+            logits = logits + prior.log().to(self.device)
+        return F.cross_entropy(logits, labels)
+
+
+def _without_statistics(model: nn.Module, images: Tensor) -> Tensor:
+    """A forward pass in train mode that leaves the running statistics of batch norms alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum, norm.kept_momentum = 0.0, norm.momentum
+    logits = model(images)
+    for norm in norms:
+        norm.momentum = norm.kept_momentum
+        del norm.kept_momentum
+    return logits
+
+
+class Stop:
+    """When the stage ends before its most epochs; no rule sees test images.
+
+    ``watch`` ends after ``PATIENCE`` epochs without a smaller distance and keeps the weights of the smallest;
+    ``train_loss`` ends after as many without a training loss that fell by 1 %; ``fixed`` never ends early.
+    """
+
+    def __init__(self, kind: str, model: nn.Module, watch):
+        self.kind, self.model, self.watch = kind, model, watch
+        self.best, self.best_epoch, self.epoch, self.state = math.inf, 0, 0, None
+        self.distances: list[float] = []
+        if kind == "watch":
+            self._see_distance()
+
+    def now(self, train_loss: float) -> bool:
+        """Whether to end after this epoch."""
+        self.epoch += 1
+        if self.kind == "watch":
+            self._see_distance()
+        elif self.kind == "train_loss" and train_loss < 0.99 * self.best:
+            self.best, self.best_epoch = train_loss, self.epoch
+        return self.kind != "fixed" and self.epoch - self.best_epoch >= PATIENCE
+
+    def _see_distance(self) -> None:
+        distance = self.watch(self.model)
+        if not math.isfinite(distance):
+            raise diverged(self.epoch)
+        self.distances.append(distance)
+        if distance < self.best:
+            self.best, self.best_epoch = distance, self.epoch
+            self.state = copy.deepcopy(self.model.state_dict())
+
+    def restore(self, epochs: int) -> int:
+        """Put back the weights that ``watch`` found closest to the teacher; returns the epoch that they are of."""
+        if self.state is None:
+            return epochs
+        self.model.load_state_dict(self.state)
+        return self.best_epoch

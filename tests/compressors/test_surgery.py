@@ -1,0 +1,235 @@
+"""Removing channels, dropping blocks, folding batch norms, saving: all exact."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, normal, randomise, same_state,
+                      state_of, uniform)
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from oefsmc_lib.compressors import importance, plans, surgery
+from oefsmc_lib.student import evaluation
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.teacher.networks import Architecture
+
+R18 = Architecture("resnet18", CLASSES, 3, 1.0, 32)
+R50 = Architecture("resnet50", CLASSES, 3, 1.0, 32)
+EVERY = [VGG, RESNET, MOBILENET, R18]
+
+
+def plan_of(architecture):
+    return {"vgg16": "half", "resnet20": "all_inner", "resnet18": "all_inner"}.get(architecture.name, "inner_half")
+
+
+def kept_by(teacher, plan=None):
+    widths = plans.plan_widths(plan or plan_of(teacher.architecture), teacher.model, teacher.architecture)
+    return {name: importance.top_channels(teacher.model.get_submodule(name).weight.abs().sum((1, 2, 3)), keep)
+            for name, keep in widths.items()}
+
+
+def masked(teacher, kept):
+    """The same network with the removed filters silenced where the next layer reads them."""
+    model = copy.deepcopy(teacher.model)
+    layers = surgery.weight_layers(model, teacher.architecture)
+    for name, channels in kept.items():
+        reader = surgery.consumer(layers, model, name)
+        mask = torch.zeros(model.get_submodule(name).out_channels)
+        mask[channels] = 1
+        model.get_submodule(reader).register_forward_pre_hook(
+            lambda _m, x, mask=mask: (x[0] * mask.view(1, -1, *[1] * (x[0].dim() - 2)),))
+    return model
+
+
+@pytest.mark.parametrize("architecture", EVERY, ids=lambda a: a.name)
+def test_slicing_equals_masking(architecture):
+    teacher = make_teacher(architecture)
+    kept, before, x = kept_by(teacher), state_of(teacher.model), inputs(4, architecture)
+    student = surgery.pruned_copy(teacher, kept)
+    assert torch.allclose(logits(student.model, x), logits(masked(teacher, kept), x), atol=1e-4)
+    assert not torch.allclose(logits(student.model, x), logits(teacher.model, x), atol=1e-2)
+    for name, channels in kept.items():
+        assert student.model.get_submodule(name).out_channels == len(channels)
+    assert evaluation.macs(student.model, architecture) < evaluation.macs(teacher.model, architecture)
+    assert same_state(before, state_of(teacher.model))
+    assert not any(p.requires_grad for p in student.model.parameters())
+
+
+def test_keeping_everything_changes_nothing(teacher):
+    student = surgery.pruned_copy(teacher, {})
+    assert same_state(state_of(teacher.model), state_of(student.model))
+
+
+@pytest.mark.parametrize("channels", [[], [0, 0], [10**6], [-1, 2]])
+def test_channels_that_do_not_fit_are_refused(vgg, channels):
+    with pytest.raises(InputError, match="do not fit its 8 outputs; the plan is for another network"):
+        surgery.pruned_copy(vgg, {"features.0": channels})
+
+
+def test_a_layer_that_nothing_reads_cannot_lose_channels(vgg):
+    layers = surgery.weight_layers(vgg.model, VGG)
+    assert surgery.consumer(layers, vgg.model, "features.40") == "classifier"
+    with pytest.raises(InputError, match="No layer follows classifier"):
+        surgery.consumer(layers, vgg.model, "classifier")
+
+
+def test_the_reader_of_a_convolution_mixes_channels(mobilenet):
+    layers = surgery.weight_layers(mobilenet.model, MOBILENET)
+    # expansion -> (depthwise) -> projection
+    assert surgery.consumer(layers, mobilenet.model, "features.2.conv.0.0") == "features.2.conv.2"
+
+
+def test_a_layer_used_twice_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+    with pytest.raises(InputError, match="runs the layer conv twice"):
+        surgery.weight_layers(Twice(), VGG)
+
+
+@pytest.mark.parametrize("architecture", [*EVERY, R50], ids=lambda a: a.name)
+def test_every_convolution_here_is_followed_by_a_batch_norm(architecture):
+    model = make_teacher(architecture).model
+    found = surgery.trace(model, architecture)[1]
+    assert set(found) == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert set(found.values()) == {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+def test_a_batch_norm_before_its_convolution_is_not_taken_for_one_behind():
+    architecture = Architecture("densenet121", CLASSES, 3, 1.0, 32)
+    found = surgery.trace(architecture.build().eval(), architecture)[1]
+    assert found["features.denseblock1.denselayer1.conv1"] == "features.denseblock1.denselayer1.norm2"
+    assert "features.denseblock1.denselayer1.conv2" not in found
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_merging_is_the_1x1_convolution_behind(batch_norm, bias, groups):
+    """Invariant 3, with a negative, a zero and a large scale among the batch norm's."""
+    conv = randomise(nn.Conv2d(6, 6, 3, bias=bias, groups=groups).requires_grad_(False), "conv", groups)
+    norm = nn.BatchNorm2d(6).requires_grad_(False).eval() if batch_norm else nn.Identity()
+    if batch_norm:
+        norm.weight.copy_(torch.tensor([-1.0, 0.0, 30.0, 1e-3, 1.0, 2.0]))
+        norm.bias.copy_(normal(6, "bias"))
+        norm.running_mean.copy_(normal(6, "mean"))
+        norm.running_var.copy_(uniform(6, "variance", low=0.1, high=1.1))
+    q = normal(6, "q") if groups > 1 else torch.eye(6) + 0.3 * normal((6, 6), "q")
+    x, before = normal((4, 6, 8, 8), "x"), copy.deepcopy(conv)
+    y = norm(conv(x))
+    expected = y * q.view(1, -1, 1, 1) if groups > 1 else nn.functional.conv2d(y, q[:, :, None, None])
+    surgery.merge(q, conv, norm if batch_norm else None)
+    assert float((norm(conv(x)) - expected).abs().max()) < 1e-5 * max(1, float(expected.abs().max()))
+    if batch_norm:                                        # the step of a later gradient: rows as long as they were
+        assert torch.allclose(conv.weight.flatten(1).norm(dim=1), before.weight.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_merging_the_identity_changes_nothing():
+    conv, norm = nn.Conv2d(4, 5, 3).requires_grad_(False), nn.BatchNorm2d(5).requires_grad_(False).eval()
+    for name, layer in (("conv", conv), ("norm", norm)):
+        randomise(layer, name)
+    norm.running_mean.copy_(normal(5, "mean"))
+    before = [copy.deepcopy(m.state_dict()) for m in (conv, norm)]
+    surgery.merge(torch.eye(5), conv, norm)
+    for old, module in zip(before, (conv, norm)):
+        assert all(torch.allclose(old[name], value, atol=1e-6) for name, value in module.state_dict().items())
+
+
+def test_dropped_blocks_are_skipped(resnet):
+    model, x = copy.deepcopy(resnet.model), inputs(3, RESNET)
+    surgery.drop_units(model, ["layer1.1", "layer3.2"])
+    with torch.no_grad():
+        y = torch.relu(resnet.model.bn1(resnet.model.conv1(x)))
+        for name in ("layer1.0", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer3.0", "layer3.1"):
+            y = resnet.model.get_submodule(name)(y)
+        expected = resnet.model.fc(y.mean((2, 3)))
+    assert torch.equal(logits(model, x), expected)
+
+
+def test_a_dropped_unit_of_vgg_takes_its_batch_norm_and_relu_along(vgg):
+    model = copy.deepcopy(vgg.model)
+    surgery.drop_units(model, ["features.3"])
+    assert [type(m) for m in model.features[3:6]] == [nn.Identity] * 3 and len(model.features) == len(vgg.model.features)
+
+
+# --- saving --------------------------------------------------------------------------------------
+READ = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from oefsmc_lib.compressors import surgery
+torch.set_num_threads(int(sys.argv[1]))                   # as many as wrote: more threads may add in another order
+for folder in sys.argv[2:]:
+    student = surgery.load(folder)
+    x = load_file(folder + "/input.safetensors")["x"].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        save_file({"y": student.model(x)}, folder + "/output.safetensors")
+    assert not any(p.requires_grad for p in student.model.parameters()) and not student.model.training
+"""
+
+
+def student_of(teacher, kind):
+    if kind == "dropped":
+        dropped = plans.droppable_units(teacher.model)[1:3]
+        student = surgery.Student(copy.deepcopy(teacher.model), surgery.Structure(teacher.architecture, dropped=dropped))
+        surgery.drop_units(student.model, dropped)
+    else:
+        student = surgery.pruned_copy(teacher, kept_by(teacher))
+        pairs = surgery.trace(student.model, teacher.architecture)[1]
+        for conv, norm in pairs.items():
+            conv, norm = student.model.get_submodule(conv), student.model.get_submodule(norm)
+            width = conv.out_channels
+            q = uniform(width, "q") if conv.groups > 1 else torch.eye(width) + 0.01 * normal((width, width), "q")
+            surgery.merge(q, conv, norm)
+    student.model.to(memory_format=torch.channels_last)   # as evaluated; another layout adds in another order
+    return student
+
+
+def test_saved_students_have_the_same_logits_in_a_new_process(tmp_path):
+    students, folders = [], []
+    for architecture in (VGG, RESNET, MOBILENET):
+        for kind in ("pruned and merged", "dropped"):
+            students.append(student_of(make_teacher(architecture), kind))
+            folders.append(tmp_path / f"{architecture.name} {kind}")
+            surgery.save(students[-1], folders[-1])
+            save_file({"x": inputs(5, architecture).contiguous()}, folders[-1] / "input.safetensors")
+    words = [sys.executable, "-c", READ, str(torch.get_num_threads()), *map(str, folders)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for student, folder in zip(students, folders):
+        x = inputs(5, student.structure.architecture)
+        assert torch.equal(load_file(folder / "output.safetensors")["y"], logits(student.model, x)), folder.name
+        again = surgery.load(folder)
+        assert again.structure == student.structure and same_state(state_of(student.model), state_of(again.model))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda folder: (folder / "plan.json").unlink(), "plan.json is missing"),
+    (lambda folder: (folder / "student.safetensors").unlink(), "student.safetensors is missing"),
+    (lambda folder: (folder / "plan.json").write_text("{"), "is damaged"),
+    (lambda folder: (folder / "plan.json").write_text('{"architecture": {}}'), "is damaged"),
+    (lambda folder: (folder / "student.safetensors").write_bytes(b"no"), "is damaged"),
+    (lambda folder: change(folder, kept={"features.0": [0, 1]}), "does not fit its plan.json"),
+    (lambda folder: change(folder, kept={"no.such": [0, 1]}), "does not fit its plan.json"),
+    (lambda folder: change(folder, dropped=["features.99"]), "does not fit its plan.json"),
+    (lambda folder: change(folder, dropped=["features.3"]), "does not fit its plan.json"),
+])
+def test_a_damaged_student_is_refused_in_one_sentence(tmp_path, vgg, damage, words):
+    surgery.save(surgery.pruned_copy(vgg, kept_by(vgg)), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=words) as refusal:
+        surgery.load(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def change(folder, **changes):
+    plan = json.loads((folder / "plan.json").read_text()) | changes
+    (folder / "plan.json").write_text(json.dumps(plan))

@@ -1,0 +1,122 @@
+"""Verdicts as they stand in the README: what is beside what, on rows whose answer is known."""
+
+from made_rows import rows_of
+
+from oefsmc_lib.engine import batches
+from oefsmc_lib.evidence import answers, markdown, verdict
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.rows.store import Store
+
+PROFILE = grid.load_profile("cifar10")
+
+
+def made(name, outcome, only):
+    return rows_of(outcome, name, PROFILE, only)
+
+
+def fskd(e):
+    return e.method == "fskd" and e.num in (10, 100)
+
+
+def cells_of(text):
+    return [[part.strip() for part in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| cifar10")]
+
+
+def outcome(e):
+    return 60 + {"ours": -4.0, "extra_images": 3.0}.get(e.variant, 0.0) + 0.01 * e.seed * (e.variant == "ours")
+
+
+def test_a_cell_has_the_control_beside_it_and_the_papers_difference_where_there_is_one():
+    text = markdown.markdown({"table2": made("table2", outcome, fskd)})
+    first, last = cells_of(text)
+    assert first[:6] == ["cifar10", "FSKD", "10", "5", "60.0", "56.0"] and first[6].startswith("−4.0 ± ")
+    assert first[7] == "not reproduced" and first[8:10] == ["73.5", "+2.4"] and first[10] == "+3.0 ± 0.0"
+    assert last[2] == "100" and last[8:10] == ["87.4", ""]                    # the paper has it in Table 1 alone
+    assert "Teachers: vgg16 on cifar10 95.0." in text.splitlines()
+
+
+def test_a_control_that_did_not_run_says_so():
+    some = [row for row in made("table2", outcome, fskd) if row.variant != "extra_images"]
+    assert {cell[10] for cell in cells_of(markdown.markdown({"table2": some}))} == {"not run"}
+
+
+def test_a_doubted_number_of_the_paper_is_marked():
+    cells = cells_of(markdown.markdown({"table2": made("table2", outcome, lambda e: e.method == "cd" and e.num in (10, 20))}))
+    assert [cell[9] for cell in cells] == ["+8.6 (doubted)", "+4.6"]
+
+
+def test_steps_add_up_to_the_methods_difference():
+    points = {"extra_images": 3.0, "wo_ft": 1.0, "wo_comp": -2.0, "ours": -4.0, "whole_pool": 6.0}
+
+    def stepped(e):
+        return 60 + points.get(e.variant, 0.0) + (0.5 * e.seed if e.variant != "native_ft" else 0.0)
+    rows = {name: made(name, stepped, lambda e: e.method in ("fskd", "cd") and e.num in (10, 20)) for name in ("table2", "fig3a")}
+    text = markdown.steps_markdown(rows).splitlines()
+    assert "w/o FT − base" in text[0] and "OE-FSMC − base" in text[0] and "whole pool − OE-FSMC" in text[0]
+    found = [[part.strip() for part in each.strip("| ").split("|")] for each in text[2:]]
+    assert [each[:4] for each in found] == [["cifar10", "CD", "10, 20", "2"], ["cifar10", "FSKD", "10, 20", "2"], ["all", "", "", "4"]]
+    for each in found:                                                        # seeds 0 to 4 add 1 to every variant's mean
+        assert each[4:] == ["+2.0 ± 1.0", "−5.0 ± 0.0", "−3.0 ± 1.0", "+10.0 ± 0.0"]
+    # A seed without one of the steps is in none of them, so that they add up.
+    fewer = rows | {"table2": [row for row in rows["table2"] if (row.seed, row.variant) != (4, "whole_pool")],
+                     "fig3a": [row for row in rows["fig3a"] if (row.seed, row.variant) != (4, "whole_pool")]}
+    last = [part.strip() for part in markdown.steps_markdown(fewer).splitlines()[-1].strip("| ").split("|")]
+    assert last[4].startswith("+1.8") and last[6].startswith("−3.2")
+    # A cell without one of the steps is in none of them.
+    rows["fig3a"] = [row for row in rows["fig3a"] if (row.method, row.num, row.variant) != ("cd", 10, "wo_ft")]
+    assert markdown.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 20 | 1 |")
+    assert markdown.steps_markdown({"table2": rows["table2"]}) == "What each step changes: not run."
+    assert markdown.steps_markdown(rows) in markdown.markdown(rows) and markdown.CHANGES in markdown.markdown(rows)
+
+
+def test_claims_name_what_is_subtracted_and_which_compressors():
+    rows = made("table1", lambda e: 60 + 5.0 * (e.imbalance == "balanced") + 0.1 * e.seed, lambda e: e.method in ("fskd", "cd"))
+    one = next(each for each in verdict.judge({"table1": rows}) if each.name == "imbalance_hurts")
+    assert one.numbers.startswith("balanced − long-tailed: +5.0") and one.numbers.endswith(", CD and FSKD (8 reproduced)")
+    one_sided = [row for row in rows if (row.method, answers.column(row, "imbalance")) != ("cd", "balanced")]
+    one = next(each for each in verdict.judge({"table1": one_sided}) if each.name == "imbalance_hurts")
+    assert one.numbers.endswith(", FSKD (4 reproduced)")                                     # the other has no pair
+
+
+def test_both_solvers_stand_side_by_side():
+    def by_solver(e):
+        return outcome(e) - 10.0 * (e.solver == "literal" and e.variant == "native_ft")
+    rows = made("literal", by_solver, fskd)
+    assert [cell[2:7] for cell in cells_of(markdown.solver_markdown(rows))] == [
+        ["10", "released", "5", "50.0", "56.0"], ["10", "this package's", "5", "60.0", "56.0"],
+        ["100", "released", "5", "50.0", "56.0"], ["100", "this package's", "5", "60.0", "56.0"]]
+    some = [row for row in rows if (row.num, row.solver) != (100, "literal")]
+    assert [cell[2] for cell in cells_of(markdown.solver_markdown(some))] == ["10", "10"]
+    assert markdown.solver_markdown([]) == "Released solvers: not run."
+
+
+def missing_of(store, profile="paper"):
+    table = markdown.missing_markdown(profile, store).splitlines()[2:]
+    return [[part.strip(" `") for part in each.strip("| ").split("|")] for each in table]
+
+
+def test_what_is_missing_stands_once_with_its_command(tmp_path):
+    store = Store(tmp_path)
+    lines = missing_of(store)
+    assert sum(int(each[4].split(" of ")[0]) for each in lines) == len({
+        e.key for cell in batches.cells(grid.grids_of("paper")) for e in cell.experiments})
+    for each in lines:                                                        # every command names runs that exist
+        words = each[6].split()
+        assert words[:3] == ["oefsmc", "grid", "run"]
+        name, profile, only = words[3], words[5], dict(word.split("=") for word in words[7::2])
+        assert grid.load_grid(name, profile, only).experiments
+    assert {each[5] for each in lines if each[0] == "imagenet"} == {"not run: no images here"}
+    assert {each[5] for each in lines if each[0] != "imagenet"} == {"unknown"}
+
+
+def test_what_has_a_row_is_no_longer_missing(tmp_path):
+    store = Store(tmp_path)
+    whole = next(each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"])
+    assert whole[3:5] == ["10, 20, 50, 100", "80 of 80"] and "num=" not in whole[6]
+    for row in made("table1", outcome, lambda e: e.method == "fskd" and e.num != 50):
+        store.write(row.model_copy(update={"seconds_total": 360.0}))
+    some = next(each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"])
+    assert some[3:6] == ["50", "20 of 80", f"{20 * 360 / 3600:.1f}"] and some[6].endswith("--only num=50")
+    for row in made("table1", outcome, lambda e: e.method == "fskd"):
+        store.write(row)
+    assert not [each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"]]

@@ -1,0 +1,188 @@
+"""The draw of the few images: counts, class order, nesting, saved draws."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oefsmc_lib.images import fewshot
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.experiment import Experiment
+
+LABELS = torch.arange(600) % 10
+sizes = st.tuples(st.integers(1, 400), st.integers(1, 60), st.floats(1, 1e4))
+
+
+# --- counts --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("num, counts", [
+    (10, "4 2 2 1 1 0 0 0 0 0"), (20, "8 5 3 2 1 1 0 0 0 0"), (30, "12 7 4 3 2 1 1 0 0 0"),
+    (50, "20 12 7 4 3 2 1 1 0 0"), (100, "40 24 15 9 5 3 2 1 1 0"),
+])
+def test_counts_of_ten_classes_at_ratio_100(num, counts):
+    assert fewshot.long_tailed_counts(num, 10, 100) == [int(c) for c in counts.split()]
+
+
+@pytest.mark.parametrize("classes, num, head, empty", [
+    (100, 100, [5, 4, 4], 48), (100, 200, [9, 9, 8], 34), (100, 500, [23, 22, 21], 16),
+    (1000, 1000, [5], 478), (1000, 2000, [9], 339), (1000, 3000, [14], 258),
+])
+def test_counts_of_many_classes(classes, num, head, empty):
+    counts = fewshot.long_tailed_counts(num, classes, 100)
+    assert counts[: len(head)] == head and counts.count(0) == empty and sum(counts) == num
+
+
+@given(sizes)
+def test_long_tail_adds_up_and_falls_with_the_rank(size):
+    counts = fewshot.long_tailed_counts(*size)
+    assert sum(counts) == size[0] and len(counts) == size[1] and min(counts) >= 0
+    assert counts == sorted(counts, reverse=True)
+
+
+@given(sizes)
+def test_step_adds_up_and_has_two_levels(size):
+    num, classes, ratio = size
+    counts = fewshot.step_counts(num, classes, ratio)
+    half = (classes + 1) // 2
+    assert sum(counts) == num and counts == sorted(counts, reverse=True)
+    assert max(counts[:half]) - min(counts[:half]) <= 1
+    assert not counts[half:] or max(counts[half:]) - min(counts[half:]) <= 1
+
+
+@given(st.integers(1, 400), st.integers(1, 60))
+def test_balanced_differs_by_one_at_most(num, classes):
+    counts = fewshot.counts_by_rank(Experiment(num=num, imbalance="balanced"), classes)
+    assert sum(counts) == num and max(counts) - min(counts) <= 1
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=30), st.integers(0, 300))
+def test_largest_remainder_rounds_every_share_by_less_than_one(weights, total):
+    counts = fewshot.largest_remainder(weights, total)
+    assert sum(counts) == total
+    assert all(abs(count - weight * total / sum(weights)) < 1 + 1e-6 for count, weight in zip(counts, weights))
+
+
+@given(sizes, st.sampled_from(["long_tail", "step"]))
+def test_other_roundings_fall_with_the_rank_too(size, imbalance):
+    num, classes, ratio = size
+    e = {kind: Experiment(num=num, ratio=ratio, imbalance=imbalance, rounding=kind)
+         for kind in ("largest_remainder", "floor", "at_least_one")}
+    floor, most = fewshot.counts_by_rank(e["floor"], classes), fewshot.counts_by_rank(e["largest_remainder"], classes)
+    assert all(0 <= few <= more <= few + 1 for few, more in zip(floor, most)) and sum(floor) <= num
+    if num < classes:
+        with pytest.raises(InputError, match=f"needs an image for each of {classes} classes, but num={num}"):
+            fewshot.counts_by_rank(e["at_least_one"], classes)
+        return
+    counts = fewshot.counts_by_rank(e["at_least_one"], classes)
+    assert sum(counts) == num and min(counts) >= 1 and counts == sorted(counts, reverse=True)
+
+
+def test_other_roundings_of_the_papers_smallest_case():
+    """A3: floor loses three of ten images, and one each makes ten images balanced."""
+    assert fewshot.long_tailed_counts(10, 10, 100, "floor") == [4, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert fewshot.long_tailed_counts(10, 10, 100, "at_least_one") == [1] * 10
+    with pytest.raises(InputError, match="rounding=floor leaves no image of num=1"):
+        fewshot.draw(LABELS, 10, Experiment(num=1, rounding="floor"))
+
+
+def test_explicit_counts_are_taken_as_they_are():
+    e = Experiment(num=6, imbalance="counts", counts=(3, 2, 1))
+    assert fewshot.counts_by_rank(e, 3) == [3, 2, 1]
+    with pytest.raises(InputError, match="counts names 3 classes, but mnist5k has 10"):
+        fewshot.counts_by_rank(e, 10)
+
+
+# --- the draw ------------------------------------------------------------------------------------
+@given(st.integers(1, 100), st.integers(0, 200), st.sampled_from(["long_tail", "step", "balanced"]))
+def test_a_draw_has_its_counts_without_repeats(num, seed, imbalance):
+    drawn = fewshot.draw(LABELS, 10, Experiment(num=num, seed=seed, imbalance=imbalance))
+    assert len(drawn.indices) == len(set(drawn.indices)) == num
+    assert torch.bincount(LABELS[drawn.indices], minlength=10).tolist() == drawn.counts
+    assert sorted(drawn.order) == list(range(10))
+    by_rank = [drawn.counts[j] for j in drawn.order]
+    assert by_rank == sorted(by_rank, reverse=True)
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 50))
+def test_a_draw_with_no_fewer_images_of_any_class_contains_the_smaller(num, more, seed):
+    small, large = (fewshot.draw(LABELS, 10, Experiment(num=n, seed=seed)) for n in (num, num + more))
+    for j in range(10):
+        ours, theirs = ({i for i in drawn.indices if LABELS[i] == j} for drawn in (small, large))
+        assert ours <= theirs or theirs <= ours
+
+
+def test_the_papers_sizes_are_nested():
+    draws = [set(fewshot.draw(LABELS, 10, Experiment(num=num)).indices) for num in (10, 20, 50, 100)]
+    assert draws[0] < draws[1] < draws[2] < draws[3]
+
+
+def test_class_order_is_permuted_by_the_seed_or_by_index():
+    orders = [fewshot.draw(LABELS, 10, Experiment(seed=seed)).order for seed in range(5)]
+    assert len({tuple(order) for order in orders}) == 5
+    by_index = [fewshot.draw(LABELS, 10, Experiment(seed=seed, class_order="index")) for seed in range(2)]
+    assert by_index[0].order == by_index[1].order == list(range(10))
+    assert by_index[0].counts == [4, 2, 2, 1, 1, 0, 0, 0, 0, 0]
+    assert by_index[0].indices != by_index[1].indices
+
+
+def test_imbalance_leaves_the_class_order_and_num_the_images_alone():
+    long_tail, balanced = (fewshot.draw(LABELS, 10, Experiment(imbalance=kind)) for kind in ("long_tail", "balanced"))
+    assert long_tail.order == balanced.order
+    first = {int(LABELS[i]): i for i in reversed(long_tail.indices)}
+    assert all(first[int(LABELS[i])] == i for i in balanced.indices if int(LABELS[i]) in first)
+
+
+def test_purposes_have_generators_of_their_own():
+    numbers = {purpose: torch.rand(3, generator=fewshot.generator(0, purpose)).tolist() for purpose in ("few", "pool", "labels")}
+    assert len({tuple(value) for value in numbers.values()}) == 3
+    assert numbers["few"] == torch.rand(3, generator=fewshot.generator(0, "few")).tolist()
+
+
+def test_a_class_with_too_few_images_is_refused():
+    with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; lower num"):
+        fewshot.draw(LABELS, 10, Experiment(num=400))
+
+
+def test_groups_are_head_tail_and_absent():
+    assert fewshot.groups([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]) == ["head"] * 3 + ["tail"] * 2 + ["absent"] * 5
+    assert fewshot.groups([2, 2]) == ["tail", "tail"]                     # even: none is above M / K
+
+
+# --- saved draws ---------------------------------------------------------------------------------
+def test_a_saved_draw_comes_back_and_replaces_the_seeds(tmp_path):
+    drawn = fewshot.draw(LABELS, 10, Experiment(seed=4))
+    drawn.save(tmp_path / "draw.json")
+    again = fewshot.draw(LABELS, 10, Experiment(seed=9, draw_file=str(tmp_path / "draw.json")))
+    assert again == drawn
+
+
+def test_a_saved_draw_of_another_size_is_refused(tmp_path):
+    fewshot.draw(LABELS, 10, Experiment()).save(tmp_path / "draw.json")
+    with pytest.raises(InputError, match="has 10 images, but num=20"):
+        fewshot.draw(LABELS, 10, Experiment(num=20, draw_file=str(tmp_path / "draw.json")))
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda path: path.unlink(), "No saved draw at"),
+    (lambda path: path.write_text("{"), "is not readable"),
+    (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not readable"),
+    (lambda path: path.write_text("[1]"), "is not readable"),
+    (lambda path: change(path, extra=1), "is not readable"),
+    (lambda path: change(path, indices=["one"]), "is not one of 10 classes"),
+    (lambda path: change(path, order=[0, 1]), "is not one of 10 classes"),
+    (lambda path: change(path, indices=[]), "names images that this training set of 600 does not have"),
+    (lambda path: change(path, indices=[600] * 10), "names images that this training set of 600 does not have"),
+    (lambda path: change(path, counts=[10] + [0] * 9), "is of another data set"),
+    (lambda path: change(path, indices=[0] * 10, counts=[10] + [0] * 9), "is of another data set"),
+])
+def test_a_damaged_draw_is_refused_in_one_sentence(tmp_path, damage, words):
+    path = tmp_path / "draw.json"
+    fewshot.draw(LABELS, 10, Experiment()).save(path)
+    damage(path)
+    with pytest.raises(InputError, match=words):
+        fewshot.draw(LABELS, 10, Experiment(draw_file=str(path)))

@@ -1,0 +1,133 @@
+"""Hygiene of the notebooks, their parameters, and what the claim cells compare."""
+
+import ast
+import importlib
+import json
+import re
+import statistics
+
+import nbformat
+import pytest
+
+from oefsmc_lib.notebook import session
+from oefsmc_lib.files import project_root
+
+FOLDER = project_root() / "notebooks"
+ALL = sorted(FOLDER.glob("*.ipynb"))
+NARRATIVE = [path for path in ALL if re.match(r"\d\d_", path.name)]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def test_the_notebooks_are_there():
+    assert [path.stem[:2] for path in NARRATIVE]== ["00", "01", "02", "03", "04", "05", "06"]
+    assert (FOLDER / "cell.ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_hygiene(path):
+    nbformat.validate(read(path))
+    assert path.stat().st_size < 200_000, "a notebook is text; figures are made when it runs"
+    lengths = [len(lines(cell)) for cell in code(path)]
+    assert max(lengths) <= 20
+    assert statistics.median(lengths) <= 8
+    for cell in code(path):
+        ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M))
+        claims = "NBVAL_CHECK_OUTPUT" in cell.source
+        assert (cell.execution_count is not None) == claims, "nbval compares no cell that looks unrun; others carry no count"
+        assert bool(cell.outputs) == claims, "outputs are kept exactly in the cells that nbval compares"
+        assert all(output.output_type == "stream" for output in cell.outputs)
+    text = path.read_text()
+    assert not re.search(r"(/home/|/root/|/tmp/|/work/|[A-Z]:\\\\)", text), "a path of one machine"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_what_a_notebook_takes_from_the_library_is_there(path):
+    """In seconds, not in the minutes that nbval takes."""
+    tree = ast.parse("\n".join(re.sub(r"^[%!].*", "", cell.source, flags=re.M) for cell in code(path)))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("oefsmc_lib"):
+            for alias in node.names:
+                try:
+                    found = importlib.import_module(f"{node.module}.{alias.name}")
+                except ModuleNotFoundError:
+                    assert hasattr(importlib.import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+                    continue
+                modules[alias.asname or alias.name] = found
+    assert modules
+    missing = {f"{node.value.id}.{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+               and isinstance(node.value, ast.Name) and node.value.id in modules
+               and not hasattr(modules[node.value.id], node.attr)}
+    assert not missing
+
+
+@pytest.mark.parametrize("path", NARRATIVE, ids=lambda p: p.stem)
+def test_a_narrative_notebook_is_complete(path):
+    cells = read(path).cells
+    told = [cell for cell in cells if "check" not in cell.metadata.get("tags", [])]        # those check an exercise
+    assert (15 if path.stem.startswith("00") else 25) <= len(told) <= 45
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    headings = [line.strip("# ").lower() for cell in cells if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith("#")]
+    for wanted in ("takeaways", "questions", "exercises", "next"):
+        assert any(wanted in heading for heading in headings), wanted
+    assert sum("NBVAL_CHECK_OUTPUT" in cell.source for cell in code(path)) >= 3
+    for before, cell in zip(cells, cells[1:]):
+        if cell.cell_type == "code":
+            first = before.cell_type == "markdown" or {"solution", "check"} & set(cell.metadata.get("tags", []))
+            assert first, f"no sentence before: {cell.source[:60]}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_parameters_are_what_papermill_reads(path):
+    import papermill
+    tagged = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    known = papermill.inspect_notebook(str(path))
+    for line in lines(tagged[0]):
+        match = re.fullmatch(r"(\w+): (str|int|float|bool) = ([^=|]+?)  # ([^=|]+)", line)
+        assert match, f"not `name: type = value  # help`: {line}"
+        entry = known[match[1]]
+        assert entry["inferred_type_name"] == match[2]
+        assert entry["default"] == match[3]
+        assert entry["help"].strip() == match[4].strip()
+    if re.match(r"\d\d_", path.name):
+        assert known["profile"]["default"] == '"embedded"' and known["compute"]["default"] == "False"
+
+
+@pytest.mark.parametrize("path", NARRATIVE, ids=lambda p: p.stem)
+def test_prose_has_no_typed_accuracy(path):
+    """Numbers in prose come from rows: a percentage with a decimal in markdown was typed by someone."""
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\d+\.\d+\s?(%|percent|points)", cell.source), cell.source
+
+
+def test_books_refuses_an_unknown_parameter(tmp_path):
+    from oefsmc_lib.notebook import session
+    from oefsmc_lib.errors import InputError
+    with pytest.raises(InputError, match="has no parameter 'profil'"):
+        session.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
+
+
+def test_a_notebook_that_raises_is_kept_with_its_error(tmp_path):
+    from oefsmc_lib.notebook import session
+    with pytest.raises(session.NotebookFailed, match="AssertionError"):
+        session.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"cell": "no-such-cell"})
+    assert "no-such-cell" in json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
+
+
+def test_what_the_notebooks_read_is_computed_before_they_run():
+    read = {name for path in session.narrative() for name in re.findall(r'book\.rows\(\\"(\w+)\\"', path.read_text())}
+    assert read - {"table1"} == set(session.DRAWN)           # table1 is for the paper's profiles; the embedded one draws `problem`

@@ -1,0 +1,53 @@
+"""The house: which room may import which, and how large it is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oefsmc_lib.files import project_root
+
+LIBRARY = project_root() / "oefsmc_lib"
+ROOMS = ("parameters", "images", "teacher", "compressors", "student", "rows", "engine", "evidence", "notebook")
+CORE = ("parameters", "images", "teacher", "compressors", "student", "pipeline")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms and modules of the library that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "oefsmc_lib":
+            inside = node.module.split(".")[1:]
+            found |= {inside[0]} if inside else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_the_core_knows_nothing_of_engines_evidence_and_notebooks(room):
+    files = [LIBRARY / f"{room}.py"] if (LIBRARY / f"{room}.py").is_file() else (LIBRARY / room).rglob("*.py")
+    for path in files:
+        assert not imports(path) & {"engine", "evidence", "notebook", "cli"}, path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_what_stands_before_them(room):
+    later = set(ROOMS[ROOMS.index(room) + 1:]) | {"cli"}
+    for path in (LIBRARY / room).rglob("*.py"):
+        assert not imports(path) & later, path
+
+
+@pytest.mark.parametrize("room", ["parameters", "rows", "evidence"])
+def test_rooms_of_rows_load_no_torch(room):
+    modules = [".".join(("oefsmc_lib", *path.relative_to(LIBRARY).with_suffix("").parts)).removesuffix(".__init__")
+               for path in (LIBRARY / room).rglob("*.py")]
+    code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_says_what_is_in_it_and_which_notebook_uses_it(room):
+    text = ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text())) or ""
+    assert "May import" in text and "otebook" in text, room
