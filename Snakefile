@@ -14,6 +14,7 @@ from collections import defaultdict
 
 from oefsmc_lib.engine import batches
 from oefsmc_lib.notebook import session
+from oefsmc_lib.engine import runs
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
 from oefsmc_lib.files import outputs_folder
@@ -49,7 +50,7 @@ if workflow.is_main_process:
 
 # As `oefsmc grid run` does: what can never be computed here is refused before the first cell.
 onstart:
-    for note in grid.check_missing(GRIDS, Store()):
+    for note in runs.check_missing(GRIDS, Store()):
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -13,8 +13,8 @@ import json
 
 from sheet import record
 
-from oefsmc_lib.notebook import session
 from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.notebook import session
 from oefsmc_lib.rows.store import Store
 
 PARTS = ["start", "imports", "drawing", "reading"]

@@ -23,9 +23,8 @@ from sheet import device, record, seconds
 from stages import nothing, stage, synthetic
 
 from oefsmc_lib import compressors
-from oefsmc_lib.compressors import plans
+from oefsmc_lib.compressors import plans, practise
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.compressors import practise
 from oefsmc_lib.teacher.networks import Architecture
 
 CASES = ["vgg16:100", "resnet32:100", "resnet34:100"]

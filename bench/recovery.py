@@ -28,12 +28,12 @@ from sheet import record, seconds, where_possible
 from stages import Side
 
 from oefsmc_lib import compressors, pipeline
+from oefsmc_lib.compressors import mimic, practise
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import timings
+from oefsmc_lib.files import outputs_folder
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows import provenance
-from oefsmc_lib.errors import InputError
-from oefsmc_lib.compressors import mimic, practise
-from oefsmc_lib.files import outputs_folder
 
 KEYS = ["method", "network", "num", "seed"]
 NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100"}

@@ -17,8 +17,8 @@ from recovery import judged, unseen
 from sheet import record, where_possible
 
 from oefsmc_lib import compressors, pipeline
-from oefsmc_lib.parameters import grid
 from oefsmc_lib.compressors import cd
+from oefsmc_lib.parameters import grid
 
 KEYS = ["profile", "network", "width", "num", "seed", "rho", "teacher"]
 MEASURED = ["fit", "error", "accuracy"]

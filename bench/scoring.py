@@ -15,9 +15,8 @@ from scipy.stats import spearmanr
 from sheet import record
 
 from oefsmc_lib import compressors, pipeline
-from oefsmc_lib.compressors import plans
+from oefsmc_lib.compressors import plans, practise
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.compressors import practise
 
 KEYS = ["profile", "num", "seed", "teacher", "short_steps", "short_rate", "long_steps"]
 MEASURED = ["short_units", "long_units", "again_units", "same_units", "again_same_units", "spearman", "again_spearman",

@@ -8,10 +8,9 @@ from datetime import date
 
 import torch
 
-from oefsmc_lib.rows import provenance
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.files import outputs_folder, write_whole
+from oefsmc_lib.rows import provenance
 
 ABOUT = ["device", "threads", "torch", "git_commit"]
 

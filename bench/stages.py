@@ -8,10 +8,9 @@ import loading
 import torch
 
 from oefsmc_lib import compressors
-from oefsmc_lib.compressors import importance, plans, surgery
-from oefsmc_lib.teacher import teachers
+from oefsmc_lib.compressors import cd, fskd, importance, mir, plans, practise, surgery
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.compressors import cd, fskd, mir, practise
+from oefsmc_lib.teacher import teachers
 from oefsmc_lib.teacher.networks import Architecture
 
 LEAST = 20                                                # fewer would drown in what comes before the first step

@@ -217,8 +217,8 @@ def show(settings: Settings = None, profile: ProfileOption = None,
     """Stored rows as a table: means over seeds with 95 % t-intervals. KEY=VALUE selects."""
     from oefsmc_lib.rows.store import Store
     if grid_name:
-        from oefsmc_lib.parameters import grid
-        rows, absent = grid.rows_for(grid_name, profile or "embedded", run_missing=False)
+        from oefsmc_lib.engine import runs
+        rows, absent = runs.rows_for(grid_name, profile or "embedded", run_missing=False)
     else:
         rows, absent = [r for r in Store().rows() if profile is None or r.profile == profile], []
     for key, wanted in settings_of(settings).items():
@@ -255,7 +255,8 @@ def print_verdict(profile: ProfileOption = None,
                   as_json: Annotated[bool, typer.Option("--json", help="print claims and cells as JSON")] = False,
                   markdown: Annotated[bool, typer.Option("--markdown", help="print them as in the README")] = False) -> None:
     """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and every cell behind them."""
-    from oefsmc_lib.evidence import markdown as pages, verdict
+    from oefsmc_lib.evidence import markdown as pages
+    from oefsmc_lib.evidence import verdict
     from oefsmc_lib.rows.store import Store
     rows = verdict.rows_by_grid(profile or "embedded", Store())
     if markdown:
@@ -297,11 +298,12 @@ Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeated: every
 @grid_app.command("check")
 def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
     """Validate grids as a whole, with networks, plans and the sizes of OOD sources, and run nothing."""
+    from oefsmc_lib.engine import runs
     from oefsmc_lib.parameters import grid
     from oefsmc_lib.rows.store import Store
     found = grid.chosen(name, profile or "embedded")
-    grid.check_networks(e for each in found for e in each.experiments)
-    notes = grid.check_sources(found, Store())
+    runs.check_networks(e for each in found for e in each.experiments)
+    notes = runs.check_sources(found, Store())
     for each in found:
         print(f"{each.name} ({each.profile.name}): {len(each.experiments)} runs in {len(each.cells())} cells, all valid")
     for note in notes:
@@ -311,14 +313,15 @@ def grid_check(name: GridName = None, profile: ProfileOption = None) -> None:
 @grid_app.command("list")
 def grid_list(name: GridName = None, profile: ProfileOption = None) -> None:
     """Cells, runs, done, missing, and an estimate of the time from stored rows."""
+    from oefsmc_lib.engine import runs
     from oefsmc_lib.parameters import grid
     from oefsmc_lib.rows.store import Store
     store = Store()
     for found in grid.chosen(name, profile or "embedded"):
-        absent, body = {e.key for e in grid.missing(found, store)}, []
+        absent, body = {e.key for e in runs.missing(found, store)}, []
         for label, experiments in found.cells().items():
             left = [e for e in experiments if e.key in absent]
-            seconds = grid.estimate(left, store)
+            seconds = runs.estimate(left, store)
             body.append([label, len(experiments), len(experiments) - len(left), len(left),
                          "" if not left else "unknown" if seconds is None else f"{seconds / 60:.1f} min"])
         print_table(f"{found.title} ({found.profile.name})", ["cell", "runs", "done", "missing", "estimate"], body)
@@ -347,7 +350,7 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
              dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run")] = False,
              in_process: Annotated[bool, typer.Option("--in-process", help="without Jupyter")] = False) -> None:
     """Compute the missing rows of grids; can be killed at any moment and goes on where it was."""
-    from oefsmc_lib.engine import batches
+    from oefsmc_lib.engine import batches, runs
     from oefsmc_lib.parameters import grid
     from oefsmc_lib.rows.store import Store
     if name is None and profile is None:
@@ -357,12 +360,12 @@ def grid_run(name: GridName = None, profile: ProfileOption = None, only: Only = 
     found, store = grid.chosen(name, profile or "embedded", alternatives_of(only)), Store()
     todo = batches.cells(found, store)
     for each in found:
-        print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(grid.missing(each, store))} missing")
+        print(f"{each.title} ({each.profile.name}): {len(each.experiments)} runs, {len(runs.missing(each, store))} missing")
     if dry_run or not todo:
         for cell in todo:
-            print("\n".join(f"  {grid.describe(experiment)}" for experiment in cell.experiments))
+            print("\n".join(f"  {runs.describe(experiment)}" for experiment in cell.experiments))
         return
-    for note in grid.check_missing(found, store):
+    for note in runs.check_missing(found, store):
         print(f"note: {note}", file=sys.stderr)
     failed = batches.run_in_process(todo, store) if in_process else batches.run_cells(todo, jobs)
     if failed:
@@ -409,10 +412,10 @@ def results_merge(folders: list[Path]) -> None:
 @results_app.command("pack")
 def results_pack(name: str, profile: ProfileOption = None) -> None:
     """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
-    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.engine import runs
     from oefsmc_lib.rows import store as results
     store = results.Store()
-    rows, absent = grid.rows_for(name, profile or "embedded", store, run_missing=False)
+    rows, absent = runs.rows_for(name, profile or "embedded", store, run_missing=False)
     if not rows:
         raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {name}`.")
     path = store.folder / f"{profile or 'embedded'}-{name}.jsonl"

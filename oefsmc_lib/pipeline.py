@@ -18,15 +18,16 @@ from torch import Tensor
 
 from oefsmc_lib import compressors
 from oefsmc_lib.compressors import importance
-from oefsmc_lib.images import elsewhere as ood, fewshot, sets
-from oefsmc_lib.rows import provenance
-from oefsmc_lib.student import evaluation
-from oefsmc_lib.teacher import networks, teachers
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, digest
+from oefsmc_lib.images import elsewhere as ood
+from oefsmc_lib.images import fewshot, sets
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.student.finetune import Watch, finetune
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, digest
+from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.store import Row
+from oefsmc_lib.student import evaluation
+from oefsmc_lib.student.finetune import Watch, finetune
+from oefsmc_lib.teacher import networks, teachers
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from oefsmc_lib.images import sets as data
-from oefsmc_lib.teacher import teachers
-from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.teacher import teachers
 from oefsmc_lib.teacher.networks import Architecture
 
 os.environ.setdefault("OEFSMC_QUIET", "1")

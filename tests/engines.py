@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from oefsmc_lib.teacher import teachers
 from oefsmc_lib.files import data_folder, project_root
 from oefsmc_lib.rows.store import Store
+from oefsmc_lib.teacher import teachers
 
 ROOT = project_root()
 MINI = """title: mini

@@ -1,7 +1,7 @@
 """Rows whose outcomes a test chooses: what claims and figures read, without a network."""
 
-from oefsmc_lib.parameters import grid
 from oefsmc_lib.images.fewshot import groups
+from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Row
 
 

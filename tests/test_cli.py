@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from oefsmc_lib.teacher import teachers
 from oefsmc_lib.cli import main
 from oefsmc_lib.files import data_folder
+from oefsmc_lib.teacher import teachers
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.compressors import surgery
-from oefsmc_lib.images import elsewhere as ood, sets as data
-from oefsmc_lib.student import evaluation
-from oefsmc_lib.teacher import teachers
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import elsewhere as ood
+from oefsmc_lib.images import sets as data
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
+from oefsmc_lib.student import evaluation
+from oefsmc_lib.teacher import cost, teachers
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
 NETWORKS = {"vgg": {}, "resnet": RESNET}
@@ -404,9 +405,9 @@ def test_the_row_has_the_students_cost_and_accuracy(tiny):
     with torch.no_grad():
         right = student.model(images).argmax(1) == tiny["tiny", "test"].labels
     assert row.top1 == pytest.approx(100 * float(right.float().mean()))
-    assert row.macs == evaluation.macs(student.model, teacher.architecture)
+    assert row.macs == cost.macs(student.model, teacher.architecture)
     assert row.params == sum(p.numel() for p in student.model.parameters())
-    assert row.macs_cut == pytest.approx(100 - 100 * row.macs / evaluation.macs(teacher.model, teacher.architecture))
+    assert row.macs_cut == pytest.approx(100 - 100 * row.macs / cost.macs(teacher.model, teacher.architecture))
     assert row.file_size == sum(t.numel() * t.element_size() for t in student.model.state_dict().values())
     assert row.kept == {name: len(channels) for name, channels in student.structure.kept.items()}
 

@@ -6,8 +6,8 @@ import pandas
 import pytest
 
 from oefsmc_lib.evidence import tables
-from oefsmc_lib.notebook import publish
 from oefsmc_lib.files import project_root
+from oefsmc_lib.notebook import publish
 
 OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()

@@ -14,8 +14,8 @@ from importlib import import_module
 
 from torch import Tensor
 
-from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.parameters.experiment import Experiment
 
 REGISTRY = {
     "fskd": "oefsmc_lib.compressors.fskd",

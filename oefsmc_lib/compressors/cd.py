@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.compressors import importance, layerwise, plans, surgery
-from oefsmc_lib.errors import InputError
 from oefsmc_lib.compressors.fskd import joined
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG
 
 ROWS_AT_ONCE = 16_384

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import generator
-from oefsmc_lib.teacher.networks import feature_module
-from oefsmc_lib.progress import bar
 from oefsmc_lib.images.views import BANK_BYTES, augment
+from oefsmc_lib.progress import bar
+from oefsmc_lib.teacher.networks import feature_module
 
 
 class Feature:

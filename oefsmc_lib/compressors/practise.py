@@ -24,13 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import importance, plans, surgery
+from oefsmc_lib.compressors import alone, importance, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.student.evaluation import latency, macs_by_layer
 from oefsmc_lib.images.fewshot import Samples, generator
-from oefsmc_lib.compressors import alone, mimic
-from oefsmc_lib.teacher.networks import VGG, run_pieces, segments
 from oefsmc_lib.progress import bar
+from oefsmc_lib.teacher.cost import latency, macs_by_layer
+from oefsmc_lib.teacher.networks import VGG, run_pieces, segments
 
 
 def compress(task, once=alone) -> surgery.Student:

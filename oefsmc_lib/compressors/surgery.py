@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
+from oefsmc_lib.files import writable_folder, write_whole
 from oefsmc_lib.teacher.networks import VGG, Architecture
-from oefsmc_lib.files import writable_folder
 
 
 @dataclass

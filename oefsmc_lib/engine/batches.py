@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from oefsmc_lib.engine import locks
-from oefsmc_lib.parameters import grid
+from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import outputs_folder, project_root, writable_folder, write_whole
+from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment, digest
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import outputs_folder, project_root, writable_folder
 from oefsmc_lib.rows.store import Store
 
 WORKER = "notebooks/cell.ipynb"
@@ -76,7 +75,7 @@ class Cell:
         return ends[-1][1] if ends and ends[-1][0] == "failed" else None
 
     def missing(self, store: Store) -> list[Experiment]:
-        return grid.without_row(self.experiments, store)
+        return runs.without_row(self.experiments, store)
 
     def note(self, text: str) -> None:
         """Add a line to the log; where that is impossible, to standard error."""
@@ -92,7 +91,7 @@ def cells(grids: Iterable[grid.Grid], store: Store | None = None) -> list[Cell]:
     seen: set[str] = set()
     found = []
     for each in grids:
-        wanted = {e.key for e in (grid.missing(each, store) if store else each.experiments)} - seen
+        wanted = {e.key for e in (runs.missing(each, store) if store else each.experiments)} - seen
         seen |= wanted
         parts = ((label, [e for e in part if e.key in wanted]) for label, part in each.cells().items())
         found += [Cell(each, label, part) for label, part in parts if part]
@@ -133,10 +132,10 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
             if shared is None:
                 _run_notebook(cell, left)
             else:
-                grid.compute(left, store, cell.grid.profile.name, shared=shared)
+                runs.compute(left, store, cell.grid.profile.name, shared=shared)
             if left := cell.missing(store):
                 raise CellFailed(f"{len(left)} rows are missing although the cell ended.")
-        except (CellFailed, grid.RunsFailed) as error:
+        except (CellFailed, runs.RunsFailed) as error:
             cell.note(f"failed: {error}")
             raise CellFailed(str(error)) from error
         except Exception as error:                         # noted and passed on: a full disk, a fault of ours
@@ -147,7 +146,7 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
 
 def _run_notebook(cell: Cell, left: list[Experiment]) -> None:
     """Papermill over the worker; a kernel that died gets one more try, a cell that raised none."""
-    from oefsmc_lib.notebook.session import NotebookFailed, execute
+    from oefsmc_lib.engine.kernels import NotebookFailed, execute
     parameters = {"grid": cell.grid.source, "profile": cell.grid.profile.name, "cell": cell.label,
                   "keys": ",".join(e.key for e in left)}
     for last in (False, True):
@@ -206,7 +205,7 @@ def run_cells(todo: list[Cell], jobs: int = 1) -> dict[str, str]:
 def run_in_process(todo: list[Cell], store: Store) -> dict[str, str]:
     """Run cells here, one after the other, without Jupyter; returns the failed ones and why."""
     with locks.gpu_slot([e for cell in todo for e in cell.experiments]):
-        from oefsmc_lib import pipeline                    # loads torch, which must see the slot's GPU alone
+        from oefsmc_lib import pipeline  # loads torch, which must see the slot's GPU alone
         queue, failed, progress, shared = deque((cell, False) for cell in todo), {}, _Progress(todo), pipeline.Shared()
         while queue:
             cell, wait = queue.popleft()
@@ -249,7 +248,7 @@ class _Progress:
 def state(cell: Cell, store: Store) -> dict:
     """Runs done, missing and failed of a cell, whether a runner has it now, and of the last failure its sentence and log."""
     left = cell.missing(store)
-    logs = [log for e in left if (log := grid.failure_log(e, store)).is_file()]
+    logs = [log for e in left if (log := runs.failure_log(e, store)).is_file()]
     ended = cell.failure() if left else None
     failed = len(logs) or (len(left) if ended else 0)
     if ended:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 
-from oefsmc_lib.parameters import grid
+from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.progress import bar
 from oefsmc_lib.rows.store import Store
@@ -23,28 +23,28 @@ _shared = None                                             # what one process's 
 def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> None:
     """Compute what is missing, on every core where the runs are many and the machine has no GPU.
 
-    Raises :class:`grid.RunsFailed` at the end when runs failed; the others are done and written.
+    Raises :class:`runs.RunsFailed` at the end when runs failed; the others are done and written.
     """
     experiments = list(experiments)
     jobs = workers(len(experiments))
     if jobs == 1:
-        grid.compute(experiments, store, profile)
+        runs.compute(experiments, store, profile)
         return
     failed: list[str] = []
     first, *others = tasks(experiments)
     # What all of them need and one must make first: the embedded teacher, the data's cache.
-    grid.compute(first[:1], store, profile)
+    runs.compute(first[:1], store, profile)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start) as pool:
         running = [pool.submit(_task, task, store.folder, profile) for task in (first, *others)]
         for done in bar(as_completed(running), "runs", len(running)):
             if (error := done.exception()) is None:
                 continue
-            if not isinstance(error, grid.RunsFailed):
+            if not isinstance(error, runs.RunsFailed):
                 pool.shutdown(cancel_futures=True)
                 raise error
             failed.append(str(error))
     if failed:
-        raise grid.RunsFailed(" ".join(failed))
+        raise runs.RunsFailed(" ".join(failed))
 
 
 def workers(runs: int) -> int:
@@ -52,12 +52,8 @@ def workers(runs: int) -> int:
     import torch
     if runs < ENOUGH or torch.cuda.is_available():
         return 1
-    return min(cores(), MOST)
+    return min(locks.cores(), MOST)
 
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def each(function: Callable, arguments: Sequence[tuple], jobs: int) -> Iterator:
@@ -102,4 +98,4 @@ def _leave_with(parent) -> None:
 
 
 def _task(experiments: list[Experiment], folder, profile: str) -> None:
-    grid.compute(experiments, Store(folder), profile, shared=_shared)
+    runs.compute(experiments, Store(folder), profile, shared=_shared)

@@ -7,9 +7,9 @@ Texts with numbers, for reading, are :mod:`oefsmc_lib.evidence.findings`.
 
 from collections.abc import Iterable, Sequence
 
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import paper, tables
 from oefsmc_lib.rows import store
-from oefsmc_lib.errors import InputError
 from oefsmc_lib.rows.store import Row
 
 BASE = "native_ft"                                         # the paper's base columns

@@ -6,8 +6,23 @@ Computed from rows alone, whatever they say; where rows are missing the text is 
 from collections.abc import Sequence
 
 from oefsmc_lib.evidence import paper, tables, verdict
-from oefsmc_lib.evidence.answers import (BASE, GROUPS, NOT_RUN, REMEDIES, VARIANT_WORDS, against, column, class_groups, gain, group_recalls, points, select,
-                               tail_cost, undecided, values_of)
+from oefsmc_lib.evidence.answers import (
+    BASE,
+    GROUPS,
+    NOT_RUN,
+    REMEDIES,
+    VARIANT_WORDS,
+    against,
+    class_groups,
+    column,
+    gain,
+    group_recalls,
+    points,
+    select,
+    tail_cost,
+    undecided,
+    values_of,
+)
 from oefsmc_lib.rows.store import Row
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from oefsmc_lib.engine import batches
+from oefsmc_lib.engine import batches, runs
 from oefsmc_lib.evidence import answers, paper, verdict
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Row, Store
@@ -129,7 +129,7 @@ def solver_markdown(rows: Sequence[Row]) -> str:
 def missing_markdown(profile: str, store: Store) -> str:
     """Runs of a profile's grids that the store has no row of, with the command that computes them, as a Markdown table.
 
-    A run that several grids share stands in the first. Hours are those of one core, as :func:`grid.estimate` has them.
+    A run that several grids share stands in the first. Hours are those of one core, as :func:`runs.estimate` has them.
     """
     head = ["data", "grid", "compressor", "images", "runs missing", "hours", "command"]
     lines, todo = [line(head), line(["---"] * len(head))], {}
@@ -140,7 +140,7 @@ def missing_markdown(profile: str, store: Store) -> str:
         whole = [e for e in each.experiments if e.method == method]
         nums, every = (sorted({e.num for e in group}) for group in (left, whole))
         some = "".join(f" --only num={num}" for num in nums) if nums != every else ""
-        dataset, seconds = left[0].dataset, grid.estimate(left, store)
+        dataset, seconds = left[0].dataset, runs.estimate(left, store)
         hours = "not run: no images here" if dataset in WITHOUT_IMAGES else \
             "unknown" if seconds is None else f"{seconds / 3600:.1f}"
         lines.append(line([

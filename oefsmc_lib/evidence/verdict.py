@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oefsmc_lib.evidence import answers, paper
-from oefsmc_lib.parameters import grid
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, by_seed, column, select, side
-from oefsmc_lib.rows.store import Row, Store
 from oefsmc_lib.evidence.tables import t_interval
 from oefsmc_lib.evidence.tables import verdict as rule
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.rows.store import Row, Store
 
 NEGLIGIBLE = 1.0                                           # points
 LENGTHS = ("mir.iterations", "practise.iterations")        # rows of other lengths are other cells

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oefsmc_lib.images.npz import SPLITS, first_line
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images.npz import SPLITS, first_line
 from oefsmc_lib.progress import bar
 
 LARGEST = 16 * 2**30                                       # bytes that a folder may take in memory

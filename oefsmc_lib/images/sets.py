@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oefsmc_lib.images import embedded, folders, npz
-from oefsmc_lib.images.npz import SPLITS
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images.folders import LazyImages
 from oefsmc_lib.files import data_folder, writable_folder
+from oefsmc_lib.images import embedded, folders, npz
+from oefsmc_lib.images.folders import LazyImages
+from oefsmc_lib.images.npz import SPLITS
 from oefsmc_lib.progress import bar
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -3,10 +3,9 @@
 import copy
 from pathlib import Path
 
-from oefsmc_lib.notebook.session import narrative
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import project_root, writable_folder
+from oefsmc_lib.files import project_root, writable_folder, write_whole
+from oefsmc_lib.notebook.session import narrative
 
 BLANK = "# your solution; the cell below checks it"
 

@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from oefsmc_lib.evidence import markdown, tables as summaries, timings, verdict
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence import markdown, timings, verdict
+from oefsmc_lib.evidence import tables as summaries
+from oefsmc_lib.files import project_root, writable_folder, write_whole
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import project_root, writable_folder
 from oefsmc_lib.rows.store import Store
 
 # (profile, grid) -> the notebook's figures that are kept once the grid has packed rows, by the start of their names

@@ -5,11 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from oefsmc_lib.evidence import verdict
-from oefsmc_lib.notebook.session import narrative
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.evidence import verdict
+from oefsmc_lib.files import outputs_folder, write_whole
+from oefsmc_lib.notebook.session import narrative
 from oefsmc_lib.rows.store import Row, Store
 
 STYLE = """

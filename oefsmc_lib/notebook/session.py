@@ -3,20 +3,19 @@
 Papermill and Jupyter load only in the functions that execute notebooks.
 """
 
-import os
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from oefsmc_lib.parameters import grid
+from oefsmc_lib.engine import runs
+from oefsmc_lib.engine.kernels import NotebookFailed, execute
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import outputs_folder, project_root, writable_folder
+from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import EMBEDDED
-from oefsmc_lib.files import data_folder, outputs_folder, project_root, writable_folder
 from oefsmc_lib.rows.store import Row, Store
-
 
 # Grids that the notebooks read where the profile computes; another one would be computed by its notebook.
 DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "literal", "beyond")
@@ -43,13 +42,13 @@ class Book:
         if self.compute:
             from oefsmc_lib.engine import execute as parallel
             try:
-                parallel.compute(grid.missing(grid.load_grid(name, self.profile, only), self.store), self.store,
+                parallel.compute(runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store,
                                  self.profile.name)
-            except grid.RunsFailed as error:
+            except runs.RunsFailed as error:
                 print(error)
-        rows, absent = grid.rows_for(name, self.profile, self.store, False, only)
+        rows, absent = runs.rows_for(name, self.profile, self.store, False, only)
         if absent:
-            seconds = grid.estimate(absent, self.store)
+            seconds = runs.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"
             print(f"{len(absent)} of {len(absent) + len(rows)} runs are not in the store and are left out below; "
                   f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
@@ -123,6 +122,7 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     and the exit code is 1. Their executed copies hold the error.
     """
     from oefsmc_lib.engine import execute as parallel
+    from oefsmc_lib.engine import locks
     loaded = grid.load_profile(profile)
     chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
     if not chosen:
@@ -132,7 +132,7 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     if loaded.compute and not only:
         fill(profile)
     # One notebook alone fills the cores itself.
-    jobs = 1 if loaded.compute and only else min(parallel.cores(), MOST_NOTEBOOKS)
+    jobs = 1 if loaded.compute and only else min(locks.cores(), MOST_NOTEBOOKS)
     asked = [(path, folder / path.name, {"profile": profile}) for path in chosen]
     failed = []
     for number, (path, error) in enumerate(_one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1):
@@ -150,11 +150,11 @@ def fill(profile: str) -> None:
     from oefsmc_lib.engine import execute as parallel
     loaded, store = grid.load_profile(profile), Store()
     wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
-    if missing := grid.without_row(list(wanted.values()), store):
+    if missing := runs.without_row(list(wanted.values()), store):
         print(f"{len(missing)} of {len(wanted)} rows are missing; computing them", flush=True)
         try:
             parallel.compute(missing, store, loaded.name)
-        except grid.RunsFailed as error:
+        except runs.RunsFailed as error:
             print(error)                                   # the notebooks leave these out and say so
 
 
@@ -171,53 +171,3 @@ def _attempt(path: Path, into: Path, parameters: dict[str, Any]) -> tuple[Path, 
     except NotebookFailed as error:
         return path, str(error)
     return path, None
-
-
-class NotebookFailed(RuntimeError):
-    """A notebook raised, or its kernel died; the executed copy keeps the error."""
-
-    def __init__(self, message: str, kernel_died: bool = False, traceback: str = ""):
-        super().__init__(message)
-        self.kernel_died, self.traceback = kernel_died, traceback
-
-
-def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
-    """Run one notebook with papermill, in the notebook's own folder, with a progress bar on a terminal.
-
-    Parameters are checked against the notebook's first (papermill itself only warns). Raises
-    :class:`NotebookFailed`, and :class:`InputError` for a parameter that the notebook does not have
-    and where the copy cannot be written.
-    """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-    known = papermill.inspect_notebook(str(path))
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        raise InputError(f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
-    # The kernel must read and write in this process's folders, though it starts in the notebook's.
-    os.environ["OEFSMC_OUTPUTS"] = str(outputs_folder().resolve())
-    os.environ["OEFSMC_DATA"] = str(data_folder().resolve())
-    # The kernel talks to this process on loopback and says each time that it does so unencrypted.
-    quiet = ["--IPKernelApp.log_level=ERROR"]
-    try:
-        papermill.execute_notebook(str(path), str(into), parameters, cwd=str(path.parent), start_timeout=300,
-                                   progress_bar=sys.stderr.isatty(), kernel_name="python3", extra_arguments=quiet)
-    except PapermillExecutionError as error:
-        plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
-        raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error
-    except RuntimeError as error:
-        # nbclient's DeadKernelError, or a kernel that never answered: killed, by memory or by hand.
-        _keep_error(into, str(error))
-        raise NotebookFailed(f"{path.name}: {error} (see {into})", kernel_died=True) from error
-    except OSError as error:
-        raise InputError(f"Cannot run {path.name} into {into}: {error.strerror or error}; make room or name another "
-                         "folder with OEFSMC_OUTPUTS, and run again.") from error
-
-
-def _keep_error(into: Path, message: str) -> None:
-    """Papermill marks a cell that raised; a kernel that died leaves no mark, so it gets one here."""
-    import nbformat
-    if into.is_file():
-        notebook = nbformat.read(into, as_version=4)
-        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**The run ended here with an error:** {message}"))
-        nbformat.write(notebook, into)

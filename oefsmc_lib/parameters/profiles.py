@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.files import project_root
+from oefsmc_lib.parameters.experiment import Experiment
 
 SECTIONS = {"defaults": dict, "lists": dict, "compute": bool, "grids": list}
 

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import outputs_folder, write_whole
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, known_keys
-from oefsmc_lib.files import write_whole
-from oefsmc_lib.files import outputs_folder
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Natural = Annotated[int, Field(ge=0)]

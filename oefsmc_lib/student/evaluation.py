@@ -1,11 +1,11 @@
 """What a finished student is worth: accuracy on test images, once, and its cost."""
 
-import time
 
 import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.images.fewshot import groups
+from oefsmc_lib.teacher import cost as network_cost
 
 EVALUATION_BATCH = 64                                     # fastest on CPUs; larger batches fall out of cache
 SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2               # of `predictions` in bfloat16
@@ -95,63 +95,12 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
     return found
 
 
-def macs_by_layer(model: nn.Module, architecture) -> dict[str, int]:
-    """Multiply-accumulates of each convolution and linear layer for one image; one MAC is two FLOPs."""
-    counted: dict[str, int] = {}
-
-    def count(module, output, name):
-        each = output[0].numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.numel()
-        counted[name] = counted.get(name, 0) + each
-
-    handles = [module.register_forward_hook(lambda m, _x, y, name=name: count(m, y, name))
-               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(architecture.example().to(next(model.parameters()).device))
-    model.train(training)
-    for handle in handles:
-        handle.remove()
-    return counted
-
-
-def macs(model: nn.Module, architecture) -> int:
-    """Multiply-accumulates of all of them together."""
-    return sum(macs_by_layer(model, architecture).values())
-
-
-def parameters(model: nn.Module) -> int:
-    """Weights and biases of convolutions, batch norms and the head."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def file_size(model: nn.Module) -> int:
-    """Bytes of the tensors as saved, float32, buffers included."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-
-
-@torch.no_grad()
-def latency(model: nn.Module, architecture, batch: int = 1, runs: int = 20) -> float:
-    """Median milliseconds of a forward pass of ``batch`` images on the model's device, after five to warm up."""
-    device = next(model.parameters()).device
-    x = torch.randn(batch, architecture.channels, architecture.image_size, architecture.image_size, device=device)
-    model.eval()
-    taken = []
-    for run in range(runs + 5):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        model(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(1000 * (time.perf_counter() - begin))
-    return float(torch.tensor(taken[5:]).median())
-
 
 def cost(student_model: nn.Module, teacher, structure) -> dict:
     """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image."""
     architecture = structure.architecture
-    found = {"macs": macs(student_model, architecture), "params": parameters(student_model),
-             "file_size": file_size(student_model), "latency_ms": round(latency(student_model, architecture), 3)}
-    found["macs_cut"] = 100 * (1 - found["macs"] / macs(teacher.model, architecture))
-    found["params_cut"] = 100 * (1 - found["params"] / parameters(teacher.model))
+    found = {"macs": network_cost.macs(student_model, architecture), "params": network_cost.parameters(student_model),
+             "file_size": network_cost.file_size(student_model), "latency_ms": round(network_cost.latency(student_model, architecture), 3)}
+    found["macs_cut"] = 100 * (1 - found["macs"] / network_cost.macs(teacher.model, architecture))
+    found["params_cut"] = 100 * (1 - found["params"] / network_cost.parameters(teacher.model))
     return found

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.compressors import losses
-from oefsmc_lib.images import elsewhere
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import Finetune
+from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples, generator
+from oefsmc_lib.parameters.experiment import Finetune
 from oefsmc_lib.progress import bar
 
 PATIENCE = 5                                              # epochs without progress after which the stage ends

@@ -21,13 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from oefsmc_lib.images import sets
-from oefsmc_lib.teacher import training
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import data_folder, writable_folder, write_whole
+from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED, digest
-from oefsmc_lib.files import write_whole
+from oefsmc_lib.teacher import training
 from oefsmc_lib.teacher.networks import Architecture, stem
-from oefsmc_lib.files import data_folder, writable_folder
 
 try:
     import fcntl

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from oefsmc_lib.images.sets import ImageSet
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
-from oefsmc_lib.teacher.networks import Architecture
-from oefsmc_lib.progress import bar
+from oefsmc_lib.images.sets import ImageSet
 from oefsmc_lib.images.views import augment
+from oefsmc_lib.progress import bar
+from oefsmc_lib.teacher.networks import Architecture
 
 
 @dataclass(frozen=True)

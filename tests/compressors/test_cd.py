@@ -4,16 +4,27 @@ import copy
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, VGG, inputs, logits, make_teacher, normal, same_state, samples, small,
-                      state_of, task)
+from conftest import (
+    CLASSES,
+    MOBILENET,
+    VGG,
+    inputs,
+    logits,
+    make_teacher,
+    normal,
+    same_state,
+    samples,
+    small,
+    state_of,
+    task,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from oefsmc_lib.compressors import importance, layerwise, plans, surgery
+from oefsmc_lib.compressors import cd, compress, importance, layerwise, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.compressors import cd, compress
 from oefsmc_lib.teacher.networks import Architecture
 
 W = torch.ones(CLASSES).double() / CLASSES

@@ -2,14 +2,28 @@
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, normal, randomise,
-                      same_state, samples, small, state_of, task)
+from conftest import (
+    CLASSES,
+    MOBILENET,
+    RESNET,
+    VGG,
+    inputs,
+    logits,
+    make_teacher,
+    map_error,
+    normal,
+    randomise,
+    same_state,
+    samples,
+    small,
+    state_of,
+    task,
+)
 from torch import nn
 
-from oefsmc_lib.compressors import layerwise, plans, surgery
+from oefsmc_lib.compressors import compress, fskd, layerwise, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.compressors import compress, fskd
 from oefsmc_lib.teacher.networks import Architecture
 
 PLANS = {"vgg16": "half", "resnet20": "all_inner"}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oefsmc_lib.compressors import importance, plans, surgery
-from oefsmc_lib.images import elsewhere
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples
 
 label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=30)

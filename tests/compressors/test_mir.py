@@ -4,17 +4,31 @@ import math
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, same_state, samples,
-                      small, source, state_of, task, uniform)
+from conftest import (
+    CLASSES,
+    MOBILENET,
+    RESNET,
+    VGG,
+    inputs,
+    logits,
+    make_teacher,
+    map_error,
+    same_state,
+    samples,
+    small,
+    source,
+    state_of,
+    task,
+    uniform,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.compressors import losses, plans, surgery
-from oefsmc_lib.images import views
-from oefsmc_lib.teacher import networks
+from oefsmc_lib.compressors import compress, losses, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import views
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.compressors import compress, mimic
+from oefsmc_lib.teacher import networks
 
 HEADS = {"vgg16": "classifier", "resnet20": "fc", "mobilenet_v2": "classifier"}
 W = torch.ones(CLASSES).double() / CLASSES

@@ -4,16 +4,30 @@ import copy
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, map_error, normal, randomise,
-                      same_state, samples, small, state_of, task)
+from conftest import (
+    CLASSES,
+    MOBILENET,
+    RESNET,
+    VGG,
+    inputs,
+    logits,
+    make_teacher,
+    map_error,
+    normal,
+    randomise,
+    same_state,
+    samples,
+    small,
+    state_of,
+    task,
+)
 from torch import nn
 
-from oefsmc_lib.compressors import importance, plans, surgery
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.compressors import compress, importance, plans, practise, surgery
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import Practise
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.compressors import compress, practise
+from oefsmc_lib.parameters.experiment import Practise
+from oefsmc_lib.teacher import cost
 from oefsmc_lib.teacher.networks import Architecture
 
 W = torch.ones(CLASSES).double() / CLASSES
@@ -127,11 +141,11 @@ def test_merging_is_exact_with_a_bias_too(side):
 def test_savings_are_percent_of_macs(teacher):
     candidates = plans.droppable_units(teacher.model)
     found = practise.savings(teacher, candidates, "macs")
-    whole = evaluation.macs(teacher.model, teacher.architecture)
+    whole = cost.macs(teacher.model, teacher.architecture)
     for name in candidates[:2]:
         model = copy.deepcopy(teacher.model)
         surgery.drop_units(model, [name])
-        assert found[name] == pytest.approx(100 - 100 * evaluation.macs(model, teacher.architecture) / whole)
+        assert found[name] == pytest.approx(100 - 100 * cost.macs(model, teacher.architecture) / whole)
 
 
 def test_a_latency_that_does_not_fall_is_refused(resnet, monkeypatch):
@@ -285,7 +299,7 @@ def test_lam_one_is_the_base_bit_for_bit(teacher):
 def test_mobilenet_v2_loses_blocks(mobilenet):
     student = run(mobilenet, samples(8, MOBILENET), plan="drop3")
     assert len(student.structure.dropped) == 3
-    assert evaluation.macs(student.model, MOBILENET) < evaluation.macs(mobilenet.model, MOBILENET)
+    assert cost.macs(student.model, MOBILENET) < cost.macs(mobilenet.model, MOBILENET)
 
 
 def test_every_candidate_of_vgg_may_go(vgg):

@@ -7,14 +7,26 @@ import sys
 
 import pytest
 import torch
-from conftest import (CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, normal, randomise, same_state,
-                      state_of, uniform)
+from conftest import (
+    CLASSES,
+    MOBILENET,
+    RESNET,
+    VGG,
+    inputs,
+    logits,
+    make_teacher,
+    normal,
+    randomise,
+    same_state,
+    state_of,
+    uniform,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from oefsmc_lib.compressors import importance, plans, surgery
-from oefsmc_lib.student import evaluation
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.teacher import cost
 from oefsmc_lib.teacher.networks import Architecture
 
 R18 = Architecture("resnet18", CLASSES, 3, 1.0, 32)
@@ -54,7 +66,7 @@ def test_slicing_equals_masking(architecture):
     assert not torch.allclose(logits(student.model, x), logits(teacher.model, x), atol=1e-2)
     for name, channels in kept.items():
         assert student.model.get_submodule(name).out_channels == len(channels)
-    assert evaluation.macs(student.model, architecture) < evaluation.macs(teacher.model, architecture)
+    assert cost.macs(student.model, architecture) < cost.macs(teacher.model, architecture)
     assert same_state(before, state_of(teacher.model))
     assert not any(p.requires_grad for p in student.model.parameters())
 

@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from oefsmc_lib.engine import execute
+from oefsmc_lib.engine import execute, runs
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.teacher import teachers
 from oefsmc_lib.rows.store import Store, difference
+from oefsmc_lib.teacher import teachers
 
 PROFILE = grid.load_profile("embedded")
 
 
-def runs(seeds):
+def some_runs(seeds):
     return [PROFILE.experiment({"method": method, "variant": "native", "num": 10, "seed": seed})
             for method in ("cd", "fskd") for seed in seeds]
 
@@ -39,11 +39,11 @@ def test_rows_are_those_of_one_process_with_one_thread(tmp_path, monkeypatch):
     import torch
     teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
     monkeypatch.setattr(execute, "workers", lambda runs: 2)
-    experiments = runs((0, 1))
+    experiments = some_runs((0, 1))
     execute.compute(experiments, Store(tmp_path / "two"), "embedded")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = grid.compute(experiments, Store(tmp_path / "one"), "embedded")
+    alone = runs.compute(experiments, Store(tmp_path / "one"), "embedded")
     torch.set_num_threads(threads)
     together = {row.key: row for row in Store(tmp_path / "two").rows()}
     assert len(together) == len(alone) == 4
@@ -55,8 +55,8 @@ def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):
     teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
     monkeypatch.setattr(execute, "workers", lambda runs: 2)
     broken = PROFILE.experiment({"method": "fskd", "variant": "native_ft", "num": 10, "finetune.lr": 1e12})
-    with pytest.raises(grid.RunsFailed, match="diverged"):
-        execute.compute([*runs((0,)), broken], Store(tmp_path), "embedded")
+    with pytest.raises(runs.RunsFailed, match="diverged"):
+        execute.compute([*some_runs((0,)), broken], Store(tmp_path), "embedded")
     assert len(Store(tmp_path).rows()) == 2
 
 

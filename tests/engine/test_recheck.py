@@ -1,7 +1,7 @@
 """Committed rows, computed again: what counts as the same, and what cannot be compared."""
 
 import pytest
-from conftest import SHORT, TINY, experiment
+from conftest import experiment
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.engine import recheck

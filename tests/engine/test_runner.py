@@ -11,10 +11,10 @@ from conftest import experiment
 from engines import ROOT, Place
 
 from oefsmc_lib import cli
-from oefsmc_lib.engine import batches, locks
+from oefsmc_lib.engine import batches, kernels, locks
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.errors import InputError
 from oefsmc_lib.rows.store import Store, difference
 
 
@@ -58,7 +58,7 @@ class Notebook:
 
     def __init__(self, monkeypatch, cell, store, *failures):
         self.calls, self.cell, self.store, self.failures = 0, cell, store, list(failures)
-        monkeypatch.setattr(session, "execute", self)
+        monkeypatch.setattr(kernels, "execute", self)
 
     def __call__(self, path, into, parameters):
         assert path.name == "cell.ipynb" and path.is_file() and into.parent == self.cell.folder
@@ -73,7 +73,7 @@ class Notebook:
 
 
 def died():
-    return session.NotebookFailed("Kernel died", kernel_died=True)
+    return kernels.NotebookFailed("Kernel died", kernel_died=True)
 
 
 def test_a_cell_with_all_its_rows_starts_no_kernel(smoke, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_dead_kernel_is_tried_again_once(smoke, monkeypatch):
 
 def test_a_notebook_that_raised_is_not_tried_again(smoke, monkeypatch):
     cell, store = smoke[0], Store()
-    notebook = Notebook(monkeypatch, cell, store, session.NotebookFailed("ValueError: no", traceback="line 1\nValueError: no"))
+    notebook = Notebook(monkeypatch, cell, store, kernels.NotebookFailed("ValueError: no", traceback="line 1\nValueError: no"))
     with pytest.raises(batches.CellFailed, match="ValueError: no"):
         batches.run_cell(cell, store)
     assert notebook.calls == 1 and "  line 1\n" in cell.log.read_text()
@@ -132,7 +132,7 @@ def test_exit_codes_of_a_cell(smoke, monkeypatch, capsys):
             cli.main()
         return ended.value.code
     marker = smoke[0].folder / "x.rows"
-    notebook = Notebook(monkeypatch, smoke[0], Store(), session.NotebookFailed("ValueError: no"))
+    notebook = Notebook(monkeypatch, smoke[0], Store(), kernels.NotebookFailed("ValueError: no"))
     assert call("--marker", str(marker)) == 1 and not marker.exists()
     assert capsys.readouterr().err.count("\n") == 1
     lock = locks.take(smoke[0].folder / f".{smoke[0].label}.lock")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from oefsmc_lib.evidence import figures, timings
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence import figures, timings
 from oefsmc_lib.files import project_root
 
 BENCH = project_root() / "bench"

@@ -5,10 +5,10 @@ import re
 import pytest
 from made_rows import made, plausible, rows_of
 
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import answers, findings
 from oefsmc_lib.images import fewshot
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.errors import InputError
 
 NUMS = [10, 20, 50, 100]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from rows.test_results import row
+from scipy import stats
 
-from oefsmc_lib.evidence import tables
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.evidence import tables
 from oefsmc_lib.evidence.tables import frame, paired, summary, t_interval, verdict
+from oefsmc_lib.parameters.experiment import Experiment
 
 
 def test_interval_by_hand_and_by_scipy():

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from oefsmc_lib.images import embedded, folders, npz, sets
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import embedded, folders, npz, sets
 
 REAL = os.environ.get("OEFSMC_TEST_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="OEFSMC_TEST_DATA names no folder of real image sets")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.images import fewshot
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import fewshot
 from oefsmc_lib.parameters.experiment import Experiment
 
 LABELS = torch.arange(600) % 10

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from oefsmc_lib.images import elsewhere, fewshot, sets
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import elsewhere, fewshot, sets
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
 

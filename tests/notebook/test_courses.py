@@ -5,9 +5,9 @@ import json
 import nbformat
 import pytest
 
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.notebook import exercises
 from oefsmc_lib.notebook.session import narrative
-from oefsmc_lib.errors import InputError
 
 
 def test_student_versions_hold_no_solution_and_every_check(tmp_path):

@@ -9,8 +9,9 @@ import statistics
 import nbformat
 import pytest
 
-from oefsmc_lib.notebook import session
+from oefsmc_lib.engine import kernels
 from oefsmc_lib.files import project_root
+from oefsmc_lib.notebook import session
 
 FOLDER = project_root() / "notebooks"
 ALL = sorted(FOLDER.glob("*.ipynb"))
@@ -115,16 +116,14 @@ def test_prose_has_no_typed_accuracy(path):
 
 
 def test_books_refuses_an_unknown_parameter(tmp_path):
-    from oefsmc_lib.notebook import session
     from oefsmc_lib.errors import InputError
     with pytest.raises(InputError, match="has no parameter 'profil'"):
-        session.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
+        kernels.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
 
 
 def test_a_notebook_that_raises_is_kept_with_its_error(tmp_path):
-    from oefsmc_lib.notebook import session
-    with pytest.raises(session.NotebookFailed, match="AssertionError"):
-        session.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"cell": "no-such-cell"})
+    with pytest.raises(kernels.NotebookFailed, match="AssertionError"):
+        kernels.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"cell": "no-such-cell"})
     assert "no-such-cell" in json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
 
 

@@ -5,8 +5,8 @@ import re
 import nbformat
 import pytest
 
-from oefsmc_lib.notebook import report
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.notebook import report
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 

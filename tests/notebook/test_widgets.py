@@ -18,7 +18,8 @@ def heights(ax):
 
 @pytest.mark.parametrize("num, classes, ratio, m", SETTINGS)
 def test_bars_are_counts_rates_and_mixture(num, classes, ratio, m):
-    from oefsmc_lib.images import elsewhere as ood, fewshot
+    from oefsmc_lib.images import elsewhere as ood
+    from oefsmc_lib.images import fewshot
     counts, rates, mixture = widgets.draw_prior(num, classes, ratio, m).axes
     m_j = fewshot.long_tailed_counts(num, classes, ratio)
     import torch

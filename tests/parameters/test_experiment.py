@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.parameters import experiment as module
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters import experiment as module
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment, known_keys
 
 EVERY = [(method, variant) for method in METHODS for variant in VARIANTS]

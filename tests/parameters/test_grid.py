@@ -6,8 +6,9 @@ from conftest import experiment
 from made_rows import made
 
 from oefsmc_lib import pipeline
-from oefsmc_lib.parameters import grid
+from oefsmc_lib.engine import runs
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.rows.store import Store
 
@@ -17,7 +18,7 @@ def refused(tmp_path, text, profile="embedded"):
     path.write_text(text)
     with pytest.raises(InputError) as error:
         found = grid.load_grid(str(path), profile)
-        grid.check_networks(found.experiments)
+        runs.check_networks(found.experiments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -76,7 +77,7 @@ def test_every_grid_of_every_profile_is_valid():
         found = grid.grids_of(profile)
         assert found and all(each.experiments for each in found)
     whole = {e.key: e for each in grid.grids_of("paper") + grid.grids_of("embedded") for e in each.experiments}
-    grid.check_networks(whole.values())
+    runs.check_networks(whole.values())
 
 
 def test_the_paper_is_the_union_of_its_grids():
@@ -126,7 +127,7 @@ def checked(tmp_path, *blocks, store=None, profile="embedded"):
     """The notes of a grid of these blocks."""
     (tmp_path / "mine.yaml").write_text("blocks:\n" + "".join(f"  - {block}\n" for block in blocks))
     found = grid.load_grid(str(tmp_path / "mine.yaml"), profile)
-    return grid.check_sources([found], store or Store(tmp_path / "results"))
+    return runs.check_sources([found], store or Store(tmp_path / "results"))
 
 
 @pytest.mark.parametrize("block, said", [
@@ -207,9 +208,9 @@ def test_imagenet_is_refused_with_the_textures_of_ten_classes(tmp_path, monkeypa
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
     np.savez(tmp_path / "textures.npz", x_train=np.zeros((1200, 1, 1, 3), np.uint8), y_train=np.arange(1200) % 10)
     with pytest.raises(InputError, match=r"In table2 \(imagenet\), .* n=3000 .* textures has 1200 .* at most 1072, or name"):
-        grid.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results"))
+        runs.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results"))
     np.savez(tmp_path / "textures.npz", y_train=np.arange(3128) % 10)
-    assert grid.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results")) == []
+    assert runs.check_sources(grid.grids_of("imagenet"), Store(tmp_path / "results")) == []
 
 
 # --- runs that fail ----------------------------------------------------------------------------
@@ -226,16 +227,16 @@ def failing(monkeypatch, errors):
 
 def test_a_run_that_fails_stops_no_other_and_is_logged(tiny, tmp_path, monkeypatch):
     store = Store(tmp_path / "results")
-    runs = [experiment(method="fskd", variant="native", seed=seed) for seed in range(4)]
+    asked = [experiment(method="fskd", variant="native", seed=seed) for seed in range(4)]
     failing(monkeypatch, {1: InputError("The loss is not finite."), 2: RuntimeError("out of memory\nallocated 3 GiB")})
-    with pytest.raises(grid.RunsFailed) as error:
-        grid.compute(runs, store, "embedded")
+    with pytest.raises(runs.RunsFailed) as error:
+        runs.compute(asked, store, "embedded")
     said = str(error.value)
     assert said.startswith("2 of 4 runs failed, the others are done") and "\n" not in said
     assert "seed=1" in said and "The loss is not finite." in said and "out of memory allocated 3 GiB" in said
     assert {row.seed for row in store.rows()} == {0, 3}
-    assert [e.seed for e in grid.without_row(runs, store)] == [1, 2]
-    log = grid.failure_log(runs[1], store).read_text()
+    assert [e.seed for e in runs.without_row(asked, store)] == [1, 2]
+    log = runs.failure_log(asked[1], store).read_text()
     assert "Traceback" in log and log.strip().endswith("InputError: The loss is not finite.")
     monkeypatch.undo()
 
@@ -244,25 +245,25 @@ def test_a_run_that_succeeds_later_leaves_no_failure(tiny, tmp_path, monkeypatch
     store, run = Store(tmp_path / "results"), experiment(method="fskd", variant="native")
     with monkeypatch.context() as broken:
         failing(broken, {0: MemoryError()})
-        with pytest.raises(grid.RunsFailed, match="MemoryError"):
-            grid.compute([run], store, "embedded")
-    assert grid.failure_log(run, store).is_file()
-    grid.compute([run], store, "embedded")
-    assert not grid.failure_log(run, store).exists() and len(store.rows()) == 1
+        with pytest.raises(runs.RunsFailed, match="MemoryError"):
+            runs.compute([run], store, "embedded")
+    assert runs.failure_log(run, store).is_file()
+    runs.compute([run], store, "embedded")
+    assert not runs.failure_log(run, store).exists() and len(store.rows()) == 1
 
 
 def test_a_fault_of_the_program_and_a_full_disk_stop_at_once(tiny, tmp_path, monkeypatch):
     store = Store(tmp_path / "results")
-    runs = [experiment(method="fskd", variant="native", seed=seed) for seed in range(2)]
+    asked = [experiment(method="fskd", variant="native", seed=seed) for seed in range(2)]
     with monkeypatch.context() as broken:
         failing(broken, {0: TypeError("a fault of ours")})
         with pytest.raises(TypeError):
-            grid.compute(runs, store, "embedded")
+            runs.compute(asked, store, "embedded")
     with monkeypatch.context() as full:
         calls = []
         full.setattr(Store, "write", lambda *_: calls.append(1) or (_ for _ in ()).throw(InputError("Cannot write x")))
         with pytest.raises(InputError, match="Cannot write"):
-            grid.compute(runs, store, "embedded")
+            runs.compute(asked, store, "embedded")
         assert len(calls) == 1
     assert not store.rows()
 
@@ -303,6 +304,6 @@ def timed(tmp_path):
     ({"dataset": "cifar10", "width": 1.0}, None)])
 def test_times_are_estimated_from_like_runs(timed, switches, seconds):
     wanted = Experiment.parse({"method": "fskd", "variant": "native", **switches})
-    assert grid.estimate([wanted], timed) == seconds
+    assert runs.estimate([wanted], timed) == seconds
     if seconds is not None:
-        assert grid.estimate([wanted, wanted], timed) == 2 * seconds
+        assert runs.estimate([wanted, wanted], timed) == 2 * seconds

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from oefsmc_lib import files
-from oefsmc_lib.rows import store as results
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
 from oefsmc_lib.rows.store import Row, Store, merge, pack
@@ -150,7 +149,7 @@ def test_two_results_of_one_run_are_a_conflict(store):
 CHILD = """
 import os, sys, time
 from oefsmc_lib import files
-from tests.test_results import row, Store
+from tests.rows.test_results import row, Store
 store = Store(sys.argv[1])
 def stuck(*_):
     print("written, not renamed", flush=True)
@@ -202,7 +201,7 @@ def test_a_store_under_a_file_is_refused_in_one_sentence(tmp_path):
 
 WRITER = """
 import sys
-from tests.test_results import row, Store
+from tests.rows.test_results import row, Store
 store = Store(sys.argv[1])
 for turn in range(20):
     for seed in range(5):

@@ -8,8 +8,8 @@ from conftest import normal, randomise
 from torch import nn
 
 from oefsmc_lib import pipeline
-from oefsmc_lib.student import evaluation
 from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.student import evaluation
 
 CPU = torch.device("cpu")
 

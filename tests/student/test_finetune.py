@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from conftest import CLASSES, VGG, normal, same_state, samples, small, state_of
 
-from oefsmc_lib.student import finetune as stage
 from oefsmc_lib.compressors import losses
-from oefsmc_lib.images import elsewhere
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.student import finetune as stage
 
 FEW_LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
 LR = 1e-4                                                  # random networks have steep losses

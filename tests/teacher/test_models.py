@@ -8,9 +8,8 @@ from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teach
 from torch import nn
 
 from oefsmc_lib.compressors import plans, surgery
-from oefsmc_lib.student import evaluation
-from oefsmc_lib.teacher import networks
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.teacher import cost, networks
 from oefsmc_lib.teacher.networks import Architecture
 
 
@@ -20,8 +19,8 @@ def shell(name, classes=10, image_size=32, width=1.0):
     return architecture.build().eval(), architecture
 
 
-def cost(model, architecture):
-    return evaluation.macs(model, architecture) / 1e6, evaluation.parameters(model) / 1e6
+def millions(model, architecture):
+    return cost.macs(model, architecture) / 1e6, cost.parameters(model) / 1e6
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,13 @@ def resnet34():
 ])
 def test_cost_of_networks(name, classes, size, mmac, params):
     model, architecture = shell(name, classes, size)
-    found = cost(model, architecture)
+    found = millions(model, architecture)
     assert f"{found[0]:.{len(mmac.partition('.')[2])}f}" == mmac
     assert f"{found[1]:.{len(params.partition('.')[2])}f}" == params
 
 
 def macs_by_convolution(model, architecture):
-    found = evaluation.macs_by_layer(model, architecture)
+    found = cost.macs_by_layer(model, architecture)
     return {name: count / 1e6 for name, count in found.items() if isinstance(model.get_submodule(name), nn.Conv2d)}
 
 
@@ -90,7 +89,7 @@ def pruned(whole, plan):
     widths = plans.plan_widths(plan, model, architecture)
     student, kept = architecture.build().eval(), {name: list(range(keep)) for name, keep in widths.items()}
     surgery.remove_channels(student, kept, replace(architecture, image_size=32))    # tracing needs no large images
-    (macs, params), (macs_whole, params_whole) = cost(student, architecture), cost(model, architecture)
+    (macs, params), (macs_whole, params_whole) = millions(student, architecture), millions(model, architecture)
     return student, macs, 100 * (1 - macs / macs_whole), 100 * (1 - params / params_whole)
 
 
@@ -115,7 +114,7 @@ def test_pruned_vgg_figures(vgg16, plan):
 
 def test_prune_a_with_cds_head_has_the_published_64_percent(vgg16):
     def params(net, features):                            # Linear(C, 512) + BN1d + ReLU + Linear(512, 10)
-        body = evaluation.parameters(net) - evaluation.parameters(net.classifier)
+        body = cost.parameters(net) - cost.parameters(net.classifier)
         return body + (features * 512 + 512) + 2 * 512 + (512 * 10 + 10)
     student = pruned(vgg16, "prune_a")[0]
     assert f"{params(vgg16[0], 512) / 1e6:.2f}" == "14.99"
@@ -143,7 +142,7 @@ def dropped(whole, names):
     model, architecture = whole
     student = architecture.build().eval()
     surgery.drop_units(student, names)
-    (macs, params), (macs_whole, params_whole) = cost(student, architecture), cost(model, architecture)
+    (macs, params), (macs_whole, params_whole) = millions(student, architecture), millions(model, architecture)
     return macs, 100 * (1 - macs / macs_whole), 100 * (1 - params / params_whole)
 
 

@@ -15,9 +15,9 @@ from conftest import numbers
 from torch import nn
 
 from oefsmc_lib import files
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import sets
 from oefsmc_lib.teacher import teachers, training
-from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import Architecture
 
 ROOT = Path(__file__).resolve().parents[2]

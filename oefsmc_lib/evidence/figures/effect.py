@@ -4,8 +4,21 @@ from collections.abc import Sequence
 
 from oefsmc_lib.evidence import answers, findings, paper
 from oefsmc_lib.evidence.answers import BASE, GROUPS, REMEDIES, column, select
-from oefsmc_lib.evidence.figures.marks import (GREY, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, canvas, finish, mark, num_axis, nums_of,
-                                      series, teacher_line, trained)
+from oefsmc_lib.evidence.figures.marks import (
+    GREY,
+    LOOKS,
+    METHOD_LOOKS,
+    VARIANT_LOOKS,
+    Look,
+    canvas,
+    finish,
+    mark,
+    num_axis,
+    nums_of,
+    series,
+    teacher_line,
+    trained,
+)
 from oefsmc_lib.rows.store import Row
 
 

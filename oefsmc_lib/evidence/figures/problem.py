@@ -5,8 +5,20 @@ from dataclasses import replace
 
 from oefsmc_lib.evidence import answers, findings, paper
 from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, select
-from oefsmc_lib.evidence.figures.marks import (GREY, LOOKS, METHOD_LOOKS, Look, base_rows, canvas, finish, mark, num_axis, nums_of,
-                                      series, teacher_line)
+from oefsmc_lib.evidence.figures.marks import (
+    GREY,
+    LOOKS,
+    METHOD_LOOKS,
+    Look,
+    base_rows,
+    canvas,
+    finish,
+    mark,
+    num_axis,
+    nums_of,
+    series,
+    teacher_line,
+)
 from oefsmc_lib.evidence.figures.ranks import by_rank, group_recall, rank_axis
 from oefsmc_lib.rows.store import Row
 

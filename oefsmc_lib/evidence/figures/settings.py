@@ -5,7 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 from oefsmc_lib.evidence import answers, findings, paper, tables, verdict
 from oefsmc_lib.evidence.answers import NOT_RUN, column, select
-from oefsmc_lib.evidence.figures.marks import BLUE, BROWN, GREEN, GREY, METHOD_LOOKS, ORANGE, PINK, Look, canvas, finish, mark, spread
+from oefsmc_lib.evidence.figures.marks import (
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    METHOD_LOOKS,
+    ORANGE,
+    PINK,
+    Look,
+    canvas,
+    finish,
+    mark,
+    spread,
+)
 from oefsmc_lib.rows.store import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
