@@ -22,7 +22,9 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
 from oefsmc_lib.images import fewshot, sets
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, digest
+from oefsmc_lib.parameters import keys
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment
+from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.store import Row
 from oefsmc_lib.student import evaluation
@@ -186,7 +188,7 @@ def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
 
     Parts that ``shared`` has count with the seconds that they took when they were made.
     """
-    parts = Parts(shared or Shared(), _key(experiment.training_switches(), ready, ready.source_fingerprint))
+    parts = Parts(shared or Shared(), _key(keys.reads(experiment, "training"), ready, ready.source_fingerprint))
     begin = time.perf_counter()
     student = compressors.compress(task_of(experiment, ready), parts)
     return student, time.perf_counter() - begin + parts.saved
@@ -224,7 +226,7 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     begin = time.perf_counter()
     shared = shared or Shared()
     ready = prepare(experiment, shared)
-    key = _key(experiment.outcome_switches(), ready, ready.source_fingerprint)
+    key = _key(keys.reads(experiment, "outcome"), ready, ready.source_fingerprint)
     student, measured = shared.get("finished", key, lambda: finish(experiment, ready, shared))
     return student, row_of(experiment, ready, student, measured | {"seconds_total": time.perf_counter() - begin}, profile)
 
@@ -232,7 +234,7 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
 def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     """The finished student and what was measured of it: compression, fine-tuning, the one test."""
     source = ready.source_fingerprint if experiment.recovers_jointly or experiment.weighs_classes else None
-    key = _key(experiment.recovery_switches(), ready, source)
+    key = _key(keys.reads(experiment, "recovery"), ready, source)
     recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready, shared))
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)

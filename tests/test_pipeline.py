@@ -14,6 +14,7 @@ from oefsmc_lib.compressors import surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
 from oefsmc_lib.images import sets as data
+from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
 from oefsmc_lib.student import evaluation
 from oefsmc_lib.teacher import cost, teachers
@@ -330,13 +331,13 @@ def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch
 
 
 def test_other_weights_or_labels_share_a_training_and_other_images_do_not():
-    ours = Experiment(method="practise", variant="ours").training_switches()
+    ours = keys.reads(Experiment(method="practise", variant="ours"), "training")
     for same in ({"w": "uniform"}, {"ood_labels": "uniform"}, {"alpha_min": "nonzero"},
                  {"variant": "wo_ft"}, {"variant": "extra_images"}, {"eta": 1}):
-        assert Experiment.parse({"method": "practise", "variant": "ours", **same}).training_switches() == ours, same
+        assert keys.reads(Experiment.parse({"method": "practise", "variant": "ours", **same}), "training") == ours, same
     for other in ({"m": 5}, {"lam": 0.2}, {"seed": 1}, {"n": 60}, {"variant": "wo_comp"}, {"practise.iterations": 3},
                   {"aux": "augmented_few"}, {"num": 20}):
-        assert Experiment.parse({"method": "practise", "variant": "ours", **other}).training_switches() != ours, other
+        assert keys.reads(Experiment.parse({"method": "practise", "variant": "ours", **other}), "training") != ours, other
 
 
 def test_only_the_latest_are_kept():

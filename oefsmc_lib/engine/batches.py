@@ -21,7 +21,8 @@ from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import outputs_folder, project_root, writable_folder, write_whole
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.parameters.experiment import Experiment, digest
+from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows.store import Store
 
 WORKER = "notebooks/cell.ipynb"

@@ -9,9 +9,10 @@ from typing import Any
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
-from oefsmc_lib.parameters import grid
-from oefsmc_lib.parameters.experiment import EMBEDDED, Experiment, digest
+from oefsmc_lib.parameters import grid, keys
+from oefsmc_lib.parameters.experiment import EMBEDDED, Experiment
 from oefsmc_lib.parameters.grid import Grid
+from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.parameters.profiles import Profile
 from oefsmc_lib.rows.store import Row, Store
 
@@ -140,7 +141,7 @@ def failure_log(experiment: Experiment, store: Store) -> Path:
 def _in_sharing_order(experiments: list[Experiment]) -> list[Experiment]:
     """Variants that recover the same student next to each other, seed by seed."""
     return sorted(experiments, key=lambda e: (e.dataset, e.method, e.num, e.imbalance, e.seed,
-                                              digest(e.recovery_switches()), e.variant))
+                                              digest(keys.reads(e, "recovery")), e.variant))
 
 
 def rows_for(name: str, profile: str | Profile, store: Store | None = None, run_missing: bool | None = None,

@@ -6,15 +6,13 @@ must give the same numbers share a key; ``pipeline`` adds the checksums of data 
 Defaults are those of ``params/`` and are explained there and in each field below.
 """
 
-import difflib
-import hashlib
-import json
 import re
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters import keys, parse
 
 # Raised by hand whenever a change may alter any accuracy. Rows of different versions are not mixed.
 ALGORITHM_VERSION = 3
@@ -300,142 +298,28 @@ class Experiment(Settings):
         return "literal" if literal[self.method] else "default"
 
     # --- identity --------------------------------------------------------------------------
-    def draw_switches(self) -> dict[str, Any]:
-        """What decides the few images: shared by the methods and variants of a cell."""
-        names = ["dataset", "image_size", "skip_broken", "num", "imbalance", "class_order", "seed"]
-        names += ["ratio", "rounding"] if self.imbalance in ("long_tail", "step") else []
-        names += ["counts"] if self.imbalance == "counts" else []
-        names += ["draw_file"] if self.draw_file else []
-        return {name: getattr(self, name) for name in names}
-
-    def aux_image_switches(self) -> dict[str, Any]:
-        """What decides the auxiliary images, without their labels."""
-        switches = {"aux": self.aux, "m": self.aux_size}
-        return switches | (self.source_switches() | {"n": self.pool_size} if self.aux == "ood" else {"augment": self.augment})
-
-    def source_switches(self) -> dict[str, Any]:
-        """Where OOD images come from."""
-        return {"ood_source": self.ood_source, "ood_exclude": self.ood_exclude}
-
-    def aux_switches(self) -> dict[str, Any]:
-        """What decides the auxiliary set with its labels."""
-        switches = self.aux_image_switches() | self.rate_switches()
-        if self.aux == "ood" and self.ood_labels != "teacher":
-            switches["label_sampling"] = self.label_sampling
-        return switches
-
-    def rate_switches(self) -> dict[str, Any]:
-        """What decides the rates of eq. (4), which labels, class weights and w=complement read."""
-        alpha = {"alpha_min": self.alpha_min} if self.ood_labels == "complementary" else {}
-        return {"ood_labels": self.ood_labels} | alpha
-
-    def training_switches(self) -> dict[str, Any]:
-        """What decides a training by eq. (7) of a given structure, which reads no label and no importance."""
-        switches = self.draw_switches() | {"model": self.model, "width": self.width, "method": self.method,
-                                           "plan": self.resolved_plan}
-        section = getattr(self, self.method).model_dump() | ({"rho": self.cd_rho} if self.method == "cd" else {})
-        unread = {("fskd", "minnorm"): ["rho"], ("cd", "exact"): ["iterations", "lr"],
-                  ("cd", "adam"): ["rho", "milestones"]}.get((self.method, section.get("solver")), [])
-        switches |= {f"{self.method}.{k}": v for k, v in section.items() if k not in unread}
-        if self.method in ("mir", "practise"):
-            switches |= {"augment": self.augment, "kd": self.kd}
-        if self.recovers_jointly or self.weighs_classes:
-            switches |= self.aux_image_switches()
-        if self.recovers_jointly:
-            switches |= {"lam": self.lam}
-        if self.recovers_jointly and self.recovery_size != self.aux_size:
-            switches |= {"recovery_images": self.recovery_size}
-        return switches
-
-    def recovery_switches(self) -> dict[str, Any]:
-        """What decides the recovered student, before fine-tuning: shared by variants."""
-        switches = self.training_switches()
-        if self.weighs_classes:
-            switches |= self.aux_switches()
-            switches |= {"class_aware": True, "w": self.w, "contribution": self.contribution}
-        return switches
-
-    def outcome_switches(self) -> dict[str, Any]:
-        """What decides the finished student: variants that agree in all of it have one student."""
-        switches = self.recovery_switches() | {"finetuning": self.finetuning}
-        if self.finetuning == "common":
-            switches |= {f"finetune.{k}": v for k, v in self.finetune.model_dump().items()}
-            if self.watches:
-                switches |= self.source_switches()
-            if self.finetune.scale_lr:
-                switches |= {"eta": self.eta, "gamma": self.gamma} | self.rate_switches()
-        if self.finetunes_on_aux:
-            switches |= self.aux_switches()
-            switches |= {"eta": self.eta, "gamma": self.gamma, "gamma_mean": self.gamma_mean, "redraw": self.redraw}
-        return switches
-
     def switches(self) -> dict[str, Any]:
-        """All that this run reads, flat, with plan, m, n and CD's ridge resolved."""
-        switches = self.outcome_switches() | {"variant": self.variant}
+        """All that this run reads, flat, with plan, m, n and CD's ridge resolved (:mod:`oefsmc_lib.parameters.keys`)."""
+        switches = keys.reads(self, "outcome") | {"variant": self.variant}
         del switches["finetuning"]                         # the variant says it
         return switches
 
     @property
     def key(self) -> str:
         """12 hex digits over :meth:`switches` and ``ALGORITHM_VERSION``."""
-        return digest(self.switches() | {"algorithm": ALGORITHM_VERSION})
+        return keys.digest(self.switches() | {"algorithm": ALGORITHM_VERSION})
 
     # --- making one ------------------------------------------------------------------------
     @classmethod
     def parse(cls, settings: dict[str, Any], where: str = "the settings") -> "Experiment":
         """Validate plain settings (dotted keys allowed); an :class:`InputError` names the first fault."""
-        nested = nest(settings, where)
+        nested = parse.nest(settings, known_keys(), where)
         try:
             return cls.model_validate(nested)
         except ValidationError as error:
-            raise InputError(_sentence(error, where)) from None
-
-
-def digest(value: Any) -> str:
-    """12 hex digits of the SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+            raise InputError(parse.sentence(error, where)) from None
 
 
 def known_keys() -> list[str]:
     """Every key of an experiment, dotted: ``num``, ``fskd.rho``, ..."""
-    keys = []
-    for name, field in Experiment.model_fields.items():
-        if isinstance(field.default, Settings):
-            keys += [f"{name}.{inner}" for inner in type(field.default).model_fields]
-        else:
-            keys.append(name)
-    return keys
-
-
-def nest(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """``{"fskd.rho": 1}`` -> ``{"fskd": {"rho": 1}}``; unknown keys are refused with the nearest right one."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
-        else:
-            flat[key] = value
-    known = known_keys()
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else "; see `oefsmc run --help`"
-            raise InputError(f"Unknown key {key!r} in {where}{hint}")
-        outer, _, inner = key.partition(".")
-        if inner:
-            nested.setdefault(outer, {})[inner] = value
-        else:
-            nested[outer] = value
-    return nested
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first fault of a pydantic error as one sentence."""
-    fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    if not key:
-        return f"In {where}, {message}."
-    return f"In {where}, {key}={fault['input']!r} is not valid: {message[0].lower()}{message[1:]}."
+    return parse.dotted(Experiment)

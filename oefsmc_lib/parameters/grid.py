@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import Experiment, digest, known_keys
+from oefsmc_lib.parameters.experiment import Experiment, known_keys
+from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.parameters.profiles import Profile, find, flat, load_profile, names, nearest, profile_for, read_yaml, union  # noqa: F401
 
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import data_folder, writable_folder, write_whole
 from oefsmc_lib.images import sets
-from oefsmc_lib.parameters.experiment import EMBEDDED, digest
+from oefsmc_lib.parameters.experiment import EMBEDDED
+from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.teacher import training
 from oefsmc_lib.teacher.networks import Architecture, stem
 

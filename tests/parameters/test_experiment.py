@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import experiment as module
+from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment, known_keys
 
 EVERY = [(method, variant) for method in METHODS for variant in VARIANTS]
@@ -48,8 +49,8 @@ def test_eq_5_acts_where_the_criterion_looks_at_images():
     assert all(Experiment(method=m, contribution="activation").weighs_classes for m in ("fskd", "mir", "cd"))
     for method in ("fskd", "mir", "cd"):
         control, wo_ft, ours = (Experiment(method=method, variant=v) for v in ("extra_images", "wo_ft", "ours"))
-        assert control.recovery_switches() == wo_ft.recovery_switches() == ours.recovery_switches()
-        assert control.outcome_switches() == wo_ft.outcome_switches() != ours.outcome_switches()
+        assert keys.reads(control, "recovery") == keys.reads(wo_ft, "recovery") == keys.reads(ours, "recovery")
+        assert keys.reads(control, "outcome") == keys.reads(wo_ft, "outcome") != keys.reads(ours, "outcome")
 
 
 @pytest.mark.parametrize("method, model, dataset, plan", [
