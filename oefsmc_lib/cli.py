@@ -218,7 +218,7 @@ def show(settings: Settings = None, profile: ProfileOption = None,
     from oefsmc_lib.rows.store import Store
     if grid_name:
         from oefsmc_lib.engine import runs
-        rows, absent = runs.rows_for(grid_name, profile or "embedded", run_missing=False)
+        rows, absent = runs.stored(grid_name, profile or "embedded", Store())
     else:
         rows, absent = [r for r in Store().rows() if profile is None or r.profile == profile], []
     for key, wanted in settings_of(settings).items():
@@ -415,7 +415,7 @@ def results_pack(name: str, profile: ProfileOption = None) -> None:
     from oefsmc_lib.engine import runs
     from oefsmc_lib.rows import store as results
     store = results.Store()
-    rows, absent = runs.rows_for(name, profile or "embedded", store, run_missing=False)
+    rows, absent = runs.stored(name, profile or "embedded", store)
     if not rows:
         raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {name}`.")
     path = store.folder / f"{profile or 'embedded'}-{name}.jsonl"

@@ -26,7 +26,7 @@ from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows import provenance
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 from oefsmc_lib.student import evaluation
 from oefsmc_lib.student.finetune import Watch, finetune
 from oefsmc_lib.teacher import networks, teachers

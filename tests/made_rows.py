@@ -2,7 +2,7 @@
 
 from oefsmc_lib.images.fewshot import groups
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def made(experiment, top1, recalls=None, classes=10, network=None):

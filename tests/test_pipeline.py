@@ -438,7 +438,6 @@ def test_the_id_hangs_on_teacher_data_and_source(tiny, monkeypatch):
     ({"width": 1 / 64, "plan": "half"}, "without a channel; use a wider network"),
     ({"model": "vgg_16"}, "did you mean vgg16"),
     ({"device": "cuda:77"}, "The device 'cuda:77' is not here; use device=cpu"),
-    ({"draw_file": "nowhere.json"}, "No saved draw at nowhere.json"),
     ({"num": 1, "rounding": "floor"}, "rounding=floor leaves no image"),
 ])
 def test_bad_input_is_refused_in_one_sentence(tiny, settings, words):

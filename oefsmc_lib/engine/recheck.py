@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 TOLERANCE = 0.5                                            # points of top-1, on another machine
 MACHINE = ("device", "threads", "torch", "torchvision")    # what the last bit depends on

@@ -14,7 +14,8 @@ from oefsmc_lib.parameters.experiment import EMBEDDED, Experiment
 from oefsmc_lib.parameters.grid import Grid
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.parameters.profiles import Profile
-from oefsmc_lib.rows.store import Row, Store
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store
 
 
 def check_networks(experiments: Iterable[Experiment]) -> None:
@@ -144,13 +145,10 @@ def _in_sharing_order(experiments: list[Experiment]) -> list[Experiment]:
                                               digest(keys.reads(e, "recovery")), e.variant))
 
 
-def rows_for(name: str, profile: str | Profile, store: Store | None = None, run_missing: bool | None = None,
-             only: dict[str, Any] | None = None) -> tuple[list[Row], list[Experiment]]:
-    """A grid's rows and what is still missing; computes it first where the profile says so."""
-    store = store or Store()
+
+def stored(name: str, profile: str | Profile, store: Store, only: dict[str, Any] | None = None) -> tuple[list[Row], list[Experiment]]:
+    """The rows of a grid that the store has, and the experiments without one."""
     asked = grid.load_grid(name, profile, only)
-    if asked.profile.compute if run_missing is None else run_missing:
-        compute(missing(asked, store), store, asked.profile.name)
     rows = store.rows([experiment.key for experiment in asked.experiments], on_error="warn")
     return rows, missing(asked, store)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import paper, tables
-from oefsmc_lib.rows import store
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows import row as row_module
+from oefsmc_lib.rows.row import Row
 
 BASE = "native_ft"                                         # the paper's base columns
 REDRAWN = "redrawn"                                        # OE-FSMC with redraw=true
@@ -28,7 +28,7 @@ def column(row: Row, name: str):
     """
     if name == "variant" and row.switches.get("redraw"):
         return REDRAWN
-    return getattr(row, name) if name in store.COLUMNS else row.switches.get(name)
+    return getattr(row, name) if name in row_module.COLUMNS else row.switches.get(name)
 
 
 def select(rows: Iterable[Row], **columns) -> list[Row]:

@@ -23,7 +23,7 @@ from oefsmc_lib.evidence.answers import (
     undecided,
     values_of,
 )
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def _of(variant: str):

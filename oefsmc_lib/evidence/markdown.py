@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from oefsmc_lib.engine import batches, runs
 from oefsmc_lib.evidence import answers, paper, verdict
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.rows.store import Row, Store
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store
 
 WITHOUT_IMAGES = ("imagenet",)                             # sets that nobody who ran these grids has had
 

@@ -9,11 +9,11 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
-from oefsmc_lib.rows.store import SWITCHES, Row
+from oefsmc_lib.rows.row import SWITCHES, Row
 
 
 def frame(rows: Iterable[Row]):
@@ -64,37 +64,6 @@ def means(rows: Sequence[Row]):
     """:func:`summary` of every setting that these rows have."""
     return summary(rows, varying_columns(rows))
 
-
-def paired(rows: Iterable[Row], a: Any, b: Any, by: Sequence[str] = (), *, on: str = "variant", value: str = "top1",
-           over: Sequence[str] = ()):
-    """Differences a - b between two values of the column ``on``, seed by seed, with their 95 % t-interval.
-
-    ``by`` columns, then n, mean, sd, half, low, high, seeds, differences. With ``over`` the
-    differences are first averaged over these columns' cells within each seed (a claim about a
-    whole table), and ``cells`` counts them. A seed counts only where both sides have it, in every cell.
-    Raises :class:`InputError` and warns as :func:`summary` does.
-    """
-    import pandas as pd
-
-    table = frame(rows)
-    if table.empty:
-        return table
-    _known_columns(table, [on])
-    table = table[table[on].isin([a, b])]
-    _warn_of_versions(table)
-    gathered: dict[tuple, tuple[dict, list]] = {}
-    for cell, part in _cells(table, [*by, *over], value, pair=on):
-        sides = part.pivot(index="seed", columns=on, values=value).reindex(columns=[a, b]).dropna()
-        if sides.empty:
-            continue                                       # no seed has both sides here
-        place = {name: cell[name] for name in by}
-        gathered.setdefault(tuple(map(str, place.values())), (place, []))[1].append(sides[a] - sides[b])
-    records = []
-    for place, differences in gathered.values():
-        seeds = pd.concat(differences, axis=1).dropna().mean(axis=1).sort_index()
-        record = place | _spread(seeds.tolist()) | {"seeds": seeds.index.tolist(), "differences": seeds.tolist()}
-        records.append(record | ({"cells": len(differences)} if over else {}))
-    return pd.DataFrame(records)
 
 
 def verdict(low: float, high: float) -> Literal["reproduced", "not reproduced", "undecided"]:

@@ -20,7 +20,8 @@ from oefsmc_lib.evidence.answers import BASE, NOT_RUN, by_seed, column, select, 
 from oefsmc_lib.evidence.tables import t_interval
 from oefsmc_lib.evidence.tables import verdict as rule
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.rows.store import Row, Store
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store
 
 NEGLIGIBLE = 1.0                                           # points
 LENGTHS = ("mir.iterations", "practise.iterations")        # rows of other lengths are other cells

@@ -1,9 +1,7 @@
 """The few images: how many of each class, in which class order, and which ones."""
 
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -85,27 +83,6 @@ class Draw:
     counts: list[int]                                     # by class index
     order: list[int]                                      # class indices, head first
 
-    def save(self, path: Path) -> None:
-        Path(path).write_text(json.dumps({"indices": self.indices, "counts": self.counts, "order": self.order}))
-
-
-def load(path: Path, labels: Tensor, classes: int) -> Draw:
-    """A saved draw, checked against the training labels."""
-    try:
-        saved = Draw(**json.loads(Path(path).read_text()))
-        whole = all(type(number) is int for number in [*saved.indices, *saved.counts, *saved.order])
-    except OSError as error:
-        raise InputError(f"No saved draw at {path} ({error.strerror}); a draw is written by `Draw.save`.") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"The saved draw {path} is not readable ({error}); write it again with `Draw.save`.") from error
-    if not whole or sorted(saved.order) != list(range(classes)):
-        raise InputError(f"The saved draw {path} is not one of {classes} classes; write it again with `Draw.save`.")
-    if not saved.indices or max(saved.indices) >= len(labels) or min(saved.indices) < 0:
-        raise InputError(f"The saved draw {path} names images that this training set of {len(labels)} does not have.")
-    found = torch.bincount(labels[torch.tensor(saved.indices)], minlength=classes).tolist()
-    if found != saved.counts or len(set(saved.indices)) != len(saved.indices):
-        raise InputError(f"The saved draw {path} is of another data set: its counts per class do not fit the labels.")
-    return saved
 
 
 def draw(labels: Tensor, classes: int, experiment) -> Draw:
@@ -115,12 +92,6 @@ def draw(labels: Tensor, classes: int, experiment) -> Draw:
     seed the one with more images of a class contains the other's of that class. Raises
     :class:`InputError` when a class has too few images.
     """
-    if experiment.draw_file:
-        saved = load(experiment.draw_file, labels, classes)
-        if len(saved.indices) != experiment.num:
-            raise InputError(f"The saved draw {experiment.draw_file} has {len(saved.indices)} images, "
-                             f"but num={experiment.num}.")
-        return saved
     order = class_order(experiment, classes)
     source = generator(experiment.seed, "few")
     counts = [0] * classes

@@ -67,7 +67,7 @@ BATCHES = {
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and labels of one split. ``lossy`` lists images that are no lossless copies."""
+    """Images and labels of one split."""
 
     name: str
     images: Tensor | LazyImages                            # uint8 (N, C, H, W)
@@ -75,7 +75,6 @@ class ImageSet:
     class_names: tuple[str, ...]
     fingerprint: str                                       # 12 hex digits; see `fingerprint`
     broken: int = 0                                        # left out because they do not decode
-    lossy: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,9 +125,8 @@ def load(name: str, split: str, *, image_size: int | None = None, skip_broken: b
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     if image_size is not None:
         images = fit(images, (images.shape[1], image_size, image_size))
-    broken, lossy = arrays.get(f"broken_{split}", 0), arrays.get(f"lossy_{split}", np.empty(0, int))
     return ImageSet(name, images, torch.from_numpy(y), names, _resized(mark, size, image_size),
-                    int(broken), tuple(lossy.tolist()))
+                    int(arrays.get(f"broken_{split}", 0)))
 
 
 def fingerprint(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> str:
@@ -213,7 +211,7 @@ def get(name: str) -> str:
 
 
 def check(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> dict:
-    """Read a set whole; counts, shapes, fingerprints, broken and lossy images. Raises :class:`InputError`."""
+    """Read a set whole; counts, shapes, fingerprints and broken images. Raises :class:`InputError`."""
     _known(name)
     same = {"image_size": image_size, "skip_broken": skip_broken}
     report = {"name": name, "where": locate(name), "splits": {}}
@@ -228,7 +226,7 @@ def check(name: str, *, image_size: int | None = None, skip_broken: bool = False
         counts = torch.bincount(images.labels, minlength=images.num_classes)
         report["splits"][split] = {"images": len(images), "shape": images.shape, "classes": images.num_classes,
                                    "fewest": int(counts.min()), "most": int(counts.max()), "broken": images.broken,
-                                   "lossy": len(images.lossy), "fingerprint": images.fingerprint}
+                                   "fingerprint": images.fingerprint}
     shapes = {part["shape"] for part in report["splits"].values()}
     if len(shapes) > 1:
         raise InputError(f"The splits of {name} differ in shape, {shapes}; set image_size to make them one.")

@@ -9,7 +9,8 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import verdict
 from oefsmc_lib.files import outputs_folder, write_whole
 from oefsmc_lib.notebook.session import narrative
-from oefsmc_lib.rows.store import Row, Store
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -15,7 +15,8 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import outputs_folder, project_root, writable_folder
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import EMBEDDED
-from oefsmc_lib.rows.store import Row, Store
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store
 
 # Grids that the notebooks read where the profile computes; another one would be computed by its notebook.
 DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "literal", "beyond")
@@ -46,7 +47,7 @@ class Book:
                                  self.profile.name)
             except runs.RunsFailed as error:
                 print(error)
-        rows, absent = runs.rows_for(name, self.profile, self.store, False, only)
+        rows, absent = runs.stored(name, self.profile, self.store, only)
         if absent:
             seconds = runs.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"

@@ -132,7 +132,6 @@ class Experiment(Settings):
     rounding: Literal["largest_remainder", "floor", "at_least_one"] = "largest_remainder"
     counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     class_order: Literal["permuted", "index"] = "permuted"
-    draw_file: str | None = None                           # saved indices, instead of a draw by seed
     seed: Annotated[int, Field(ge=0)] = 0
 
     # images from elsewhere

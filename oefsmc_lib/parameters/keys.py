@@ -18,7 +18,6 @@ READS = (
     ("draw", "dataset image_size skip_broken num imbalance class_order seed", _always),
     ("draw", "ratio rounding", lambda e: e.imbalance in ("long_tail", "step")),
     ("draw", "counts", lambda e: e.imbalance == "counts"),
-    ("draw", "draw_file", lambda e: e.draw_file),
     ("source", "ood_source ood_exclude", _always),
     ("aux images", "aux m", _always),                      # D_aux without its labels
     ("aux images", "@source n", lambda e: e.aux == "ood"),

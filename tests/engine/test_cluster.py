@@ -9,7 +9,7 @@ import time
 import pytest
 from engines import ROOT, Place
 
-from oefsmc_lib.rows.store import difference
+from oefsmc_lib.rows.row import difference
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "sinfo", "srun")

@@ -10,7 +10,8 @@ import pytest
 
 from oefsmc_lib.engine import execute, runs
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.rows.store import Store, difference
+from oefsmc_lib.rows.row import difference
+from oefsmc_lib.rows.store import Store
 from oefsmc_lib.teacher import teachers
 
 PROFILE = grid.load_profile("embedded")

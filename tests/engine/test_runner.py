@@ -15,7 +15,8 @@ from oefsmc_lib.engine import batches, kernels, locks
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.rows.store import Store, difference
+from oefsmc_lib.rows.row import difference
+from oefsmc_lib.rows.store import Store
 
 
 @pytest.fixture

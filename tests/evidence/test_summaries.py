@@ -12,7 +12,7 @@ from scipy import stats
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import tables
-from oefsmc_lib.evidence.tables import frame, paired, summary, t_interval, verdict
+from oefsmc_lib.evidence.tables import frame, summary, t_interval, verdict
 from oefsmc_lib.parameters.experiment import Experiment
 
 
@@ -93,38 +93,6 @@ def sides(ours, native, **settings):
     return [row(seed, top1, experiment=Experiment(seed=seed, variant=variant, **settings))
             for variant, values in (("ours", ours), ("native_ft", native)) for seed, top1 in values.items()]
 
-
-def test_paired_uses_only_seeds_of_both_sides():
-    rows = sides({0: 80, 1: 82, 2: 85, 9: 0}, {0: 70, 1: 71, 2: 73, 8: 100})
-    table = paired(rows, "ours", "native_ft", by=["num"])
-    assert table.n[0] == 3 and table.seeds[0] == [0, 1, 2] and table.differences[0] == [10, 11, 12]
-    mean, _, half = t_interval([10, 11, 12])
-    assert (table.low[0], table.high[0]) == pytest.approx((mean - half, mean + half))
-    assert verdict(table.low[0], table.high[0]) == "reproduced"
-    back = paired(rows, "native_ft", "ours", by=["num"])
-    assert verdict(back.low[0], back.high[0]) == "not reproduced"
-
-
-def test_paired_over_cells_averages_within_a_seed_first():
-    rows = sides({0: 80, 1: 82, 2: 84}, {0: 70, 1: 70, 2: 70}) + sides({0: 90, 1: 90}, {0: 90, 1: 88}, num=20)
-    table = paired(rows, "ours", "native_ft", over=["num"])
-    assert table.cells[0] == 2 and table.seeds[0] == [0, 1] and table.differences[0] == [5.0, 7.0]
-
-
-def test_paired_on_another_column_and_without_a_pair():
-    rows = [row(seed, 90.0 - 10 * (kind == "long_tail"), experiment=Experiment(seed=seed, imbalance=kind))
-            for kind in ("balanced", "long_tail") for seed in range(2)]
-    assert paired(rows, "long_tail", "balanced", on="imbalance").differences[0] == [-10.0, -10.0]
-    assert paired(rows, "ours", "native", by=["imbalance"]).empty
-    assert paired([], "ours", "native").empty
-    with pytest.raises(InputError, match="no column 'imbalence'"):
-        paired(rows, 1, 2, on="imbalence")
-
-
-def test_paired_refuses_two_teachers():
-    rows = sides({0: 80}, {}) + [row(0, teacher_sha256="t2", experiment=Experiment(variant="native_ft"))]
-    with pytest.raises(InputError, match="teacher_sha256"):
-        paired(rows, "ours", "native_ft", by=["num"])
 
 
 @pytest.mark.parametrize("low, high, said", [(0.1, 2, "reproduced"), (-2, -0.1, "not reproduced"), (-1, 1, "undecided"),

@@ -300,12 +300,6 @@ def test_damaged_archive_is_named(home):
     sentence(lambda: sets.load("cifar10", "train"), "cifar-10-python.tar.gz", "delete it")
 
 
-def test_lossy_images_are_listed(home):
-    save(home, lossy_train=np.array([3, 7]))
-    assert sets.load("cifar10", "train").lossy == (3, 7)
-    assert sets.load("cifar10", "test").lossy == ()
-    assert sets.check("cifar10")["splits"]["train"]["lossy"] == 2
-
 
 # --- fingerprints without pixels ---------------------------------------------------------------
 def test_fingerprint_comes_from_the_note_while_the_file_is_unchanged(home, monkeypatch):
@@ -923,8 +917,7 @@ def test_check_reports_counts(home):
     report = sets.check("cifar10")
     assert report["fingerprint"] == sets.fingerprint("cifar10") and report["where"] == str(home / "cifar10.npz")
     assert report["splits"]["test"] == {"images": 10, "shape": (3, 32, 32), "classes": 10, "fewest": 1, "most": 1,
-                                        "broken": 0, "lossy": 0,
-                                        "fingerprint": sets.load("cifar10", "test").fingerprint}
+                                        "broken": 0, "fingerprint": sets.load("cifar10", "test").fingerprint}
     assert set(sets.check("photos")["splits"]) == {"train"}
     json.dumps(report)
 

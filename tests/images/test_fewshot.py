@@ -1,6 +1,5 @@
 """The draw of the few images: counts, class order, nesting, saved draws."""
 
-import json
 
 import pytest
 import torch
@@ -150,39 +149,3 @@ def test_groups_are_head_tail_and_absent():
 
 
 # --- saved draws ---------------------------------------------------------------------------------
-def test_a_saved_draw_comes_back_and_replaces_the_seeds(tmp_path):
-    drawn = fewshot.draw(LABELS, 10, Experiment(seed=4))
-    drawn.save(tmp_path / "draw.json")
-    again = fewshot.draw(LABELS, 10, Experiment(seed=9, draw_file=str(tmp_path / "draw.json")))
-    assert again == drawn
-
-
-def test_a_saved_draw_of_another_size_is_refused(tmp_path):
-    fewshot.draw(LABELS, 10, Experiment()).save(tmp_path / "draw.json")
-    with pytest.raises(InputError, match="has 10 images, but num=20"):
-        fewshot.draw(LABELS, 10, Experiment(num=20, draw_file=str(tmp_path / "draw.json")))
-
-
-def change(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize("damage, words", [
-    (lambda path: path.unlink(), "No saved draw at"),
-    (lambda path: path.write_text("{"), "is not readable"),
-    (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not readable"),
-    (lambda path: path.write_text("[1]"), "is not readable"),
-    (lambda path: change(path, extra=1), "is not readable"),
-    (lambda path: change(path, indices=["one"]), "is not one of 10 classes"),
-    (lambda path: change(path, order=[0, 1]), "is not one of 10 classes"),
-    (lambda path: change(path, indices=[]), "names images that this training set of 600 does not have"),
-    (lambda path: change(path, indices=[600] * 10), "names images that this training set of 600 does not have"),
-    (lambda path: change(path, counts=[10] + [0] * 9), "is of another data set"),
-    (lambda path: change(path, indices=[0] * 10, counts=[10] + [0] * 9), "is of another data set"),
-])
-def test_a_damaged_draw_is_refused_in_one_sentence(tmp_path, damage, words):
-    path = tmp_path / "draw.json"
-    fewshot.draw(LABELS, 10, Experiment()).save(path)
-    damage(path)
-    with pytest.raises(InputError, match=words):
-        fewshot.draw(LABELS, 10, Experiment(draw_file=str(path)))

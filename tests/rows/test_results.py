@@ -15,7 +15,8 @@ import pytest
 from oefsmc_lib import files
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
-from oefsmc_lib.rows.store import Row, Store, merge, pack
+from oefsmc_lib.rows.row import Row
+from oefsmc_lib.rows.store import Store, merge, pack
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from oefsmc_lib.evidence.figures.marks import (
     teacher_line,
     trained,
 )
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def effect(rows: Sequence[Row], profile, nums: str = "nums"):

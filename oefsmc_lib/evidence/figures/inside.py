@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from oefsmc_lib.evidence import answers, findings, paper
 from oefsmc_lib.evidence.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, canvas, finish
 from oefsmc_lib.evidence.figures.ranks import rank_ticks, shade
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[int], profile, finding: str,

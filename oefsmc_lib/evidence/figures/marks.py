@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from oefsmc_lib.evidence import answers, paper, tables
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, column
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 BLUE, ORANGE, GREEN, PINK, GREY, PALE, BROWN = "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#6f6f6f", "#f0c98a", "#9b5310"
 

@@ -20,7 +20,7 @@ from oefsmc_lib.evidence.figures.marks import (
     teacher_line,
 )
 from oefsmc_lib.evidence.figures.ranks import by_rank, group_recall, rank_axis
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def problem(rows: Sequence[Row], profile):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from oefsmc_lib.evidence import answers
 from oefsmc_lib.evidence.answers import GROUPS, NOT_RUN, select
 from oefsmc_lib.evidence.figures.marks import GREY, GROUP_SHADES, Look, mark, spread
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 
 def long_tailed(rows: Sequence[Row]) -> dict[tuple, Row]:

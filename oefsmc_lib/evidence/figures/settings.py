@@ -19,7 +19,7 @@ from oefsmc_lib.evidence.figures.marks import (
     mark,
     spread,
 )
-from oefsmc_lib.rows.store import Row
+from oefsmc_lib.rows.row import Row
 
 # switch -> (axis label, value of a row, the value that the paper calls best, its claim)
 SWEEPS: dict[str, tuple[str, Callable[[Row], float], float, str]] = {
