@@ -121,7 +121,7 @@ def test_a_cell_is_at_work_while_a_runner_has_its_lock(smoke):
 
 
 def test_a_notebook_that_ends_without_its_rows_has_failed(smoke, monkeypatch):
-    monkeypatch.setattr(session, "execute", lambda *_: None)
+    monkeypatch.setattr(kernels, "execute", lambda *_: None)
     with pytest.raises(batches.CellFailed, match="4 rows are missing although"):
         batches.run_cell(smoke[0], Store())
 
