@@ -56,15 +56,16 @@ def found_markdown(rows: Mapping[str, Sequence[Row]], dataset: str = "cifar10", 
     costs = {m: cost for m in sorted(paper.METHOD_NAMES) if (cost := answers.tail_cost(table1, num, method=m))}
     if costs:
         parts = [f"{paper.METHOD_NAMES[m]} {verdict.interval(-cost['mean'], cost['half'])}" for m, cost in costs.items()]
-        sentences.append(f"With {num} images of {DATA_NAMES[dataset]} the long tail costs every compressor accuracy, in points: "
-                         f"{', '.join(parts)}.")
+        sentences.append(f"Against balanced images, {num} long-tailed images of {DATA_NAMES[dataset]} change the compressors' accuracy "
+                         f"by these points: {', '.join(parts)}.")
     gains = {m: found for m in sorted(paper.METHOD_NAMES) if (found := answers.gain(table2, num, method=m))}
     if gains:
         parts = [f"{paper.METHOD_NAMES[m]} {verdict.interval(found['mean'], found['half'])}" for m, found in gains.items()]
         helps = verdict.cells(list(rows.get("table2", ())))["verdict"].tolist()
-        sentences.append(f"OE-FSMC as the paper describes it adds {', '.join(parts)} points there; over all cells of Table 2 that were "
-                         f"run it is significantly above its base in {helps.count('reproduced')} of {len(helps)} and significantly "
-                         f"below it in {helps.count('not reproduced')}.")
+        sentences.append(f"With {num} long-tailed images of {DATA_NAMES[dataset]}, OE-FSMC as the paper describes it changes the "
+                         f"compressors' accuracy by these points: {', '.join(parts)}. Over all cells of Table 2 that were run it is "
+                         f"significantly above its base in {helps.count('reproduced')} of {len(helps)} and significantly below it in "
+                         f"{helps.count('not reproduced')}.")
     pool = answers.select(table2, num=num, variant="whole_pool", method="fskd", imbalance="long_tail")
     if pool:
         level, teacher = sum(row.top1 for row in pool) / len(pool), pool[0].teacher_accuracy

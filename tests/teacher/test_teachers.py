@@ -212,9 +212,10 @@ def test_a_kill_between_weights_and_card_leaves_no_teacher(home, monkeypatch):
 
 
 CHILD = """
-from oefsmc_lib.images import sets as data; from oefsmc_lib.teacher import teachers; from oefsmc_lib.teacher import training
-from tests.test_teachers import TINY, tiny
-data.load = tiny
+from oefsmc_lib.images import sets
+from oefsmc_lib.teacher import teachers, training
+from tests.teacher.test_teachers import TINY, tiny
+sets.load = tiny
 training.RECIPES["mnist5k"] = training.Recipe(epochs=3, lr=0.05, batch=16, augment="shift")
 fit = training.fit
 training.fit = lambda *a: print("trained") or fit(*a)
