@@ -138,11 +138,15 @@ def groups(rows: Sequence[Row], num: int) -> str:
 
 
 def ablation(rows: Sequence[Row]) -> str:
-    """What either part alone and both together add to the base, averaged over compressors and sizes."""
-    found = {v: verdict.over(select(rows, imbalance="long_tail"), _of(v), _of(BASE))
-             for v in ("wo_comp", "wo_ft", "ours", "whole_pool")}
+    """What either part alone and both together add to the base, averaged over sizes and the compressors with the most seeds."""
+    rows = select(rows, imbalance="long_tail")
+    seeds = {m: len({row.seed for row in select(rows, method=m)}) for m in paper.METHOD_NAMES}
+    most = [m for m, count in seeds.items() if count == max(seeds.values())]
+    some = f" with {' and '.join(paper.METHOD_NAMES[m] for m in most)}" if len(most) < sum(map(bool, seeds.values())) else ""
+    rows = [row for row in rows if row.method in most]
+    found = {v: verdict.over(rows, _of(v), _of(BASE)) for v in ("wo_comp", "wo_ft", "ours", "whole_pool")}
     parts = [f"{VARIANT_WORDS[v]} {_signed(vars(d) | {'low': d.low, 'high': d.high})}" for v, d in found.items() if d]
-    return f"Points against neither part (w/o all): {', '.join(parts) or NOT_RUN}"
+    return f"Points against neither part (w/o all){some}: {', '.join(parts) or NOT_RUN}"
 
 
 def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "top1") -> str:
@@ -163,13 +167,11 @@ def settings(entries: dict[str, Sequence[Row]], reference: str, value: str = "to
 
 
 def against_base(entries: dict[str, dict[str, Sequence[Row]]]) -> str:
-    """What each remedy adds to the base of the same setting, in points."""
-    remedies, parts = [name for name in next(iter(entries.values())) if name != "base"], []
-    for setting, rows in entries.items():
-        found = [against(rows[remedy], rows["base"]) for remedy in remedies]
-        if said := [_signed(one) for one in found if one]:
-            parts.append(f"{setting} {' and '.join(said)}")
-    return f"Points against the base, {' and '.join(remedies)}: {', '.join(parts) or NOT_RUN}"
+    """What the last remedy adds to the base of each setting, in points."""
+    *_, remedy = next(iter(entries.values()))
+    found = {setting: against(rows[remedy], rows["base"]) for setting, rows in entries.items()}
+    parts = [f"{setting} {_signed(one)}" for setting, one in found.items() if one]
+    return f"Points against the base, {remedy}: {', '.join(parts) or NOT_RUN}"
 
 
 def stopping(entries: dict[str, Sequence[Row]]) -> str:
@@ -201,11 +203,10 @@ def solvers(rows: Sequence[Row]) -> str:
     return f"Released solver − this package's, long-tailed, mean over sizes: {'; '.join(parts) or NOT_RUN}"
 
 
-def features(distances: dict[str, float]) -> str:
-    """How far groups of images lie from the nearest class centre, as multiples of the first group's distance."""
-    (first, unit), *others = distances.items()
-    parts = [f"{label} {distance / unit:.1f} times as far" for label, distance in others]
-    return f"Against {first}, from the nearest class centre: {', '.join(parts)}"
+def features(classes: dict[str, float]) -> str:
+    """How many classes the teacher sees in the images of each source."""
+    first, *rest = (f"{number:.1f}{{}} in {source}" for source, number in classes.items())
+    return f"The teacher sees {', '.join([first.format(' classes'), *(each.format('') for each in rest)])}"
 
 
 def channels(kept: dict[str, Sequence[int]], channels: int) -> str:

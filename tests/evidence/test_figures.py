@@ -195,7 +195,8 @@ def test_figures_of_effect_follow_their_rows(name, tmp_path):
     other = title_of(draw(rows_of(lambda e: 50 + 0.1 * e.seed + (9 if e.variant == "ours" else 0), source), PROFILE))
     assert title != other and title.endswith("[profile embedded]") and answers.NOT_RUN not in title
     if name in ("effect", "ablation"):
-        assert "FSKD −22.0" in title or "OE-FSMC −22.0" in title
+        # MiR and PRACTISE have fewer seeds under this profile, so the ablation's title averages the other two.
+        assert "FSKD −22.0" in title or "with CD and FSKD: " in title and "OE-FSMC −22" in title
     figure = draw([], PROFILE)
     assert answers.NOT_RUN in title_of(figure).lower() and answers.NOT_RUN in texts(figure)
     figure.savefig(tmp_path / "figure.svg")
@@ -264,7 +265,7 @@ def test_every_remedy_stands_against_the_base_of_its_own_setting():
     near = {"base": of("native_ft", 0), "OE-FSMC": of("ours", 4), "whole pool": of("whole_pool", 9)}
     far = {"base": of("native_ft", 2), "OE-FSMC": of("ours", 1), "whole pool": []}
     figure = figures.against_base({"near": near, "far": far}, PROFILE, "source")
-    assert title_of(figure).startswith("Points against the base, OE-FSMC and whole pool: near +4.0 and +9.0, far −1.0")
+    assert title_of(figure).startswith("Points against the base, whole pool: near +9.0 [profile")
     assert [round(mean) for mean in means(figure)] == [4, -1, 9] and texts(figure).count(answers.NOT_RUN) == 1
 
 

@@ -150,6 +150,7 @@ def trajectories(entries: Mapping[str, Sequence[Row]], profile):
             ax.plot([], [], f"{marker}-", color=colour, label=f"{label} (mark: the epoch that is kept)")
         ax.axhline(100, color=GREY, linewidth=1)
         ax.set_title(paper.METHOD_NAMES[method], loc="left")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("epoch of fine-tuning")
     axes[0, 0].set_ylabel("distance to the teacher\n(before fine-tuning: 100)")
     return finish(figure, findings.stopping(entries), profile, [])

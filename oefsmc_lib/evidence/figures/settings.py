@@ -124,7 +124,7 @@ def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, wo
     """What each remedy adds to the base of the same setting: a group of marks a setting, with intervals over seeds.
 
     ``entries`` are setting -> {``base``: rows, remedy: rows, ...}, each setting with the same remedies; ``words`` name
-    the settings on the axis.
+    the settings on the axis. The title is about the last remedy.
     """
     figure, axes = canvas(1, 1, width=10, height=4.4)
     ax, looks = axes[0, 0], ((PINK, "D"), (BROWN, "P"), (BLUE, "o"))
