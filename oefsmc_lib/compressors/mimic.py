@@ -86,10 +86,11 @@ class Fresh:
         return views, list(self.look(views))
 
 
-def views_of(images: Tensor, experiment, settings, look, purpose: str):
-    """A bank of views, or fresh ones where ``settings.views`` is 0 or the images are too many."""
+def views_of(images: Tensor, experiment, settings, look, purpose: str, steps: int):
+    """A bank of views, or fresh ones where ``settings.views`` is 0, the images are too many, or ``steps`` draw fewer views
+    than the bank would hold: then the teacher sees fewer images without one."""
     views = settings.views and views_that_fit(images, experiment.augment, settings.views, look)
-    if not views:
+    if not views or steps * min(settings.batch, len(images)) < views * len(images) and experiment.augment != "none":
         return Fresh(images, experiment.augment, look)
     return Bank(images, experiment.augment, views, look, generator(experiment.seed, purpose))
 
@@ -138,7 +139,7 @@ def mimic(model: nn.Module, task, settings) -> list[float]:
             maps, logits = reference(images)
             return (maps.clone(), logits) if experiment.kd == "kl" else (maps.clone(),)
 
-        banks = [views_of(images, experiment, settings, look, f"views-{name}") for images, _, name in used]
+        banks = [views_of(images, experiment, settings, look, f"views-{name}", settings.iterations) for images, _, name in used]
         draws = [batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
                  for s, _, name in used]
         source = generator(experiment.seed, "views")

@@ -146,7 +146,8 @@ class Stages:
         self.banks = []
         for images, _, name in self.sets:
             if self.settings.cache:
-                bank = mimic.views_of(images, self.experiment, self.settings, look, f"scoring-bank-{name}")
+                bank = mimic.views_of(images, self.experiment, self.settings, look, f"scoring-bank-{name}",
+                                      self.settings.scoring_iterations)
             else:
                 bank = mimic.Fresh(images, self.experiment.augment, look)
             self.banks.append(bank)

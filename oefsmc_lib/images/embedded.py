@@ -44,7 +44,7 @@ def photos(size: int = 32, stride: int = 16) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def outlines() -> dict[str, np.ndarray]:
-    """Outlines of the patches of :func:`photos`, gray: bright strokes on black, nearer to digits than photographs are.
+    """Outlines of the patches of :func:`photos`, gray: bright strokes on black, as digits are.
 
     With g the sum of the absolute horizontal and vertical differences of a patch's luma, smoothed by a Gaussian of one
     pixel, the brightness is (g - q80) / (q97 - q80) between 0 and 1, where q80 and q97 are the patch's quantiles of g.

@@ -121,7 +121,7 @@ def test_only_what_lam_reads_is_forwarded(teacher, count_forwards, lam, images):
     few, aux = samples(8, teacher.architecture), samples(5, teacher.architecture, seed=3)
     first = next(m for m in teacher.model.modules() if isinstance(m, torch.nn.Conv2d))
     with count_forwards(first) as seen:
-        run(teacher, few, aux, variant="extra_images", lam=lam, **{"mir.views": 3, "mir.iterations": 1})
+        run(teacher, few, aux, variant="extra_images", lam=lam, **{"mir.views": 3, "mir.iterations": 3})
     maps = [batch for batch in seen.batches if bool(batch.any())]             # all but traces of zeros
     probes = 1 + (2 if 0 < lam < 1 else 1)                # the shape check, and a view's size for each bank
     assert sum(map(len, maps)) == 3 * images + probes
@@ -173,9 +173,9 @@ def test_a_bank_has_fewer_views_past_its_bytes_and_gives_way_to_fresh_ones(monke
     images = inputs(4, RESNET)
     look = lambda part: (part.mean((2, 3)),)  # noqa: E731
 
-    def made(augment="crop", views=32):
+    def made(augment="crop", views=32, steps=100):
         e = small(method="mir", augment=augment, **{"mir.views": views})
-        return mimic.views_of(images, e, e.mir, look, "views")
+        return mimic.views_of(images, e, e.mir, look, "views", steps)
     assert len(made().images) == 32 and len(made("none").images) == 1 and len(made(views=1).images) == 1
     a_view = 4 * (images[0].numel() + 3) * 4
     for room, views in ((5, 5), (2, 2), (1, 0), (0.5, 0)):
@@ -185,6 +185,10 @@ def test_a_bank_has_fewer_views_past_its_bytes_and_gives_way_to_fresh_ones(monke
     assert isinstance(made("none"), mimic.Fresh) and isinstance(made(views=0), mimic.Fresh)
     monkeypatch.setattr(mimic, "BANK_BYTES", a_view)
     assert len(made("none").images) == 1
+    monkeypatch.undo()
+    # Fewer draws than the bank would hold views: without one the teacher sees fewer images.
+    assert len(made(steps=32).images) == 32 and isinstance(made(steps=31), mimic.Fresh)
+    assert len(made("none", steps=1).images) == 1
 
 
 @given(st.integers(1, 40), st.integers(1, 20))

@@ -225,7 +225,7 @@ print(teachers.load(*TINY).sha256)
 
 def test_two_processes_train_an_embedded_teacher_once(home):
     children = [subprocess.Popen([sys.executable, "-c", CHILD], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                                 env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}) for _ in range(2)]
+                                 env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}) for _ in range(2)]
     said = [child.communicate()[0].split() for child in children]
     assert sorted(map(len, said)) == [1, 2] and said[0][-1] == said[1][-1]
 
