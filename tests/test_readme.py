@@ -86,7 +86,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
 
 
 @pytest.mark.parametrize("page", ["README.md", "outputs/README.md", *(f"docs/{name}.md" for name in (
-    "results", "timings", "grids", "words", "troubleshooting"))])
+    "results", "timings", "grids", "words", "troubleshooting", "contributing"))])
 def test_every_link_of_the_pages_leads_somewhere(page):
     path = project_root() / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
