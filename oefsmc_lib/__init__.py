@@ -1,4 +1,4 @@
-"""OE-FSMC: compressing a network with few, class-imbalanced images and images from elsewhere.
+"""OE-FSMC: compressing a network with few, class-imbalanced images and out-of-distribution (OOD) images.
 
 Equations and tables are those of Wu, Lyu, Chen, Qu and Ye, *Compressing Model with Few
 Class-Imbalance Samples: An Out-of-Distribution Expedition*.

@@ -14,7 +14,7 @@ import typer
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Compress a network with few, class-imbalanced images and images from elsewhere (OE-FSMC).")
+                  help="Compress a network with few, class-imbalanced images and out-of-distribution (OOD) images (OE-FSMC).")
 data_app = typer.Typer(no_args_is_help=True, help="The image sets: which are here, how to get the others.")
 teacher_app = typer.Typer(no_args_is_help=True, help="The networks to compress: train, list, check.")
 grid_app = typer.Typer(no_args_is_help=True, help="Grids of experiments: check, list, status, run.")

@@ -1,6 +1,6 @@
 """The paper's Figure 2 as one function: Experiment -> (student, row).
 
-    experiment -> data -> few images, images from elsewhere -> teacher -> compressor -> fine-tuning
+    experiment -> data -> few images, OOD images -> teacher -> compressor -> fine-tuning
                -> test images, once -> row
 
 No stage looks back, and nothing before the last line of :func:`run` reads a test label; the purity

@@ -8,7 +8,7 @@
 * "Negligible": the whole interval within one point of 0 reproduces it, an interval outside does not.
 
 Absolute accuracies are shown with the drop from the teacher and the paper's number beside, and are not
-judged: teachers and images from elsewhere differ. Nothing here loads torch.
+judged: teachers and OOD images differ. Nothing here loads torch.
 """
 
 import math

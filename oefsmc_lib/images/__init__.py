@@ -1,4 +1,4 @@
-"""Images: the few, those from elsewhere (OOD), and every image set by its name.
+"""Images: the few images, OOD images (images from elsewhere), and every image set by its name.
 
 :mod:`fewshot` draws D_few, :mod:`elsewhere` the pool, the watch set and D_aux with labels by eq. 4, :mod:`views`
 augments. :mod:`sets`, :mod:`folders`, :mod:`npz` and :mod:`embedded` read image sets.

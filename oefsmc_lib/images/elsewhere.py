@@ -1,4 +1,4 @@
-"""Images from elsewhere: the pool and its purity filter, eq. 4, and the labels of D_aux."""
+"""OOD images, images from elsewhere: the pool and its purity filter, the watch set, eq. 4, and the labels of D_aux."""
 
 import hashlib
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def draw_labels(gamma_rates: Tensor, m: int, sampling: str, source: torch.Genera
 
 @dataclass(frozen=True)
 class Pool:
-    """n unlabelled images from elsewhere, as uint8 in the shape of the data."""
+    """n unlabelled OOD images, as uint8 in the shape of the data."""
 
     images: Tensor                                        # (n, C, H, W)
     indices: list[int]                                    # positions in the source

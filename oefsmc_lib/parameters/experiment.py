@@ -134,7 +134,7 @@ class Experiment(Settings):
     class_order: Literal["permuted", "index"] = "permuted"
     seed: Annotated[int, Field(ge=0)] = 0
 
-    # images from elsewhere
+    # OOD images
     aux: Literal["ood", "augmented_few"] = "ood"           # augmented_few: the control without OOD images
     ood_source: str = "photos"
     ood_exclude: tuple[str, ...] = ()                      # classes that the data set shares with the source
