@@ -3,7 +3,7 @@
     compress(task, once) -> Student
 
 A :class:`Task` is everything that a compressor is given. ``once(name, make)`` is ``make()``, computed
-once for all runs that train alike (:meth:`~oefsmc_lib.parameters.experiment.Experiment.training_switches`); ``name``
+once for all runs that train alike (the stage ``training`` of :mod:`oefsmc_lib.parameters.keys`); ``name``
 says what, and has all that it depends on besides. Only PRACTISE has such a part. The teacher is never
 changed. :mod:`importance`, :mod:`plans` and :mod:`surgery` prune; :mod:`layerwise`, :mod:`losses` and :mod:`mimic` recover.
 May import: ``parameters``, ``images``, ``teacher``. Notebooks 02 and 04 use it.

@@ -117,7 +117,7 @@ def find_cell(name: str, profile: str, label: str, keys: str = "") -> Cell:
 def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
     """Compute the rows that a cell lacks: with papermill, or in this process where ``shared`` is given.
 
-    Raises :class:`CellFailed` with rows missing at the end, and :class:`slots.Busy` instead of waiting for
+    Raises :class:`CellFailed` with rows missing at the end, and :class:`locks.Busy` instead of waiting for
     another runner. Where nothing is missing, no kernel starts.
     """
     if not cell.missing(store):

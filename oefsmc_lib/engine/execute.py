@@ -1,7 +1,7 @@
 """Many small runs, or notebooks, on the cores of one machine: one process a core, one thread each.
 
 Networks as small as the embedded ones leave a second thread idle; a second process does not. Rows
-come out the same as from :func:`oefsmc_lib.parameters.grid.compute` with one thread.
+come out the same as from :func:`oefsmc_lib.engine.runs.compute` with one thread.
 """
 
 import os

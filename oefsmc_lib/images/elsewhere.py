@@ -14,7 +14,7 @@ from oefsmc_lib.images.fewshot import generator, largest_remainder
 WATCHED = 128                                             # images of the watch set; a fifth of a source below 640
 
 # Cosine of two mean-free 16x16 luma thumbnails from which two images count as the same picture.
-# Re-encoding, brightness and contrast leave it above 0.99; see tests/test_ood.py.
+# Re-encoding, brightness and contrast leave it above 0.99; see tests/images/test_ood.py.
 NEAR_DUPLICATE = 0.98
 
 

@@ -4,7 +4,7 @@ Sets on disk are read once and kept as ``<data folder>/<name>.npz`` (uncompresse
 (N, H, W, C) uint8``, ``y_train (N,)``, the same for ``test``); a small JSON beside it remembers
 the fingerprints, so that asking for them later reads no pixels. ImageNet alone stays on disk.
 :mod:`oefsmc_lib.images.npz`, :mod:`oefsmc_lib.images.folders` and :mod:`oefsmc_lib.images.embedded` do the reading;
-this room knows the names.
+this module knows the names.
 """
 
 import difflib
