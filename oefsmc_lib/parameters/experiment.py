@@ -90,7 +90,7 @@ class Mir(Mimic):
 
 class Practise(Mimic):
     scoring_iterations: Count = 300                        # adaptor steps a candidate; the release runs 2,000
-    scoring_lr: Positive | None = None                     # None: lr, in VGG raised for short scoring (methods/practise.py)
+    scoring_lr: Positive | None = None                     # None: lr, in VGG raised for short scoring (compressors/practise.py)
     saving: Literal["macs", "latency"] = "macs"            # latency: measured, as the release does
     cache: bool = True                                     # False: no stage cache, fresh augmentation (literal)
 
