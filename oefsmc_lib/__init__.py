@@ -20,5 +20,6 @@ def __getattr__(name):
     # `run` needs torch; settings, rows and figures do not.
     if name == "run":
         from oefsmc_lib.pipeline import run
+
         return run
     raise AttributeError(f"module 'oefsmc_lib' has no attribute {name!r}")

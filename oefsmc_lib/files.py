@@ -25,8 +25,10 @@ def project_root() -> Path:
         for folder in (start, *start.parents):
             if (folder / "pyproject.toml").is_file() and (folder / "params").is_dir():
                 return folder
-    raise InputError("No project found: neither this folder nor one above it has pyproject.toml and params/; "
-                     "change into a clone of the project.")
+    raise InputError(
+        "No project found: neither this folder nor one above it has pyproject.toml and params/; "
+        "change into a clone of the project."
+    )
 
 
 def outputs_folder() -> Path:
@@ -41,11 +43,14 @@ def writable_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"Cannot create the folder {folder}: a file stands in its way; "
-                         "remove the file or name another folder.") from error
+        raise InputError(
+            f"Cannot create the folder {folder}: a file stands in its way; remove the file or name another folder."
+        ) from error
     except PermissionError as error:
-        raise InputError(f"Cannot create the folder {folder}: permission denied; name another folder "
-                         "with OEFSMC_OUTPUTS or OEFSMC_DATA.") from error
+        raise InputError(
+            f"Cannot create the folder {folder}: permission denied; name another folder "
+            "with OEFSMC_OUTPUTS or OEFSMC_DATA."
+        ) from error
     return folder
 
 
@@ -66,8 +71,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}; nothing was changed, "
-                         "so make room or name another folder and run again.") from error
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}; nothing was changed, "
+            "so make room or name another folder and run again."
+        ) from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)

@@ -40,15 +40,15 @@ class Prepared:
     test: sets.ImageSet
     teacher: teachers.Teacher
     draw: fewshot.Draw
-    few: Samples                                          # normalised, on the device
-    beta: Tensor                                          # (K,) class shares of D_few
-    gamma_rates: Tensor                                   # (K,) eq. 4
-    pool: ood.Pool | None = None                          # None where no stage reads D_aux
+    few: Samples  # normalised, on the device
+    beta: Tensor  # (K,) class shares of D_few
+    gamma_rates: Tensor  # (K,) eq. 4
+    pool: ood.Pool | None = None  # None where no stage reads D_aux
     aux: Samples | None = None
     aux_indices: list[int] = dataclasses.field(default_factory=list)
-    ordered_pool: Tensor | None = None                    # all n pool images, normalised; those of D_aux first
-    watch: Watch | None = None                            # what early stopping looks at; None: another rule
-    source_fingerprint: str | None = None                 # of the OOD source; None where no stage reads it
+    ordered_pool: Tensor | None = None  # all n pool images, normalised; those of D_aux first
+    watch: Watch | None = None  # what early stopping looks at; None: another rule
+    source_fingerprint: str | None = None  # of the OOD source; None where no stage reads it
 
 
 class Shared:
@@ -112,18 +112,29 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     shared = shared or Shared()
     device = device_of(experiment)
     name, size, skip = experiment.dataset, experiment.image_size, experiment.skip_broken
-    train, test = (shared.get("data", (name, split, size, skip),
-                              lambda split=split: sets.load(name, split, image_size=size, skip_broken=skip))
-                   for split in ("train", "test"))
+    train, test = (
+        shared.get(
+            "data",
+            (name, split, size, skip),
+            lambda split=split: sets.load(name, split, image_size=size, skip_broken=skip),
+        )
+        for split in ("train", "test")
+    )
     channels, height, _ = train.shape
-    teacher = shared.get("teacher", (experiment.model, experiment.width, name, height, str(device)), lambda: teachers.load(
-        experiment.model, experiment.width, name, train.num_classes, channels, height))
+    teacher = shared.get(
+        "teacher",
+        (experiment.model, experiment.width, name, height, str(device)),
+        lambda: teachers.load(experiment.model, experiment.width, name, train.num_classes, channels, height),
+    )
     teacher.model.to(device, memory_format=torch.channels_last)
     draw = fewshot.draw(train.labels, train.num_classes, experiment)
     raw, few_labels = train.take(draw.indices), train.labels[draw.indices]
     beta = torch.tensor(draw.counts).double() / len(draw.indices)
-    rates = ood.rates(beta, experiment.alpha_min) if experiment.ood_labels == "complementary" else \
-        torch.full_like(beta, 1 / len(beta))
+    rates = (
+        ood.rates(beta, experiment.alpha_min)
+        if experiment.ood_labels == "complementary"
+        else torch.full_like(beta, 1 / len(beta))
+    )
     few = Samples(on(device, teacher.normalise(raw)), few_labels.to(device))
     ready = Prepared(train, test, teacher, draw, few, beta, rates)
     if experiment.reads_source:
@@ -138,8 +149,15 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
 def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Prepared:
     """Add what comes from the OOD source: the watch set, and for a stage that reads them pool and D_aux."""
     teacher, shape, device = ready.teacher, ready.train.shape, ready.few.images.device
-    source = (experiment.dataset, experiment.image_size, experiment.skip_broken, shape, experiment.ood_source,
-              experiment.ood_exclude, experiment.seed)
+    source = (
+        experiment.dataset,
+        experiment.image_size,
+        experiment.skip_broken,
+        shape,
+        experiment.ood_source,
+        experiment.ood_exclude,
+        experiment.seed,
+    )
 
     def prepared(images: Tensor) -> Tensor:
         return on(device, teacher.normalise(images))
@@ -149,10 +167,16 @@ def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Pre
     ready = dataclasses.replace(ready, source_fingerprint=watch.fingerprint)
     if experiment.watches:
         if not watch.indices:
-            raise InputError(f"The OOD source {experiment.ood_source} has too few images to watch while fine-tuning; "
-                             "use another ood_source or finetune.stop=fixed.")
-        ready = dataclasses.replace(ready, watch=shared.get("watch", (teacher.sha256, str(device), *source), lambda: Watch.of(
-            teacher.model, prepared(watch.images))))
+            raise InputError(
+                f"The OOD source {experiment.ood_source} has too few images to watch while fine-tuning; "
+                "use another ood_source or finetune.stop=fixed."
+            )
+        ready = dataclasses.replace(
+            ready,
+            watch=shared.get(
+                "watch", (teacher.sha256, str(device), *source), lambda: Watch.of(teacher.model, prepared(watch.images))
+            ),
+        )
     if not experiment.draws_pool:
         return ready
     pool = shared.get("pool", (experiment.pool_size, *source), lambda: ood.draw_pool(experiment, shape, watch))
@@ -163,8 +187,13 @@ def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Pre
         labels = aux_labels(experiment, ready.gamma_rates, teacher, pool.images[chosen])
         aux = Samples(prepared(pool.images[chosen]), labels.to(device))
     whole = torch.cat([pool.images[chosen], pool.images[rest]]) if experiment.reads_pool else None
-    return dataclasses.replace(ready, pool=pool, aux=aux, aux_indices=[pool.indices[i] for i in chosen.tolist()],
-                               ordered_pool=None if whole is None else prepared(whole))
+    return dataclasses.replace(
+        ready,
+        pool=pool,
+        aux=aux,
+        aux_indices=[pool.indices[i] for i in chosen.tolist()],
+        ordered_pool=None if whole is None else prepared(whole),
+    )
 
 
 def on(device, images: Tensor) -> Tensor:
@@ -177,10 +206,12 @@ def aux_labels(experiment: Experiment, rates: Tensor, teacher, images: Tensor) -
     """Labels (m,) of the auxiliary images: drawn from the rates, or the teacher's own guesses."""
     if experiment.ood_labels == "teacher":
         device = next(teacher.model.parameters()).device
-        return torch.cat([teacher.model(on(device, teacher.normalise(part))).argmax(1).cpu()
-                          for part in images.split(64)])
-    return ood.draw_labels(rates, experiment.aux_size, experiment.label_sampling,
-                           fewshot.generator(experiment.seed, "labels"))
+        return torch.cat(
+            [teacher.model(on(device, teacher.normalise(part))).argmax(1).cpu() for part in images.split(64)]
+        )
+    return ood.draw_labels(
+        rates, experiment.aux_size, experiment.label_sampling, fewshot.generator(experiment.seed, "labels")
+    )
 
 
 def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
@@ -199,7 +230,11 @@ def task_of(experiment: Experiment, ready: Prepared) -> compressors.Task:
     recovery = None
     if experiment.recovers_jointly and experiment.recovery_size:
         recovery = ready.ordered_pool if experiment.recovers_pool else ready.aux.images
-    w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates) if experiment.weighs_classes else None
+    w = (
+        importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates)
+        if experiment.weighs_classes
+        else None
+    )
     return compressors.Task(ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool)
 
 
@@ -228,7 +263,9 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     ready = prepare(experiment, shared)
     key = _key(keys.reads(experiment, "outcome"), ready, ready.source_fingerprint)
     student, measured = shared.get("finished", key, lambda: finish(experiment, ready, shared))
-    return student, row_of(experiment, ready, student, measured | {"seconds_total": time.perf_counter() - begin}, profile)
+    return student, row_of(
+        experiment, ready, student, measured | {"seconds_total": time.perf_counter() - begin}, profile
+    )
 
 
 def finish(experiment: Experiment, ready: Prepared, shared: Shared):
@@ -241,18 +278,25 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     student.notes["finetune"] = report
     tested = time.perf_counter()
     scores = evaluate_once(experiment, ready, student)
-    seconds = {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune,
-               "seconds_evaluation": time.perf_counter() - tested}
-    stopping = {"finetune_epochs": report["epochs"], "finetune_kept": report["kept"],
-                "finetune_distances": report["distances"]}
+    seconds = {
+        "seconds_recovery": seconds_recovery,
+        "seconds_finetune": seconds_finetune,
+        "seconds_evaluation": time.perf_counter() - tested,
+    }
+    stopping = {
+        "finetune_epochs": report["epochs"],
+        "finetune_kept": report["kept"],
+        "finetune_distances": report["distances"],
+    }
     return student, scores | stopping | seconds
 
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
     guessed = evaluation.predictions(student.model, ready.test, ready.teacher.normalise, device_of(experiment))
-    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | \
-        evaluation.cost(student.model, ready.teacher, student.structure)
+    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | evaluation.cost(
+        student.model, ready.teacher, student.structure
+    )
 
 
 def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str, ood_fingerprint: str | None) -> str:
@@ -262,18 +306,29 @@ def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str,
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
     """The row that the run writes."""
-    fingerprint = sets.fingerprint(experiment.dataset, image_size=experiment.image_size,
-                                   skip_broken=experiment.skip_broken)
+    fingerprint = sets.fingerprint(
+        experiment.dataset, image_size=experiment.image_size, skip_broken=experiment.skip_broken
+    )
     elsewhere = ready.source_fingerprint
     classes = len(ready.draw.counts)
     return Row.of(
-        experiment, id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere), profile=profile,
-        data_fingerprint=fingerprint, network=networks.stem(experiment.model, experiment.width),
-        teacher_sha256=ready.teacher.sha256, teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
-        ood_fingerprint=elsewhere, ood_removed=ready.pool.removed if ready.pool else 0,
+        experiment,
+        id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere),
+        profile=profile,
+        data_fingerprint=fingerprint,
+        network=networks.stem(experiment.model, experiment.width),
+        teacher_sha256=ready.teacher.sha256,
+        teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
+        ood_fingerprint=elsewhere,
+        ood_removed=ready.pool.removed if ready.pool else 0,
         broken_images=ready.train.broken + ready.test.broken,
-        counts=ready.draw.counts, order=ready.draw.order, few_indices=ready.draw.indices,
+        counts=ready.draw.counts,
+        order=ready.draw.order,
+        few_indices=ready.draw.indices,
         aux_counts=[] if ready.aux is None else torch.bincount(ready.aux.labels.cpu(), minlength=classes).tolist(),
         aux_indices=ready.aux_indices,
         kept={name: len(channels) for name, channels in student.structure.kept.items()},
-        dropped=student.structure.dropped, **measured, **provenance.here(device_of(experiment)))
+        dropped=student.structure.dropped,
+        **measured,
+        **provenance.here(device_of(experiment)),
+    )

@@ -12,6 +12,7 @@ def bar(iterable, label: str, total: int | None = None):
     if os.environ.get("OEFSMC_QUIET") == "1" or not (sys.stderr.isatty() or has_frontend()):
         return iterable
     from tqdm.auto import tqdm
+
     return tqdm(iterable, desc=label, total=total, leave=False)
 
 

@@ -29,13 +29,13 @@ REGISTRY = {
 class Task:
     """What a compressor is given: images are normalised float32 (N, C, H, W) on the teacher's device."""
 
-    teacher: object                                       # a teachers.Teacher
+    teacher: object  # a teachers.Teacher
     few: Samples
     experiment: Experiment
-    aux: Samples | None = None                            # D_aux with its labels, which eq. 5 may read
-    recovery: Tensor | None = None                        # the OOD images of eq. 7; None: the few images alone
-    w: Tensor | None = None                               # w_j of eq. 6 (K,); None: the compressor's own importance
-    pool: Tensor | None = None                            # every pool image, for contribution=evidence
+    aux: Samples | None = None  # D_aux with its labels, which eq. 5 may read
+    recovery: Tensor | None = None  # the OOD images of eq. 7; None: the few images alone
+    w: Tensor | None = None  # w_j of eq. 6 (K,); None: the compressor's own importance
+    pool: Tensor | None = None  # every pool image, for contribution=evidence
 
 
 def alone(_name, make):

@@ -31,7 +31,7 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG
 
 ROWS_AT_ONCE = 16_384
-FINE = 1e-4                                               # below this ridge, float32 sums are too coarse
+FINE = 1e-4  # below this ridge, float32 sums are too coarse
 
 
 def compress(task, _once=None) -> surgery.Student:
@@ -41,8 +41,10 @@ def compress(task, _once=None) -> surgery.Student:
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
     if len(set(readers.values())) < len(readers):
-        raise InputError(f"The plan {experiment.resolved_plan!r} prunes two inputs of one layer of "
-                         f"{teacher.architecture.name}, which CD cannot fit; use method=fskd or mir.")
+        raise InputError(
+            f"The plan {experiment.resolved_plan!r} prunes two inputs of one layer of "
+            f"{teacher.architecture.name}, which CD cannot fit; use method=fskd or mir."
+        )
     weights = channel_weights(task, readers)
     model = copy.deepcopy(teacher.model)
     model.requires_grad_(False)
@@ -55,8 +57,15 @@ def compress(task, _once=None) -> surgery.Student:
 
     def start(name):
         producer = producers[name]
-        return Fit(model.get_submodule(name), widths[producer], weights[producer], len(images), mu, settings,
-                   lambda channels: kept.__setitem__(producer, channels))
+        return Fit(
+            model.get_submodule(name),
+            widths[producer],
+            weights[producer],
+            len(images),
+            mu,
+            settings,
+            lambda channels: kept.__setitem__(producer, channels),
+        )
 
     for net in (model, reference):
         net.train(experiment.cd.bn == "train")
@@ -72,8 +81,10 @@ def channel_weights(task, readers) -> dict[str, Tensor | None]:
     if task.w is None:
         return dict.fromkeys(readers)
     squares = task.experiment.contribution in ("activation", "evidence", "evidence_max")
-    return {name: score.clamp_min(0).sqrt() if squares else score
-            for name, score in importance.class_aware_scores(task, readers, power=2).items()}
+    return {
+        name: score.clamp_min(0).sqrt() if squares else score
+        for name, score in importance.class_aware_scores(task, readers, power=2).items()
+    }
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:
@@ -98,7 +109,7 @@ class Fit:
         if self.settings.solver == "adam":
             self.taps.append((student.input.clone(), teacher.input.clone(), shares))
             return
-        taps = teacher.output.shape[2:].numel()           # H'W', 1 for a linear layer
+        taps = teacher.output.shape[2:].numel()  # H'W', 1 for a linear layer
         parts = [(x, part) for x, part in ((teacher.input, self.mu), (student.input, 1 - self.mu)) if part > 0]
         dual = 2 * len(parts) * self.images * taps < self.layer.weight[0].numel()
         for x, part in parts:
@@ -117,15 +128,18 @@ class Fit:
         if self.settings.solver == "adam":
             weight, channels = fit_by_adam(self.layer, self.taps, self.keep, self.weight, self.mu, self.settings)
         else:
-            teacher = before.flatten(1).T.double()                        # (Ci k k, Co)
+            teacher = before.flatten(1).T.double()  # (Ci k k, Co)
             size = before[0, 0].numel() if before.dim() == 4 else 1
             rows = torch.cat(self.rows, 1) if self.rows else None
             solved, channels = prune(teacher, rows, self.gram, size, self.keep, self.weight, self.settings)
             weight = solved.T.reshape(before.shape).to(before)
         self.layer.weight.copy_(weight)
         self.report(channels)
-        return lambda x, _y: self.layer(x) if isinstance(self.layer, nn.Linear) else self.layer._conv_forward(
-            x, self.layer.weight, self.layer.bias)
+        return lambda x, _y: (
+            self.layer(x)
+            if isinstance(self.layer, nn.Linear)
+            else self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
+        )
 
 
 def schedule(channels: int, keep: int, milestones: int) -> list[int]:
@@ -139,8 +153,15 @@ def group_scores(weight: Tensor, size: int, channel_weight: Tensor | None) -> Te
     return norms if channel_weight is None else norms * channel_weight.to(norms)
 
 
-def prune(teacher: Tensor, rows: Tensor | None, gram: Tensor | None, size: int, keep: int,
-          channel_weight: Tensor | None, settings) -> tuple[Tensor, list[int]]:
+def prune(
+    teacher: Tensor,
+    rows: Tensor | None,
+    gram: Tensor | None,
+    size: int,
+    keep: int,
+    channel_weight: Tensor | None,
+    settings,
+) -> tuple[Tensor, list[int]]:
     """Milestones of {solve on the channels left; drop the weakest}, then the exact solution on the kept set.
 
     ``teacher`` (Ci k k, Co) in float64, and either ``rows`` A^T (Ci k k, R) or ``gram`` A^T A. Returns the
@@ -151,8 +172,9 @@ def prune(teacher: Tensor, rows: Tensor | None, gram: Tensor | None, size: int, 
     mean_diagonal = float(gram.diagonal().mean() if rows is None else rows.square().sum() / len(rows))
     ridge = settings.rho * mean_diagonal
     # Along the path a ridge is needed even where the solution has none.
-    path = (_PrimalPath if rows is None else _DualPath)(teacher, gram if rows is None else rows,
-                                                        max(ridge, 1e-9 * mean_diagonal, 1e-30))
+    path = (_PrimalPath if rows is None else _DualPath)(
+        teacher, gram if rows is None else rows, max(ridge, 1e-9 * mean_diagonal, 1e-30)
+    )
     channels = len(teacher) // size
     left = torch.arange(channels, device=teacher.device)
     for count in schedule(channels, keep, settings.milestones) if keep < channels else []:
@@ -177,7 +199,7 @@ def solve_on(columns: Tensor, teacher: Tensor, rows: Tensor | None, gram: Tensor
     others = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
     others[columns] = False
     if not others.any():
-        return teacher[columns]                           # nothing removed: the teacher's weight is optimal
+        return teacher[columns]  # nothing removed: the teacher's weight is optimal
     if rows is not None:
         a, lost = rows[columns].double(), rows[others].double().T @ teacher[others]
         if ridge == 0:
@@ -215,7 +237,7 @@ class _PrimalPath:
         tall = self.inverse[:, gone][columns]
         corner = torch.linalg.solve(self.inverse[gone][:, gone], torch.cat([self.weight[gone], tall.T], 1))
         self.weight = self.weight[columns] - tall @ corner[:, : self.weight.shape[1]]
-        self.inverse = self.inverse[columns][:, columns] - tall @ corner[:, self.weight.shape[1]:]
+        self.inverse = self.inverse[columns][:, columns] - tall @ corner[:, self.weight.shape[1] :]
 
 
 class _DualPath:
@@ -245,8 +267,11 @@ def fit_by_adam(layer, taps, keep: int, channel_weight: Tensor | None, mu: float
     x_s, x_t, shares = (torch.cat(parts) for parts in zip(*taps))
     teacher = layer.weight.detach().clone()
     weight = teacher.clone().requires_grad_(True)
-    run = (lambda x, w: F.linear(x, w)) if isinstance(layer, nn.Linear) else \
-        (lambda x, w: layer._conv_forward(x, w, None))
+    run = (
+        (lambda x, w: F.linear(x, w))
+        if isinstance(layer, nn.Linear)
+        else (lambda x, w: layer._conv_forward(x, w, None))
+    )
     with torch.no_grad():
         y_s, y_t = run(x_s, teacher), run(x_t, teacher)
     scale = shares.view(-1, *[1] * (y_s.dim() - 1)) / y_s[0].numel()
@@ -267,8 +292,10 @@ def fit_by_adam(layer, taps, keep: int, channel_weight: Tensor | None, mu: float
                         optimiser.state[weight][moment].mul_(mask.view(shape))
         if step == third + 1:
             optimiser.param_groups[0]["lr"] = settings.lr * 0.1
-        loss = mu * (scale * (run(x_t, weight) - y_t).square()).sum() + \
-            (1 - mu) * (scale * (run(x_s, weight) - y_s).square()).sum()
+        loss = (
+            mu * (scale * (run(x_t, weight) - y_t).square()).sum()
+            + (1 - mu) * (scale * (run(x_s, weight) - y_s).square()).sum()
+        )
         optimiser.zero_grad()
         loss.backward()
         weight.grad.mul_(mask.view(shape))

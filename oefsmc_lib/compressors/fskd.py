@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from oefsmc_lib.compressors import importance, layerwise, losses, plans, surgery
 from oefsmc_lib.errors import InputError
 
-PLENTY = 4                                                # rows a channel from which float32 sums are fine enough
+PLENTY = 4  # rows a channel from which float32 sums are fine enough
 
 
 def compress(task, _once=None) -> surgery.Student:
@@ -78,7 +78,9 @@ def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
     """Convolutions in forward ``order``, a shortcut's before the block's last: its target needs the shortcut."""
     layers = [name for name in order if isinstance(model.get_submodule(name), nn.Conv2d)]
     for closing, block in layerwise.blocks_closed_by(model, layers).items():
-        inside = {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
+        inside = (
+            {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
+        )
         for name in [layer for layer in layers if layer.rpartition(".")[0] in inside]:
             layers.remove(name)
             layers.insert(layers.index(closing), name)
@@ -88,7 +90,7 @@ def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
 def untouched(layers: list[str], kept: dict[str, list[int]]) -> set[str]:
     """Layers up to the first that lost filters: their inputs and the filters they have are the teacher's, so Q = I."""
     first = next((at for at, name in enumerate(layers) if name in kept), len(layers))
-    return set(layers[:first + 1])
+    return set(layers[: first + 1])
 
 
 def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -115,15 +117,17 @@ class Fit:
         target = teacher.output
         if self.student_block is not None:
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
-            target = target + (layerwise.shortcut(self.teacher_block, teacher.around)
-                               - layerwise.shortcut(self.student_block, student.around))
-        rest = target.sub_(student.output)                # in place: a new map costs as much again
+            target = target + (
+                layerwise.shortcut(self.teacher_block, teacher.around)
+                - layerwise.shortcut(self.student_block, student.around)
+            )
+        rest = target.sub_(student.output)  # in place: a new map costs as much again
         f_s, rest = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, rest))
         share = weights.repeat_interleave(len(f_s) // len(weights))[:, None]
         if self.settings.solver == "minnorm" or self.settings.rho == 0 and self.conv.groups == 1:
             self.rows.append((f_s * share.sqrt(), rest * share.sqrt()))
             return
-        if len(f_s) < PLENTY * f_s.shape[1]:              # few rows: the ridge is all that bounds Q, so no rounding
+        if len(f_s) < PLENTY * f_s.shape[1]:  # few rows: the ridge is all that bounds Q, so no rounding
             f_s, rest, share = f_s.double(), rest.double(), share.double()
         weighted = f_s * share
         if self.conv.groups > 1:
@@ -139,7 +143,7 @@ class Fit:
         if not torch.isfinite(q).all():
             raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
         surgery.merge(q, self.conv, self.norm)
-        if q.dim() == 1:                                  # a full Q would not merge into a depthwise layer
+        if q.dim() == 1:  # a full Q would not merge into a depthwise layer
             return lambda x, y: y * q.view(1, -1, 1, 1)
         return lambda x, y: F.conv2d(y, q[:, :, None, None])
 
@@ -156,7 +160,7 @@ class Fit:
             ridge = self.settings.rho * self.gram.mean()
             return (1 + self.cross / (self.gram + ridge).clamp_min(1e-12)).to(self.conv.weight)
         identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=self.conv.weight.device)
-        if self.rows:                                     # rho = 0: without squaring the condition number
+        if self.rows:  # rho = 0: without squaring the condition number
             f_s, rest = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
             z = torch.linalg.lstsq(f_s, rest, driver="gelsd").solution.to(identity)
         else:

@@ -36,8 +36,13 @@ def class_shares(kind: str, few: Samples, aux: Samples | None, gamma_rates: Tens
     mixed = few_counts.clone()
     if aux is not None and len(aux):
         mixed += torch.bincount(aux.labels.cpu(), minlength=classes).double()
-    p = {"mixed": mixed, "complement": gamma_rates.double(), "uniform": torch.ones(classes).double(),
-         "inverse": torch.where(mixed > 0, 1 / mixed.clamp_min(1), 0.0), "few": few_counts}[kind]
+    p = {
+        "mixed": mixed,
+        "complement": gamma_rates.double(),
+        "uniform": torch.ones(classes).double(),
+        "inverse": torch.where(mixed > 0, 1 / mixed.clamp_min(1), 0.0),
+        "few": few_counts,
+    }[kind]
     # w_j = p_j / sum_k p_k
     return p / p.sum()
 
@@ -65,19 +70,22 @@ def weighted(values: Tensor, labels: Tensor, w: Tensor) -> Tensor:
     return torch.tensordot(w / w.sum(), means, dims=1)
 
 
-def channel_activations(model: nn.Module, readers: list[str], images: Tensor, power: int = 1,
-                        chunk: int = 64) -> tuple[dict[str, Tensor], Tensor]:
+def channel_activations(
+    model: nn.Module, readers: list[str], images: Tensor, power: int = 1, chunk: int = 64
+) -> tuple[dict[str, Tensor], Tensor]:
     """For each reading layer, mean over h, w of |A_k|^power per image and input channel: {reader: (N, C)}; and the
     network's logits (N, K)."""
     collected: dict[str, list[Tensor]] = {name: [] for name in readers}
 
     def see(_module, inputs, name):
         a = inputs[0].abs()
-        a = a if power == 1 else a ** power
+        a = a if power == 1 else a**power
         collected[name].append(a.mean((2, 3)) if a.dim() == 4 else a)
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda m, i, name=name: see(m, i, name))
-               for name in collected]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda m, i, name=name: see(m, i, name))
+        for name in collected
+    ]
     try:
         with torch.no_grad():
             logits = torch.cat([model(part) for part in images.split(chunk)])
@@ -110,14 +118,15 @@ def channel_taylor(model: nn.Module, readers: list[str], samples: Samples, chunk
         seen[name].retain_grad()
         return (seen[name],)
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda m, i, name=name: see(m, i, name))
-               for name in kept]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda m, i, name=name: see(m, i, name)) for name in kept
+    ]
     try:
         with torch.enable_grad():
             for images, labels in zip(samples.images.split(chunk), samples.labels.split(chunk)):
                 nn.functional.cross_entropy(model(images), labels, reduction="sum").backward()
                 for name, a in seen.items():
-                    product = (a.detach() * a.grad)
+                    product = a.detach() * a.grad
                     kept[name].append((product.mean((2, 3)) if product.dim() == 4 else product).abs())
     finally:
         for handle in handles:
@@ -146,13 +155,19 @@ def class_aware_scores(task, readers: dict[str, str], power: int = 1) -> dict[st
     if contribution.startswith("evidence"):
         values, logits = channel_activations(model, names, torch.cat([task.few.images, task.pool]), power)
         by_class = {name: class_evidence(values[reader], logits.softmax(1)) for name, reader in readers.items()}
-        if contribution == "evidence_max":                # a filter stays if some class needs it
+        if contribution == "evidence_max":  # a filter stays if some class needs it
             return {name: s.amax(0) for name, s in by_class.items()}
         return {name: task.w.to(s) @ s for name, s in by_class.items()}
-    both = task.few if task.aux is None or not len(task.aux) else Samples(
-        torch.cat([task.few.images, task.aux.images]), torch.cat([task.few.labels, task.aux.labels]))
-    values = channel_taylor(model, names, both) if contribution == "taylor" else \
-        channel_activations(model, names, both.images, power)[0]
+    both = (
+        task.few
+        if task.aux is None or not len(task.aux)
+        else Samples(torch.cat([task.few.images, task.aux.images]), torch.cat([task.few.labels, task.aux.labels]))
+    )
+    values = (
+        channel_taylor(model, names, both)
+        if contribution == "taylor"
+        else channel_activations(model, names, both.images, power)[0]
+    )
     return {name: weighted(values[reader], both.labels, task.w) for name, reader in readers.items()}
 
 
@@ -160,7 +175,7 @@ def _bn_scale(model: nn.Module, convolution: str) -> Tensor:
     """|gamma| of the batch norm after a convolution; the same for every class, so eq. (5) changes nothing in it."""
     modules = list(model.named_modules())
     position = [name for name, _ in modules].index(convolution)
-    for _, module in modules[position + 1:]:
+    for _, module in modules[position + 1 :]:
         if isinstance(module, nn.Conv2d):
             break
         if isinstance(module, nn.BatchNorm2d):

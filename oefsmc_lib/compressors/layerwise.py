@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import feature_module, run_pieces, segments
 
-MAP_BYTES = 2**30                                         # teacher maps held at once; beyond it, walk in chunks
-CARRIED_BYTES = 2**29                                     # maps between pieces held in memory; beyond it, in a file
+MAP_BYTES = 2**30  # teacher maps held at once; beyond it, walk in chunks
+CARRIED_BYTES = 2**29  # maps between pieces held in memory; beyond it, in a file
 
 
 class _Reached(Exception):
@@ -38,7 +38,7 @@ class Tap:
         """With an output of its own, of these channels: what follows may work in place. Inputs stay as they are."""
         if channels is None:
             output = self.output.clone()
-        elif self.output.dim() == 4:                       # channels stay last in memory, so that rows are views later
+        elif self.output.dim() == 4:  # channels stay last in memory, so that rows are views later
             chosen = torch.tensor(channels, device=self.output.device)
             rows = self.output.permute(0, 2, 3, 1)
             # As a matrix: selecting in four dimensions takes two to twenty times as long.
@@ -62,11 +62,11 @@ def blocks_closed_by(model: nn.Module, layers: list[str]) -> dict[str, nn.Module
 
 def shortcut(block: nn.Module, x: Tensor | None, probe: bool = False):
     """The tensor that a residual block adds to its main branch; with ``probe``, whether it adds any."""
-    if hasattr(block, "conv2") and hasattr(block, "downsample"):     # torchvision's residual blocks
+    if hasattr(block, "conv2") and hasattr(block, "downsample"):  # torchvision's residual blocks
         return True if probe else x if block.downsample is None else block.downsample(x)
-    if getattr(block, "use_res_connect", False):                     # MobileNetV2
+    if getattr(block, "use_res_connect", False):  # MobileNetV2
         return True if probe else x
-    if hasattr(block, "shortcut") and callable(block.shortcut):      # ours: option A
+    if hasattr(block, "shortcut") and callable(block.shortcut):  # ours: option A
         return True if probe else block.shortcut(x)
     return False if probe else None
 
@@ -82,20 +82,29 @@ def _record(model: nn.Module, layers: list[str], keep, stop: bool, ends: list[st
     for name in layers:
         if name in closing:
             # ReLU works in place in some networks, so the block's input is copied.
-            handles.append(closing[name].register_forward_pre_hook(
-                lambda _m, x, name=name: around.__setitem__(name, x[0].clone())))
+            handles.append(
+                closing[name].register_forward_pre_hook(lambda _m, x, name=name: around.__setitem__(name, x[0].clone()))
+            )
 
         def see(_module, inputs, output, name=name):
             changed = keep(name, Tap(inputs[0], output, around.get(name)))
             if stop:
                 raise _Reached
             return changed
+
         handles.append(model.get_submodule(name).register_forward_hook(see))
     return handles
 
 
-def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool = False,
-         ends: list[str] | None = None, forward=None) -> None:
+def _run(
+    model: nn.Module,
+    layers: list[str],
+    images: Tensor,
+    keep,
+    stop: bool = False,
+    ends: list[str] | None = None,
+    forward=None,
+) -> None:
     handles = _record(model, layers, keep, stop, layers if ends is None else ends)
     try:
         (forward or model)(images)
@@ -107,8 +116,17 @@ def _run(model: nn.Module, layers: list[str], images: Tensor, keep, stop: bool =
 
 
 @torch.no_grad()
-def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tensor, weights: Tensor, start, per_pass=False,
-         wanted: dict[str, list[int]] | None = None, settled: Collection[str] = ()):
+def walk(
+    student: nn.Module,
+    teacher: nn.Module,
+    layers: list[str],
+    images: Tensor,
+    weights: Tensor,
+    start,
+    per_pass=False,
+    wanted: dict[str, list[int]] | None = None,
+    settled: Collection[str] = (),
+):
     """Fit ``layers`` of the student against the teacher's, in forward order.
 
     ``start(name)`` returns a fit with ``add(student_tap, teacher_tap, weights)`` and
@@ -125,8 +143,10 @@ def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tens
     if not per_pass and chunk >= len(images):
         _one_pass(student, teacher, layers, images, weights, start, wanted)
         return
-    sides = [(Carried(net, images.split(chunk), whole=per_pass), side, channels)
-             for net, side, channels in ((teacher, "teacher", wanted), (student, "student", {}))]
+    sides = [
+        (Carried(net, images.split(chunk), whole=per_pass), side, channels)
+        for net, side, channels in ((teacher, "teacher", wanted), (student, "student", {}))
+    ]
     for name in layers:
         fit = start(name)
         for carried, _, _ in sides:
@@ -136,9 +156,17 @@ def walk(student: nn.Module, teacher: nn.Module, layers: list[str], images: Tens
             for x, (carried, side, channels) in zip(parts, sides):
                 # A pass that goes on may change the output in place (ReLU), so it is copied.
                 copied = per_pass or name in channels
-                _run(carried.model, [name], x, lambda _n, tap, side=side, channels=channels.get(name), copied=copied:
-                     taps.__setitem__(side, tap.copied(channels) if copied else tap), stop=not per_pass, ends=layers,
-                     forward=carried.forward)
+                _run(
+                    carried.model,
+                    [name],
+                    x,
+                    lambda _n, tap, side=side, channels=channels.get(name), copied=copied: taps.__setitem__(
+                        side, tap.copied(channels) if copied else tap
+                    ),
+                    stop=not per_pass,
+                    ends=layers,
+                    forward=carried.forward,
+                )
             fit.add(taps["student"], taps["teacher"], share)
         fit.finish()
 
@@ -163,11 +191,11 @@ class Carried:
         # Not up to the layer's piece: its fit may change what stands before it (a batch norm's convolution).
         at = min(piece, self.fitted + 1)
         while at < piece and not self.pieces[at][1].state_dict():
-            at += 1                                        # ReLU and pooling: nothing to fit, and a smaller map to keep
+            at += 1  # ReLU and pooling: nothing to fit, and a smaller map to keep
         if at > self.at:
             moved = _Maps(CARRIED_BYTES)
             for x in self:
-                moved.append(run_pieces(self.pieces[self.at:at], x))
+                moved.append(run_pieces(self.pieces[self.at : at], x))
             self.maps, self.at = moved, at
         self.fitted = piece
 
@@ -176,7 +204,7 @@ class Carried:
         return (x.clone() for x in self.maps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_pieces(self.pieces[self.at:], x) if self.pieces else self.model(x)
+        return run_pieces(self.pieces[self.at :], x) if self.pieces else self.model(x)
 
 
 def chain(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module]]:
@@ -189,7 +217,7 @@ def chain(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Module]]:
     _run(model, [last], image, lambda _n, tap: seen.append(tap.output), stop=True, ends=[])
     try:
         found = run_pieces(pieces, image.clone())
-    except RuntimeError:                                  # shapes that do not fit
+    except RuntimeError:  # shapes that do not fit
         return []
     return pieces if found.shape == seen[0].shape and torch.allclose(found, seen[0], rtol=1e-4, atol=1e-5) else []
 
@@ -206,7 +234,7 @@ class _Maps:
         if self.left >= 0:
             self.kept.append(maps)
             return
-        order = maps.permute(0, 2, 3, 1) if maps.dim() == 4 else maps                # channels last, as networks keep them
+        order = maps.permute(0, 2, 3, 1) if maps.dim() == 4 else maps  # channels last, as networks keep them
         try:
             self.file = self.file or tempfile.TemporaryFile()
             self.file.seek(0, 2)
@@ -214,8 +242,10 @@ class _Maps:
             self.file.write(order.contiguous().cpu().numpy().data)
             self.file.flush()
         except OSError as error:
-            raise InputError(f"Cannot keep the maps of {len(maps)} images in {tempfile.gettempdir()}: "
-                             f"{error.strerror or error}; make room, or set TMPDIR to a larger folder.") from error
+            raise InputError(
+                f"Cannot keep the maps of {len(maps)} images in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}; make room, or set TMPDIR to a larger folder."
+            ) from error
         self.kept.append((at, size, order.shape, maps.dtype, maps.device))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -234,7 +264,7 @@ def _one_pass(student, teacher, layers, images, weights, start, wanted) -> None:
     _run(teacher, layers, images, lambda name, tap: seen.__setitem__(name, tap.copied(wanted.get(name))))
 
     def fit_now(name, tap):
-        if name not in seen:                              # fitted already (a downsample inside its block's turn)
+        if name not in seen:  # fitted already (a downsample inside its block's turn)
             return None
         fit = start(name)
         fit.add(tap, seen.pop(name), weights)

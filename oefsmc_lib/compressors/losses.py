@@ -11,7 +11,9 @@ def distillation_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     Logits (N, K) each; nats. The four wrapped methods match features instead, so this is an option.
     """
     # L_KD = 1/M sum_i KL(P_T(Y|x_i) || P_S(Y|x_i))
-    return F.kl_div(student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True)
+    return F.kl_div(
+        student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
+    )
 
 
 def joint(few: Tensor | float, aux: Tensor | float, lam: float) -> Tensor | float:

@@ -139,9 +139,14 @@ def mimic(model: nn.Module, task, settings) -> list[float]:
             maps, logits = reference(images)
             return (maps.clone(), logits) if experiment.kd == "kl" else (maps.clone(),)
 
-        banks = [views_of(images, experiment, settings, look, f"views-{name}", settings.iterations) for images, _, name in used]
-        draws = [batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
-                 for s, _, name in used]
+        banks = [
+            views_of(images, experiment, settings, look, f"views-{name}", settings.iterations)
+            for images, _, name in used
+        ]
+        draws = [
+            batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
+            for s, _, name in used
+        ]
         source = generator(experiment.seed, "views")
         trained = backbone(model) if experiment.kd == "native" else list(model.parameters())
         optimiser, schedule = sgd(trained, settings.lr, settings.iterations)
@@ -164,8 +169,10 @@ def mimic(model: nn.Module, task, settings) -> list[float]:
             schedule.step()
             history.append(float(loss.detach()))
             if history[-1] != history[-1] or history[-1] == float("inf"):
-                raise InputError(f"{experiment.method}'s loss is not finite at step {len(history)}; lower "
-                                 f"{experiment.method}.lr or check the teacher.")
+                raise InputError(
+                    f"{experiment.method}'s loss is not finite at step {len(history)}; lower "
+                    f"{experiment.method}.lr or check the teacher."
+                )
     model.eval().requires_grad_(False)
     return history
 
@@ -184,13 +191,18 @@ def backbone(model: nn.Module) -> list[nn.Parameter]:
 def _check(student: Feature, reference: Feature, image: Tensor, settings, batch: int) -> None:
     student.model.eval()
     smallest: list[int] = []
-    handles = [m.register_forward_hook(lambda _m, _i, y: smallest.append(y[0, 0].numel()))
-               for m in student.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    handles = [
+        m.register_forward_hook(lambda _m, _i, y: smallest.append(y[0, 0].numel()))
+        for m in student.model.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
     ours, theirs = student(image)[0].shape, reference(image)[0].shape
     for handle in handles:
         handle.remove()
     if ours != theirs:
-        raise InputError(f"The plan changes the map that is matched from {tuple(theirs[1:])} to {tuple(ours[1:])}; "
-                         "MiR and PRACTISE need it whole, so use a plan that keeps the last layer, such as cfg_a.")
+        raise InputError(
+            f"The plan changes the map that is matched from {tuple(theirs[1:])} to {tuple(ours[1:])}; "
+            "MiR and PRACTISE need it whole, so use a plan that keeps the last layer, such as cfg_a."
+        )
     if settings.bn == "train" and smallest and batch * min(smallest) < 2:
         raise InputError("One image with 1x1 maps is too few for batch norms in train mode; raise num, or set bn=eval.")

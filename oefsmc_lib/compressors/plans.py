@@ -21,7 +21,9 @@ VGG_PLANS = {
     "half": (32, 32, 64, 64, 128, 128, 128, *[256] * 6),
     "prune_a": (32, 64, 128, 128, *[256] * 9),
     "cd_half": (32, 32, 64, 64, 128, 128, 128, *[256] * 5, "-"),
-    "cfg_a": _CD_A, "cfg_b": _CD_B, "cfg_c": _CD_C,
+    "cfg_a": _CD_A,
+    "cfg_b": _CD_B,
+    "cfg_c": _CD_C,
 }
 # Residual networks: the share that conv1 of a block keeps, and the blocks that are left alone.
 RESIDUAL_PLANS = ("all_inner", "skip_first", "skip_ends", "cd_half")
@@ -41,14 +43,17 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
         widths = {name: conv.out_channels // 2 for name, conv in inner_convolutions(model, architecture)}
     else:
         fitting = list(VGG_PLANS) if isinstance(model, VGG) else list(RESIDUAL_PLANS) if _blocks(model) else []
-        raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has "
-                         f"{', '.join([*fitting, 'inner_half'])}.")
+        raise InputError(
+            f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join([*fitting, 'inner_half'])}."
+        )
     if not widths:
         raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan.")
     empty = [name for name, kept in widths.items() if kept < 1]
     if empty:
-        raise InputError(f"The plan {plan!r} leaves {empty[0]} of {architecture.name} (width {architecture.width:g}) "
-                         "without a channel; use a wider network or another plan.")
+        raise InputError(
+            f"The plan {plan!r} leaves {empty[0]} of {architecture.name} (width {architecture.width:g}) "
+            "without a channel; use a wider network or another plan."
+        )
     return widths
 
 
@@ -68,7 +73,7 @@ def _blocks(model: nn.Module) -> list[tuple[str, nn.Module, int, int, int]]:
     for stage, (name, layer) in enumerate((n, m) for n, m in model.named_children() if re.fullmatch(r"layer\d", n)):
         for index, block in enumerate(layer):
             if not (hasattr(block, "conv2") and not hasattr(block, "conv3")):
-                return []                                 # bottlenecks: the plans speak of two convolutions
+                return []  # bottlenecks: the plans speak of two convolutions
             found.append((f"{name}.{index}", block, stage, index, len(layer)))
     return found
 
@@ -103,6 +108,7 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
     norms, depthwise convolutions and the inputs of following convolutions.
     """
     import torch_pruning as tp
+
     # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
     copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
     with torch.enable_grad():
@@ -133,15 +139,20 @@ def droppable_units(model: nn.Module) -> list[str]:
     when the network has none.
     """
     if isinstance(model, VGG):
-        units = [f"features.{name}" for name, module in model.features.named_children()
-                 if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels]
+        units = [
+            f"features.{name}"
+            for name, module in model.features.named_children()
+            if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels
+        ]
     elif any(re.fullmatch(r"layer\d", name) for name, _ in model.named_children()):
         units = [name for name, _ in segments(model) if re.fullmatch(r"layer\d\.[1-9]\d*", name)]
     else:
         units = [name for name, piece in segments(model) if getattr(piece, "use_res_connect", False)]
     if not units:
-        raise InputError(f"PRACTISE found no droppable block in {type(model).__name__}: it drops residual blocks "
-                         "with equal input and output; use method=fskd, cd or mir.")
+        raise InputError(
+            f"PRACTISE found no droppable block in {type(model).__name__}: it drops residual blocks "
+            "with equal input and output; use method=fskd, cd or mir."
+        )
     return units
 
 
@@ -149,6 +160,8 @@ def units_to_drop(plan: str, candidates: list[str]) -> int:
     """k of ``dropk``; raises :class:`InputError` when not so many can be dropped."""
     k = int(plan.removeprefix("drop"))
     if k > len(candidates):
-        raise InputError(f"The plan {plan} drops {k} blocks, but the network has {len(candidates)} droppable ones: "
-                         f"{', '.join(candidates)}.")
+        raise InputError(
+            f"The plan {plan} drops {k} blocks, but the network has {len(candidates)} droppable ones: "
+            f"{', '.join(candidates)}."
+        )
     return k

@@ -76,8 +76,10 @@ def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
             found[name] = 100 * (1 - latency(model, teacher.architecture, batch=64) / whole)
     useless = [name for name, saving in found.items() if saving <= 0]
     if useless:
-        raise InputError(f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "
-                         "use practise.saving=macs.")
+        raise InputError(
+            f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "
+            "use practise.saving=macs."
+        )
     return found
 
 
@@ -91,7 +93,7 @@ def score(task, candidates: list[str], once=alone) -> dict[str, dict[str, float]
         return {name: stages.recover(name) for name in bar(candidates, "scoring")}
 
     table = {}
-    for name, errors in once(("errors", judged is not None), train).items():       # errors (N,), per image
+    for name, errors in once(("errors", judged is not None), train).items():  # errors (N,), per image
         if w is None:
             recoverability = float(errors[: len(few)].mean())
         else:
@@ -113,7 +115,9 @@ def scoring_rate(model: nn.Module, settings) -> float:
     """
     if settings.scoring_lr is not None:
         return settings.scoring_lr
-    return settings.lr * min(25.0, max(1.0, 2000 / settings.scoring_iterations)) if isinstance(model, VGG) else settings.lr
+    return (
+        settings.lr * min(25.0, max(1.0, 2000 / settings.scoring_iterations)) if isinstance(model, VGG) else settings.lr
+    )
 
 
 class Stages:
@@ -123,7 +127,7 @@ class Stages:
         self.teacher, self.experiment, self.settings = task.teacher, task.experiment, task.experiment.practise
         self.names = [name for name, _ in segments(task.teacher.model)]
         few = task.few.images
-        self.judged = few if judged is None else torch.cat([few, judged.images])     # whose errors R_b averages
+        self.judged = few if judged is None else torch.cat([few, judged.images])  # whose errors R_b averages
         self.sets = mimic.sets(task)
         self.start, self.banks = -1, []
 
@@ -140,14 +144,20 @@ class Stages:
 
         @torch.no_grad()
         def look(images):
-            begin = self._prefix(images, start).clone()   # ReLU works in place further on
+            begin = self._prefix(images, start).clone()  # ReLU works in place further on
             return begin, run_pieces(tail, begin.clone())
 
         self.banks = []
         for images, _, name in self.sets:
             if self.settings.cache:
-                bank = mimic.views_of(images, self.experiment, self.settings, look, f"scoring-bank-{name}",
-                                      self.settings.scoring_iterations)
+                bank = mimic.views_of(
+                    images,
+                    self.experiment,
+                    self.settings,
+                    look,
+                    f"scoring-bank-{name}",
+                    self.settings.scoring_iterations,
+                )
             else:
                 bank = mimic.Fresh(images, self.experiment.augment, look)
             self.banks.append(bank)
@@ -164,14 +174,16 @@ class Stages:
         if adaptors:
             self._train(tail, adaptors)
         errors = []
-        with torch.no_grad():                             # part by part: nothing that grows with the images is kept
+        with torch.no_grad():  # part by part: nothing that grows with the images is kept
             for part in self.judged.split(64):
                 begin = self._prefix(part, start)
                 maps, target = run_pieces(tail, begin.clone()), run_pieces(whole, begin.clone())
                 errors.append((maps - target).square().flatten(1).mean(1))
         errors = torch.cat(errors)
         if not torch.isfinite(errors).all():
-            raise InputError(f"PRACTISE's adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher.")
+            raise InputError(
+                f"PRACTISE's adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher."
+            )
         return errors
 
     def _train(self, tail: list[tuple[str, nn.Module]], adaptors: list[nn.Module]) -> None:
@@ -180,14 +192,18 @@ class Stages:
         optimiser, schedule = mimic.sgd([q.weight for q in adaptors], rate, steps)
         # The same batches and views for every candidate, so that their scores differ by the block alone.
         source = generator(self.experiment.seed, "scoring-views")
-        draws = [mimic.batches(len(images), self.settings.batch, generator(self.experiment.seed, f"scoring-{name}"),
-                               images.device) for images, _, name in self.sets]
+        draws = [
+            mimic.batches(
+                len(images), self.settings.batch, generator(self.experiment.seed, f"scoring-{name}"), images.device
+            )
+            for images, _, name in self.sets
+        ]
         for _ in range(steps):
             picked = [bank.pick(next(draw), source)[1] for bank, draw in zip(self.banks, draws)]
             maps = run_pieces(tail, torch.cat([begin for begin, _ in picked]))
             loss, at = 0.0, 0
             for (_, share, _), (_, target) in zip(self.sets, picked):
-                loss = loss + share * F.mse_loss(maps[at:at + len(target)], target)
+                loss = loss + share * F.mse_loss(maps[at : at + len(target)], target)
                 at += len(target)
             optimiser.zero_grad()
             loss.backward()
@@ -252,7 +268,7 @@ def _inverted_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
         if block.out_channels != width:
             break
         places.insert(0, (f"{name}.{_convs(block)[-1]}", "after"))
-    for name, block in blocks[at + 1:]:
+    for name, block in blocks[at + 1 :]:
         places.append((f"{name}.{_convs(block)[0]}", "before"))
         if block.out_channels != width:
             break
@@ -273,7 +289,9 @@ def insert_adaptors(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.
         nn.init.dirac_(q.weight)
         adaptors.append(q)
         parent, _, child = name.rpartition(".")
-        model.get_submodule(parent).register_module(child, nn.Sequential(*((conv, q) if side == "after" else (q, conv))))
+        model.get_submodule(parent).register_module(
+            child, nn.Sequential(*((conv, q) if side == "after" else (q, conv)))
+        )
     return adaptors
 
 

@@ -41,7 +41,7 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
     that directly follows it}."""
     order: list[str] = []
     makers: dict[int, str] = {}
-    alive: list[Tensor] = []                              # tensors must live, or their ids are used again
+    alive: list[Tensor] = []  # tensors must live, or their ids are used again
     pairs: dict[str, str] = {}
 
     def see_weights(_module, _inputs, output, name):
@@ -69,8 +69,10 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             handle.remove()
     twice = {name for name in order if order.count(name) > 1}
     if twice:
-        raise InputError(f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
-                         "be fitted to one place; use a network without shared layers.")
+        raise InputError(
+            f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
+            "be fitted to one place; use a network without shared layers."
+        )
     return order, pairs
 
 
@@ -81,7 +83,7 @@ def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
 
 def consumer(layers: list[str], model: nn.Module, name: str) -> str:
     """The layer that reads the channels of ``name``: the next one that mixes channels."""
-    for following in layers[layers.index(name) + 1:]:
+    for following in layers[layers.index(name) + 1 :]:
         if getattr(model.get_submodule(following), "groups", 1) == 1:
             return following
     raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
@@ -93,18 +95,21 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
     Batch norms, depthwise convolutions and the inputs of following layers shrink with them.
     """
     import torch_pruning as tp
+
     if not kept:
         return
     grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.eval().requires_grad_(True)                     # the graph is traced through autograd
+    model.eval().requires_grad_(True)  # the graph is traced through autograd
     example = architecture.example().to(next(model.parameters()).device)
     with torch.enable_grad():
         graph = tp.DependencyGraph().build_dependency(model, example)
     for name, keep in kept.items():
         conv = model.get_submodule(name)
         if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
-            raise InputError(f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
-                             "the plan is for another network.")
+            raise InputError(
+                f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
+                "the plan is for another network."
+            )
         drop = sorted(set(range(conv.out_channels)) - set(keep))
         if drop:
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
@@ -179,9 +184,11 @@ def pruned_copy(teacher, kept: dict[str, list[int]]) -> Student:
 
 # --- saving, without pickle ------------------------------------------------------------------
 
+
 def save(student: Student, folder: Path) -> None:
     """Write ``student.safetensors`` and ``plan.json``, each whole or not at all."""
     from safetensors.torch import save as to_bytes
+
     folder = writable_folder(Path(folder))
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
     write_whole(folder / "student.safetensors", to_bytes(tensors))
@@ -195,6 +202,7 @@ def load(folder: Path) -> Student:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
     folder = Path(folder)
     try:
         plan = json.loads((folder / "plan.json").read_text())
@@ -205,8 +213,10 @@ def load(folder: Path) -> Student:
             raise FileNotFoundError(2, "no such file", str(weights))
         state = load_file(weights)
     except FileNotFoundError as error:
-        raise InputError(f"No student in {folder}: {Path(error.filename).name} is missing; "
-                         "it is written by `oefsmc run ... --save FOLDER`.") from error
+        raise InputError(
+            f"No student in {folder}: {Path(error.filename).name} is missing; "
+            "it is written by `oefsmc run ... --save FOLDER`."
+        ) from error
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
     try:

@@ -26,8 +26,8 @@ from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows.store import Store
 
 WORKER = "notebooks/cell.ipynb"
-BUSY = 75                                                  # exit code: another runner has the cell
-LAST_LINES = 20                                            # of a traceback, in a cell's log
+BUSY = 75  # exit code: another runner has the cell
+LAST_LINES = 20  # of a traceback, in a cell's log
 
 
 class CellFailed(RuntimeError):
@@ -66,8 +66,19 @@ class Cell:
     @property
     def command(self) -> list[str]:
         """The command that runs this cell, in any folder and on any machine that sees this one."""
-        return [sys.executable, "-m", "oefsmc_lib", "grid", "cell", self.grid.source, self.label,
-                "--profile", self.grid.profile.name, "--keys", ",".join(e.key for e in self.experiments)]
+        return [
+            sys.executable,
+            "-m",
+            "oefsmc_lib",
+            "grid",
+            "cell",
+            self.grid.source,
+            self.label,
+            "--profile",
+            self.grid.profile.name,
+            "--keys",
+            ",".join(e.key for e in self.experiments),
+        ]
 
     def failure(self) -> str | None:
         """Why the cell's last run failed; None where it did not, or goes on."""
@@ -103,13 +114,16 @@ def find_cell(name: str, profile: str, label: str, keys: str = "") -> Cell:
     """A grid's cell by its label; ``keys`` (joined by commas) picks experiments of it."""
     found = grid.load_grid(name, profile)
     if label not in found.cells():
-        raise InputError(f"The grid {name} ({profile}) has no cell {label!r}; did you mean "
-                         f"{grid.nearest(label, found.cells())}?")
+        raise InputError(
+            f"The grid {name} ({profile}) has no cell {label!r}; did you mean {grid.nearest(label, found.cells())}?"
+        )
     experiments = found.cells()[label]
     wanted = keys.split(",") if keys else [e.key for e in experiments]
     if unknown := sorted(set(wanted) - {e.key for e in experiments}):
-        raise InputError(f"The cell {label} has no experiment {unknown[0]}; the grid or the algorithm changed since "
-                         "the command was made, so make it again.")
+        raise InputError(
+            f"The cell {label} has no experiment {unknown[0]}; the grid or the algorithm changed since "
+            "the command was made, so make it again."
+        )
     return Cell(found, label, [e for e in experiments if e.key in wanted])
 
 
@@ -125,7 +139,7 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
     writable_folder(cell.folder)
     gpu = locks.gpu_slot(cell.experiments) if shared is None else nullcontext()
     with locks.alone(cell.lock, wait, cell.label), gpu:
-        left = cell.missing(store)                         # again: the other runner may have done it
+        left = cell.missing(store)  # again: the other runner may have done it
         if not left:
             return
         cell.note(f"started: {len(left)} of {len(cell.experiments)} runs missing")
@@ -139,7 +153,7 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
         except (CellFailed, runs.RunsFailed) as error:
             cell.note(f"failed: {error}")
             raise CellFailed(str(error)) from error
-        except Exception as error:                         # noted and passed on: a full disk, a fault of ours
+        except Exception as error:  # noted and passed on: a full disk, a fault of ours
             cell.note(f"failed: {type(error).__name__}: {error}")
             raise
         cell.note("finished: every row is there")
@@ -148,8 +162,13 @@ def run_cell(cell: Cell, store: Store, wait: bool = True, shared=None) -> None:
 def _run_notebook(cell: Cell, left: list[Experiment]) -> None:
     """Papermill over the worker; a kernel that died gets one more try, a cell that raised none."""
     from oefsmc_lib.engine.kernels import NotebookFailed, execute
-    parameters = {"grid": cell.grid.source, "profile": cell.grid.profile.name, "cell": cell.label,
-                  "keys": ",".join(e.key for e in left)}
+
+    parameters = {
+        "grid": cell.grid.source,
+        "profile": cell.grid.profile.name,
+        "cell": cell.label,
+        "keys": ",".join(e.key for e in left),
+    }
     for last in (False, True):
         try:
             return execute(project_root() / WORKER, cell.notebook, parameters)
@@ -191,13 +210,15 @@ def run_cells(todo: list[Cell], jobs: int = 1) -> dict[str, str]:
                     queue.append((cell, "--wait"))
                     continue
                 if code and not cell.failure():
-                    cell.note("failed: the cell's process " + (f"was killed by signal {-code}." if code < 0 else
-                                                               f"ended with exit code {code}."))
+                    cell.note(
+                        "failed: the cell's process "
+                        + (f"was killed by signal {-code}." if code < 0 else f"ended with exit code {code}.")
+                    )
                 if code:
                     failed[cell.label] = cell.failure() or f"its log {cell.log} cannot be written."
                 progress.finished(cell, failed.get(cell.label))
     finally:
-        for process in running:                            # interrupted: their finished rows are kept
+        for process in running:  # interrupted: their finished rows are kept
             process.terminate()
         progress.close()
     return failed
@@ -207,6 +228,7 @@ def run_in_process(todo: list[Cell], store: Store) -> dict[str, str]:
     """Run cells here, one after the other, without Jupyter; returns the failed ones and why."""
     with locks.gpu_slot([e for cell in todo for e in cell.experiments]):
         from oefsmc_lib import pipeline  # loads torch, which must see the slot's GPU alone
+
         queue, failed, progress, shared = deque((cell, False) for cell in todo), {}, _Progress(todo), pipeline.Shared()
         while queue:
             cell, wait = queue.popleft()
@@ -228,9 +250,13 @@ class _Progress:
 
     def __init__(self, todo: list[Cell]):
         from tqdm import tqdm
+
         self.cells, self.done = len(todo), 0
-        self.bar = tqdm(total=sum(len(cell.experiments) for cell in todo), unit="run",
-                        disable=not sys.stderr.isatty() or os.environ.get("OEFSMC_QUIET") == "1")
+        self.bar = tqdm(
+            total=sum(len(cell.experiments) for cell in todo),
+            unit="run",
+            disable=not sys.stderr.isatty() or os.environ.get("OEFSMC_QUIET") == "1",
+        )
 
     def show(self, cell: Cell) -> None:
         self.bar.set_description(f"[{self.done + 1}/{self.cells}] {cell.label}")
@@ -239,8 +265,11 @@ class _Progress:
         self.done += 1
         self.bar.update(len(cell.experiments))
         if failure or self.bar.disable:
-            self.bar.write(f"[{self.done}/{self.cells}] {cell.label}: " + (f"failed: {failure}" if failure else
-                           f"{len(cell.experiments)} runs"), file=sys.stderr if failure else sys.stdout)
+            self.bar.write(
+                f"[{self.done}/{self.cells}] {cell.label}: "
+                + (f"failed: {failure}" if failure else f"{len(cell.experiments)} runs"),
+                file=sys.stderr if failure else sys.stdout,
+            )
 
     def close(self) -> None:
         self.bar.close()
@@ -257,5 +286,12 @@ def state(cell: Cell, store: Store) -> dict:
     else:
         log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
         last = log.read_text().strip().splitlines()[-1] if log else None
-    return {"runs": len(cell.experiments), "done": len(cell.experiments) - len(left), "missing": len(left),
-            "failed": failed, "at_work": locks.busy(cell.lock), "last": last, "log": log}
+    return {
+        "runs": len(cell.experiments),
+        "done": len(cell.experiments) - len(left),
+        "missing": len(left),
+        "failed": failed,
+        "at_work": locks.busy(cell.lock),
+        "last": last,
+        "log": log,
+    }

@@ -15,9 +15,9 @@ from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.progress import bar
 from oefsmc_lib.rows.store import Store
 
-ENOUGH = 12                                                # runs that are worth the start of other processes
-MOST = 8                                                   # processes: each holds its own images and teacher
-_shared = None                                             # what one process's tasks have in common
+ENOUGH = 12  # runs that are worth the start of other processes
+MOST = 8  # processes: each holds its own images and teacher
+_shared = None  # what one process's tasks have in common
 
 
 def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> None:
@@ -50,10 +50,10 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> No
 def workers(runs: int) -> int:
     """Processes for so many runs: the cores that this process may use, at most eight; one beside a GPU."""
     import torch
+
     if runs < ENOUGH or torch.cuda.is_available():
         return 1
     return min(locks.cores(), MOST)
-
 
 
 def each(function: Callable, arguments: Sequence[tuple], jobs: int) -> Iterator:
@@ -87,6 +87,7 @@ def _start() -> None:
     import torch
 
     from oefsmc_lib import pipeline
+
     global _shared
     torch.set_num_threads(1)
     _shared = pipeline.Shared()

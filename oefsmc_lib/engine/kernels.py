@@ -27,6 +27,7 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+
     known = papermill.inspect_notebook(str(path))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
@@ -37,8 +38,16 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     # The kernel talks to this process on loopback and says each time that it does so unencrypted.
     quiet = ["--IPKernelApp.log_level=ERROR"]
     try:
-        papermill.execute_notebook(str(path), str(into), parameters, cwd=str(path.parent), start_timeout=300,
-                                   progress_bar=sys.stderr.isatty(), kernel_name="python3", extra_arguments=quiet)
+        papermill.execute_notebook(
+            str(path),
+            str(into),
+            parameters,
+            cwd=str(path.parent),
+            start_timeout=300,
+            progress_bar=sys.stderr.isatty(),
+            kernel_name="python3",
+            extra_arguments=quiet,
+        )
     except PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
         raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error
@@ -47,13 +56,16 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
         _keep_error(into, str(error))
         raise NotebookFailed(f"{path.name}: {error} (see {into})", kernel_died=True) from error
     except OSError as error:
-        raise InputError(f"Cannot run {path.name} into {into}: {error.strerror or error}; make room or name another "
-                         "folder with OEFSMC_OUTPUTS, and run again.") from error
+        raise InputError(
+            f"Cannot run {path.name} into {into}: {error.strerror or error}; make room or name another "
+            "folder with OEFSMC_OUTPUTS, and run again."
+        ) from error
 
 
 def _keep_error(into: Path, message: str) -> None:
     """Papermill marks a cell that raised; a kernel that died leaves no mark, so it gets one here."""
     import nbformat
+
     if into.is_file():
         notebook = nbformat.read(into, as_version=4)
         notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**The run ended here with an error:** {message}"))

@@ -22,7 +22,8 @@ class Busy(RuntimeError):
 def take(path: Path):
     """The lock of this file, or None while another process has it."""
     from filelock import FileLock, Timeout
-    lock = FileLock(path, mode=0o666)                      # another user's runner must see it, too
+
+    lock = FileLock(path, mode=0o666)  # another user's runner must see it, too
     try:
         lock.acquire(timeout=0)
     except Timeout:

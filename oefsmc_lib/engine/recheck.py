@@ -13,8 +13,8 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
 from oefsmc_lib.rows.row import Row
 
-TOLERANCE = 0.5                                            # points of top-1, on another machine
-MACHINE = ("device", "threads", "torch", "torchvision")    # what the last bit depends on
+TOLERANCE = 0.5  # points of top-1, on another machine
+MACHINE = ("device", "threads", "torch", "torchvision")  # what the last bit depends on
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Recheck:
 def choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """``count`` rows, drawn by ``seed`` from the rows in the order of their ids. Raises :class:`InputError` for none."""
     if not rows:
-        raise InputError("There are no rows to compute again; name a profile that has some, as in --profile cifar10+cpu.")
+        raise InputError(
+            "There are no rows to compute again; name a profile that has some, as in --profile cifar10+cpu."
+        )
     return random.Random(seed).sample(sorted(rows, key=lambda row: row.id), min(count, len(rows)))
 
 
@@ -51,6 +53,7 @@ def recheck(rows: Iterable[Row]) -> Iterator[Recheck]:
     import torch
 
     from oefsmc_lib import pipeline
+
     threads = torch.get_num_threads()
     try:
         for row in rows:
@@ -65,14 +68,21 @@ def recheck(rows: Iterable[Row]) -> Iterator[Recheck]:
 def _refuse_others(row: Row, experiment, ready) -> None:
     """Another teacher, other images or another version of the algorithm give another row, not this one."""
     from oefsmc_lib.images import sets
+
     prints = sets.fingerprint(row.dataset, image_size=experiment.image_size, skip_broken=experiment.skip_broken)
-    here = {"teacher_sha256": ready.teacher.sha256, "data_fingerprint": prints,
-            "ood_fingerprint": ready.pool and ready.pool.fingerprint, "algorithm": ALGORITHM_VERSION,
-            "few_indices": ready.draw.indices}
+    here = {
+        "teacher_sha256": ready.teacher.sha256,
+        "data_fingerprint": prints,
+        "ood_fingerprint": ready.pool and ready.pool.fingerprint,
+        "algorithm": ALGORITHM_VERSION,
+        "few_indices": ready.draw.indices,
+    }
     for name, value in here.items():
         if getattr(row, name) != value:
-            raise InputError(f"Row {row.id} cannot be computed again here: {name} is {_short(getattr(row, name))} in the row and "
-                             f"{_short(value)} here; it takes the row's own images and teacher (outputs/README.md).")
+            raise InputError(
+                f"Row {row.id} cannot be computed again here: {name} is {_short(getattr(row, name))} in the row and "
+                f"{_short(value)} here; it takes the row's own images and teacher (outputs/README.md)."
+            )
 
 
 def _short(value) -> str:

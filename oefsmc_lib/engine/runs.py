@@ -22,6 +22,7 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
     """Refuse a method or plan that its network cannot have. Builds each network, so this loads torch."""
     from oefsmc_lib.compressors import plans
     from oefsmc_lib.teacher import networks
+
     seen, built = set(), {}
     for e in experiments:
         size = e.image_size or 32
@@ -43,7 +44,8 @@ def check_sources(grids: Iterable[Grid], store: Store) -> list[str]:
     the largest pool of the first grid at fault. Reads labels and lists files, but decodes no image; this loads torch.
     """
     from oefsmc_lib.images import elsewhere
-    usable, absent = {}, {}                                # absent: source -> the most images that a pool takes from it
+
+    usable, absent = {}, {}  # absent: source -> the most images that a pool takes from it
     for each in grids:
         faults = []
         for e in missing(each, store):
@@ -63,9 +65,14 @@ def check_sources(grids: Iterable[Grid], store: Store) -> list[str]:
 
 def _not_here(source: str, size: int) -> str:
     from oefsmc_lib.images.elsewhere import WATCHED
-    needed = f"a pool of n={size} images besides a watch set of {WATCHED}" if size else f"a watch set of {WATCHED} images"
-    return (f"The OOD source {source} is not on this machine, so its size is not checked; these runs need up to {needed} "
-            "(`oefsmc data list` says where it looks).")
+
+    needed = (
+        f"a pool of n={size} images besides a watch set of {WATCHED}" if size else f"a watch set of {WATCHED} images"
+    )
+    return (
+        f"The OOD source {source} is not on this machine, so its size is not checked; these runs need up to {needed} "
+        "(`oefsmc data list` says where it looks)."
+    )
 
 
 def check_missing(grids: list[Grid], store: Store) -> list[str]:
@@ -97,7 +104,9 @@ class RunsFailed(RuntimeError):
 FAILURES = (InputError, MemoryError, RuntimeError)
 
 
-def compute(experiments: Iterable[Experiment], store: Store, profile: str, again: bool = False, shared=None) -> list[Row]:
+def compute(
+    experiments: Iterable[Experiment], store: Store, profile: str, again: bool = False, shared=None
+) -> list[Row]:
     """Run what is missing, in this process, and write each row as it is finished.
 
     A run that fails is logged beside the rows and the others go on; :class:`RunsFailed` is raised
@@ -105,8 +114,9 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str, again
     """
     from oefsmc_lib import pipeline
     from oefsmc_lib.progress import bar
+
     experiments, shared, rows = list(experiments), shared or pipeline.Shared(), []
-    failed: dict[str, Experiment] = {}                     # the last run that failed of each sentence
+    failed: dict[str, Experiment] = {}  # the last run that failed of each sentence
     count, cause = 0, None
     for experiment in bar(_in_sharing_order(experiments), "runs"):
         found = store.find(experiment.key, on_error="warn") if not again else []
@@ -130,8 +140,10 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str, again
 
 def describe(experiment: Experiment) -> str:
     """An experiment for people, with its key for the logs."""
-    return (f"{experiment.method} {experiment.variant} num={experiment.num} {experiment.imbalance} "
-            f"seed={experiment.seed} [{experiment.key}]")
+    return (
+        f"{experiment.method} {experiment.variant} num={experiment.num} {experiment.imbalance} "
+        f"seed={experiment.seed} [{experiment.key}]"
+    )
 
 
 def failure_log(experiment: Experiment, store: Store) -> Path:
@@ -141,12 +153,15 @@ def failure_log(experiment: Experiment, store: Store) -> Path:
 
 def _in_sharing_order(experiments: list[Experiment]) -> list[Experiment]:
     """Variants that recover the same student next to each other, seed by seed."""
-    return sorted(experiments, key=lambda e: (e.dataset, e.method, e.num, e.imbalance, e.seed,
-                                              digest(keys.reads(e, "recovery")), e.variant))
+    return sorted(
+        experiments,
+        key=lambda e: (e.dataset, e.method, e.num, e.imbalance, e.seed, digest(keys.reads(e, "recovery")), e.variant),
+    )
 
 
-
-def stored(name: str, profile: str | Profile, store: Store, only: dict[str, Any] | None = None) -> tuple[list[Row], list[Experiment]]:
+def stored(
+    name: str, profile: str | Profile, store: Store, only: dict[str, Any] | None = None
+) -> tuple[list[Row], list[Experiment]]:
     """The rows of a grid that the store has, and the experiments without one."""
     asked = grid.load_grid(name, profile, only)
     rows = store.rows([experiment.key for experiment in asked.experiments], on_error="warn")

@@ -12,11 +12,11 @@ from oefsmc_lib.evidence import paper, tables
 from oefsmc_lib.rows import row as row_module
 from oefsmc_lib.rows.row import Row
 
-BASE = "native_ft"                                         # the paper's base columns
-REDRAWN = "redrawn"                                        # OE-FSMC with redraw=true
+BASE = "native_ft"  # the paper's base columns
+REDRAWN = "redrawn"  # OE-FSMC with redraw=true
 NOT_RUN = "not run"
 GROUPS = ("head", "tail", "absent")
-REMEDIES = ("extra_images", "ours", "whole_pool")          # what is compared with the base in tables and figures
+REMEDIES = ("extra_images", "ours", "whole_pool")  # what is compared with the base in tables and figures
 
 
 # --- reading rows ------------------------------------------------------------------------------
@@ -52,7 +52,9 @@ def tail_cost(rows: Iterable[Row], num: int, variant: str = BASE, **where) -> di
     return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=variant, **where)
 
 
-def gain(rows: Iterable[Row], num: int, variant: str = "ours", base: str = BASE, value: str = "top1", **where) -> dict | None:
+def gain(
+    rows: Iterable[Row], num: int, variant: str = "ours", base: str = BASE, value: str = "top1", **where
+) -> dict | None:
     """A variant - the base under the long tail in points, paired by seed: what Table 2 asks."""
     return difference(rows, variant, base, value=value, num=num, imbalance="long_tail", **where)
 
@@ -88,8 +90,9 @@ def empty_classes(rows: Iterable[Row], num: int) -> str:
 
 def size_left(rows: Iterable[Row], method: str = "fskd") -> str:
     """What the plan leaves of the teacher's work and weights, in whole percent."""
-    left = sorted({(round(100 - row.macs_cut), round(100 - row.params_cut))
-                   for row in select(rows, method=method, variant=BASE)})
+    left = sorted(
+        {(round(100 - row.macs_cut), round(100 - row.params_cut)) for row in select(rows, method=method, variant=BASE)}
+    )
     shown = ", ".join(f"{macs} % of the multiplications, {weights} % of the parameters" for macs, weights in left)
     return f"left of the teacher: {shown or NOT_RUN}"
 
@@ -97,7 +100,10 @@ def size_left(rows: Iterable[Row], method: str = "fskd") -> str:
 def long_tail_costs(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
     """Whether the long tail costs accuracy, by the sign of the mean paired difference."""
     found = tail_cost(rows, num, variant, method=method)
-    return _answer(f"on average over the seeds, the long tail costs accuracy at num={num}", None if found is None else found["mean"] > 0)
+    return _answer(
+        f"on average over the seeds, the long tail costs accuracy at num={num}",
+        None if found is None else found["mean"] > 0,
+    )
 
 
 def costs_less_with_more(rows: Iterable[Row], few: int, many: int, method: str = "fskd") -> str:
@@ -124,8 +130,10 @@ def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", me
 def beats(rows: Iterable[Row], num: int, variant: str = "ours", method: str = "fskd", base: str = BASE) -> str:
     """Whether a variant is above another one at a training size, by the sign of the mean paired difference."""
     found = gain(rows, num, variant, base, method=method)
-    return _answer(f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[base]} at num={num}",
-                   None if found is None else found["mean"] > 0)
+    return _answer(
+        f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[base]} at num={num}",
+        None if found is None else found["mean"] > 0,
+    )
 
 
 def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
@@ -136,14 +144,23 @@ def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
 def rarely_predicted(share: Sequence[float], counts: Sequence[int]) -> str:
     """Whether classes without an image are predicted less often than they occur; percent and counts by rank."""
     absent = [float(s) for s, kind in zip(share, class_groups(counts), strict=True) if kind == "absent"]
-    return _answer("classes without an image are predicted less often than they occur",
-                   sum(absent) < 100 * len(absent) / len(counts) if absent else None)
+    return _answer(
+        "classes without an image are predicted less often than they occur",
+        sum(absent) < 100 * len(absent) / len(counts) if absent else None,
+    )
 
 
 # --- words -----------------------------------------------------------------------------------------
-VARIANT_WORDS = {"native": "no fine-tuning", "native_ft": "the base", "extra_images": "OOD images, labels ignored",
-                 "wo_ft": "w/o FT", "wo_comp": "w/o Comp.", "ours": "OE-FSMC",
-                 REDRAWN: "OE-FSMC, labels redrawn", "whole_pool": "the whole pool (this package's own)"}
+VARIANT_WORDS = {
+    "native": "no fine-tuning",
+    "native_ft": "the base",
+    "extra_images": "OOD images, labels ignored",
+    "wo_ft": "w/o FT",
+    "wo_comp": "w/o Comp.",
+    "ours": "OE-FSMC",
+    REDRAWN: "OE-FSMC, labels redrawn",
+    "whole_pool": "the whole pool (this package's own)",
+}
 
 
 def points(found: dict, plus: str = "gains", minus: str = "loses") -> str:
@@ -195,8 +212,15 @@ def against(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") 
         return None
     differences = [a[seed] - b[seed] for seed in seeds]
     mean, _, half = tables.t_interval(differences)
-    return {"n": len(seeds), "mean": mean, "half": half, "low": mean - half, "high": mean + half, "seeds": seeds,
-            "differences": differences}
+    return {
+        "n": len(seeds),
+        "mean": mean,
+        "half": half,
+        "low": mean - half,
+        "high": mean + half,
+        "seeds": seeds,
+        "differences": differences,
+    }
 
 
 def dropped_units(rows: Iterable[Row], method: str) -> str:
@@ -212,10 +236,17 @@ def dropped_units(rows: Iterable[Row], method: str) -> str:
 def draw_table(rows: Iterable[Row]):
     """A pandas table of the long-tailed draws: what the classes get at each num, the most frequent first."""
     import pandas as pd
+
     drawn = {row.num: by_rank(row, row.counts) for row in select(rows, imbalance="long_tail")}
-    records = [{"num": num, "images by class": " ".join(str(m) for m in counts[:20]) + " …" * (len(counts) > 20),
-                "classes with an image": sum(m > 0 for m in counts), "classes without": sum(m == 0 for m in counts)}
-               for num, counts in sorted(drawn.items())]
+    records = [
+        {
+            "num": num,
+            "images by class": " ".join(str(m) for m in counts[:20]) + " …" * (len(counts) > 20),
+            "classes with an image": sum(m > 0 for m in counts),
+            "classes without": sum(m == 0 for m in counts),
+        }
+        for num, counts in sorted(drawn.items())
+    ]
     return pd.DataFrame(records or [{"rows": NOT_RUN}])
 
 
@@ -223,6 +254,7 @@ def draw_table(rows: Iterable[Row]):
 def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE):
     """A pandas table of balanced, long-tailed, their paired difference, its verdict, and the paper's difference."""
     import pandas as pd
+
     records = []
     for method in values_of(rows, "method"):
         for num in nums:
@@ -230,23 +262,41 @@ def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE):
                 continue
             own = select(rows, method=method, num=num, variant=variant)
             printed = [paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail")]
-            records.append({"method": paper.METHOD_NAMES[method], "num": num, "seeds": cost["n"],
-                            "balanced": mean(own, imbalance="balanced"), "long-tailed": mean(own, imbalance="long_tail"),
-                            "lost": cost["mean"], "±": cost["half"], "imbalance hurts": tables.verdict(cost["low"], cost["high"]),
-                            "lost in the paper": None if None in printed else printed[0] - printed[1]})
+            records.append(
+                {
+                    "method": paper.METHOD_NAMES[method],
+                    "num": num,
+                    "seeds": cost["n"],
+                    "balanced": mean(own, imbalance="balanced"),
+                    "long-tailed": mean(own, imbalance="long_tail"),
+                    "lost": cost["mean"],
+                    "±": cost["half"],
+                    "imbalance hurts": tables.verdict(cost["low"], cost["high"]),
+                    "lost in the paper": None if None in printed else printed[0] - printed[1],
+                }
+            )
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 
 def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
     """A pandas table of each remedy - the base under the long tail: points, their half-interval, and whether it helps."""
     import pandas as pd
+
     records = []
     for variant in REMEDIES:
         for num in nums:
             if found := gain(rows, num, variant, method=method):
                 helps = {"reproduced": "yes", "not reproduced": "no"}.get(tables.verdict(found["low"], found["high"]))
-                records.append({"remedy": VARIANT_WORDS[variant], "num": num, "seeds": found["n"], "points": found["mean"],
-                                "±": found["half"], "helps": helps or "undecided"})
+                records.append(
+                    {
+                        "remedy": VARIANT_WORDS[variant],
+                        "num": num,
+                        "seeds": found["n"],
+                        "points": found["mean"],
+                        "±": found["half"],
+                        "helps": helps or "undecided",
+                    }
+                )
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 
@@ -258,6 +308,7 @@ def solver_gap(rows: Sequence[Row], **where) -> dict | None:
 def solver_table(rows: Sequence[Row]):
     """A pandas table of top-1 with the released solver and with this package's on the same draws, a line a cell."""
     import pandas as pd
+
     records = []
     order = list(VARIANT_WORDS)
     cells = {(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}
@@ -265,12 +316,24 @@ def solver_table(rows: Sequence[Row]):
         where = dict(zip(("method", "imbalance", "variant", "num"), cell))
         if gap := solver_gap(rows, **where):
             seeds = {int(seed) for seed in gap["seeds"]}
-            released, own = ([row for row in select(rows, solver=solver, **where) if row.seed in seeds]
-                             for solver in ("literal", "default"))
-            records.append({"method": paper.METHOD_NAMES[cell[0]], "images": {"long_tail": "long-tailed"}.get(cell[1], cell[1]), "num": cell[3],
-                            "network": VARIANT_WORDS[cell[2]], "seeds": gap["n"], "released solver": mean(released),
-                            "this package's": mean(own), "difference": gap["mean"], "±": gap["half"],
-                            "released is": side(gap["low"], gap["high"])})
+            released, own = (
+                [row for row in select(rows, solver=solver, **where) if row.seed in seeds]
+                for solver in ("literal", "default")
+            )
+            records.append(
+                {
+                    "method": paper.METHOD_NAMES[cell[0]],
+                    "images": {"long_tail": "long-tailed"}.get(cell[1], cell[1]),
+                    "num": cell[3],
+                    "network": VARIANT_WORDS[cell[2]],
+                    "seeds": gap["n"],
+                    "released solver": mean(released),
+                    "this package's": mean(own),
+                    "difference": gap["mean"],
+                    "±": gap["half"],
+                    "released is": side(gap["low"], gap["high"]),
+                }
+            )
     return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
 
 

@@ -37,8 +37,10 @@ def _signed(found: dict) -> str:
 
 def draw(counts: Sequence[int]) -> str:
     """What a draw gives the classes."""
-    return (f"{sum(counts)} images for {len(counts)} classes: the largest class has {max(counts)}, "
-            f"and {sum(m == 0 for m in counts)} classes have none")
+    return (
+        f"{sum(counts)} images for {len(counts)} classes: the largest class has {max(counts)}, "
+        f"and {sum(m == 0 for m in counts)} classes have none"
+    )
 
 
 def elsewhere(counts: Sequence[int], drawn: Sequence[int]) -> str:
@@ -50,8 +52,10 @@ def elsewhere(counts: Sequence[int], drawn: Sequence[int]) -> str:
 def shares(predicted: dict[str, Sequence[float]], counts: Sequence[int]) -> str:
     """How often each network predicts a class without an image, against how often they occur."""
     kinds = class_groups(counts)
-    parts = [f"{sum(float(s) for s, kind in zip(share, kinds) if kind == 'absent'):.0f} % ({label})"
-             for label, share in predicted.items()]
+    parts = [
+        f"{sum(float(s) for s, kind in zip(share, kinds) if kind == 'absent'):.0f} % ({label})"
+        for label, share in predicted.items()
+    ]
     occur = 100 * kinds.count("absent") / len(kinds)
     return f"Classes without an image occur in {occur:.0f} % of the images and are predicted in {', '.join(parts)}"
 
@@ -77,7 +81,9 @@ def rescue(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
     parts = [] if cost is None else [f"the long tail costs {_points(cost)}"]
     for variant, name in (("ours", "OE-FSMC"), ("whole_pool", "the whole pool")):
         if found := gain(rows, num, variant, method=method):
-            parts.append(f"{name} {f'wins{back}' if found['mean'] > 0 else f'loses{more}'} {_points(found, signed=False)}")
+            parts.append(
+                f"{name} {f'wins{back}' if found['mean'] > 0 else f'loses{more}'} {_points(found, signed=False)}"
+            )
     return f"With {num} images " + ", ".join(parts) if parts else f"Problem and rescue: {NOT_RUN}"
 
 
@@ -94,8 +100,10 @@ def classes(rows: Sequence[Row], num: int, variant: str = BASE, method: str = "f
     if not found:
         return f"Which classes pay? {NOT_RUN.capitalize()}"
     low, high = min(found, key=found.get), max(found, key=found.get)
-    return (f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %, "
-            f"against {found[high]:.0f} % of {high} classes")
+    return (
+        f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %, "
+        f"against {found[high]:.0f} % of {high} classes"
+    )
 
 
 def stages(rows: Sequence[Row], num: int, method: str = "fskd") -> str:
@@ -123,15 +131,21 @@ def gains(rows: Sequence[Row]) -> str:
         table = verdict.cells(rows, variant)
         if "verdict" in table:
             words = list(table["verdict"])
-            above, below = (sum(word in pair for word in words) for pair in (("reproduced", "above"), ("not reproduced", "below")))
+            above, below = (
+                sum(word in pair for word in words) for pair in (("reproduced", "above"), ("not reproduced", "below"))
+            )
             parts.append(f"{VARIANT_WORDS[variant]}: above it in {above}, below it in {below} of {len(words)} cells")
     return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
 
 
 def groups(rows: Sequence[Row], num: int) -> str:
     """What OE-FSMC does to the recall of the rarest class group that these draws have, method by method."""
-    found = {(g, name): d for g in GROUPS for method, name in paper.METHOD_NAMES.items()
-             if (d := gain(rows, num, value=f"{g}_accuracy", method=method))}
+    found = {
+        (g, name): d
+        for g in GROUPS
+        for method, name in paper.METHOD_NAMES.items()
+        if (d := gain(rows, num, value=f"{g}_accuracy", method=method))
+    }
     rarest = max((g for g, _ in found), key=GROUPS.index, default=GROUPS[-1])
     parts = [f"{name} {_signed(d)}" for (g, name), d in found.items() if g == rarest]
     return f"Points of recall that OE-FSMC adds to {rarest} classes at {num} images: {', '.join(parts) or NOT_RUN}"
@@ -142,7 +156,11 @@ def ablation(rows: Sequence[Row]) -> str:
     rows = select(rows, imbalance="long_tail")
     seeds = {m: len({row.seed for row in select(rows, method=m)}) for m in paper.METHOD_NAMES}
     most = [m for m, count in seeds.items() if count == max(seeds.values())]
-    some = f" with {' and '.join(paper.METHOD_NAMES[m] for m in most)}" if len(most) < sum(map(bool, seeds.values())) else ""
+    some = (
+        f" with {' and '.join(paper.METHOD_NAMES[m] for m in most)}"
+        if len(most) < sum(map(bool, seeds.values()))
+        else ""
+    )
     rows = [row for row in rows if row.method in most]
     found = {v: verdict.over(rows, _of(v), _of(BASE)) for v in ("wo_comp", "wo_ft", "ours", "whole_pool")}
     parts = [f"{VARIANT_WORDS[v]} {_signed(vars(d) | {'low': d.low, 'high': d.high})}" for v, d in found.items() if d]
@@ -179,15 +197,20 @@ def stopping(entries: dict[str, Sequence[Row]]) -> str:
     parts = []
     for label, rows in entries.items():
         if own := [row for row in rows if row.finetune_distances]:
-            kept, ran = (sum(values) / len(own) for values in zip(*((row.finetune_kept, row.finetune_epochs) for row in own)))
+            kept, ran = (
+                sum(values) / len(own) for values in zip(*((row.finetune_kept, row.finetune_epochs) for row in own))
+            )
             parts.append(f"{label} after epoch {kept:.0f} of {ran:.0f}")
     return f"Closest to the teacher{' on average' * any(len(rows) > 1 for rows in entries.values())}: {', '.join(parts) or NOT_RUN}"
 
 
 def criteria(entries: dict[str, Sequence[Row]]) -> str:
     """The recall of classes without images under each criterion of eq. 5."""
-    parts = [f"{label} {sum(found) / len(found):.0f} %" for label, rows in entries.items()
-             if (found := [row.absent_accuracy for row in rows if row.absent_accuracy is not None])]
+    parts = [
+        f"{label} {sum(found) / len(found):.0f} %"
+        for label, rows in entries.items()
+        if (found := [row.absent_accuracy for row in rows if row.absent_accuracy is not None])
+    ]
     return f"Recall of absent classes: {', '.join(parts) or NOT_RUN}"
 
 
@@ -197,9 +220,13 @@ def solvers(rows: Sequence[Row]) -> str:
     for method, name in paper.METHOD_NAMES.items():
         own = select(rows, method=method, imbalance="long_tail")
         for variant in ("native", "native_ft", "extra_images", "ours"):
-            found = verdict.over(select(own, variant=variant), lambda row: row.solver == "literal", lambda row: row.solver == "default")
+            found = verdict.over(
+                select(own, variant=variant), lambda row: row.solver == "literal", lambda row: row.solver == "default"
+            )
             if found:
-                parts.append(f"{name}, {VARIANT_WORDS[variant]} {_signed(vars(found) | {'low': found.low, 'high': found.high})}")
+                parts.append(
+                    f"{name}, {VARIANT_WORDS[variant]} {_signed(vars(found) | {'low': found.low, 'high': found.high})}"
+                )
     return f"Released solver − this package's, long-tailed, mean over sizes: {'; '.join(parts) or NOT_RUN}"
 
 
@@ -213,5 +240,7 @@ def channels(kept: dict[str, Sequence[int]], channels: int) -> str:
     """How many channels two criteria both keep, and how many by chance."""
     (one, a), (other, b) = kept.items()
     both = len(set(a) & set(b))
-    return (f"{one} and {other} both keep {both} of {len(a)} channels; two choices by chance would share "
-            f"{len(a) * len(b) / channels:.0f}")
+    return (
+        f"{one} and {other} both keep {both} of {len(a)} channels; two choices by chance would share "
+        f"{len(a) * len(b) / channels:.0f}"
+    )

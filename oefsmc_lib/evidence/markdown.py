@@ -9,12 +9,14 @@ from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
 
-WITHOUT_IMAGES = ("imagenet",)                             # sets that nobody who ran these grids has had
+WITHOUT_IMAGES = ("imagenet",)  # sets that nobody who ran these grids has had
 
 
-CHANGES = ("What each step of OE-FSMC changes, in points: means over the cells that have all of them, ± half the 95 % interval over\n"
-           "seeds. The table is no claim of the paper. Eq. 5 has no column: the criteria of FSKD, MiR and CD look at no image, so it\n"
-           "changes nothing in them.")
+CHANGES = (
+    "What each step of OE-FSMC changes, in points: means over the cells that have all of them, ± half the 95 % interval over\n"
+    "seeds. The table is no claim of the paper. Eq. 5 has no column: the criteria of FSKD, MiR and CD look at no image, so it\n"
+    "changes nothing in them."
+)
 
 
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -26,26 +28,65 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     where, beside = ["dataset", "network", "method", "num"], {}
     for variant in BESIDE:
         others = verdict.cells(own, variant)
-        beside[variant] = {tuple(cell[name] for name in where): points(cell) for cell in others.to_dict("records")} if "gain" in others else {}
-    head = ["data", "compressor", "images", "seeds", "base", "OE-FSMC", "difference", "verdict", "the paper's base",
-            "the paper's difference", *(f"{title} − base" for title in BESIDE.values())]
+        beside[variant] = (
+            {tuple(cell[name] for name in where): points(cell) for cell in others.to_dict("records")}
+            if "gain" in others
+            else {}
+        )
+    head = [
+        "data",
+        "compressor",
+        "images",
+        "seeds",
+        "base",
+        "OE-FSMC",
+        "difference",
+        "verdict",
+        "the paper's base",
+        "the paper's difference",
+        *(f"{title} − base" for title in BESIDE.values()),
+    ]
     lines = [line(head), line(["---"] * len(head))]
     for cell in table.to_dict("records"):
         base, gain, place = cell[f"paper {answers.BASE}"], cell["paper gain"], tuple(cell[name] for name in where)
         said = "" if unprinted(gain) else verdict.signed(gain)
-        lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), str(cell["seeds"]), f"{cell[answers.BASE]:.1f}",
-                           f"{cell['ours']:.1f}", points(cell), cell["verdict"],
-                           "" if unprinted(base) else f"{base:.1f}",
-                           f"{said} (doubted)" if said and doubted(cell) else said,
-                           *(of.get(place, answers.NOT_RUN) for of in beside.values())]))
+        lines.append(
+            line(
+                [
+                    cell["dataset"],
+                    cell["method"],
+                    str(cell["num"]),
+                    str(cell["seeds"]),
+                    f"{cell[answers.BASE]:.1f}",
+                    f"{cell['ours']:.1f}",
+                    points(cell),
+                    cell["verdict"],
+                    "" if unprinted(base) else f"{base:.1f}",
+                    f"{said} (doubted)" if said and doubted(cell) else said,
+                    *(of.get(place, answers.NOT_RUN) for of in beside.values()),
+                ]
+            )
+        )
     teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
-    lines += ["", f"Teachers: {', '.join(teachers)}.", "", line(["claim of the paper", "verdict", "numbers"]), line(["---"] * 3)]
+    lines += [
+        "",
+        f"Teachers: {', '.join(teachers)}.",
+        "",
+        line(["claim of the paper", "verdict", "numbers"]),
+        line(["---"] * 3),
+    ]
     lines += [line([one.claim.sentence, one.verdict, one.numbers]) for one in verdict.judge(rows)]
     return "\n".join([*lines, "", CHANGES, "", steps_markdown(rows)])
 
 
 # Shown beside Table 2's difference: variant -> its title.
-BESIDE = {"extra_images": "OOD images, labels ignored", answers.REDRAWN: "labels redrawn (journal)", "whole_pool": "whole pool (this package's)"}
+BESIDE = {
+    "extra_images": "OOD images, labels ignored",
+    answers.REDRAWN: "labels redrawn (journal)",
+    "whole_pool": "whole pool (this package's)",
+}
+
+
 def found_markdown(rows: Mapping[str, Sequence[Row]], dataset: str = "cifar10", num: int = 10) -> str:
     """What was found, in three sentences for the README: what the tail costs, what OE-FSMC adds, what the whole pool adds.
 
@@ -55,27 +96,37 @@ def found_markdown(rows: Mapping[str, Sequence[Row]], dataset: str = "cifar10", 
     sentences = []
     costs = {m: cost for m in sorted(paper.METHOD_NAMES) if (cost := answers.tail_cost(table1, num, method=m))}
     if costs:
-        parts = [f"{paper.METHOD_NAMES[m]} {verdict.interval(-cost['mean'], cost['half'])}" for m, cost in costs.items()]
-        sentences.append(f"Against balanced images, {num} long-tailed images of {DATA_NAMES[dataset]} change the compressors' accuracy "
-                         f"by these points: {', '.join(parts)}.")
+        parts = [
+            f"{paper.METHOD_NAMES[m]} {verdict.interval(-cost['mean'], cost['half'])}" for m, cost in costs.items()
+        ]
+        sentences.append(
+            f"Against balanced images, {num} long-tailed images of {DATA_NAMES[dataset]} change the compressors' accuracy "
+            f"by these points: {', '.join(parts)}."
+        )
     gains = {m: found for m in sorted(paper.METHOD_NAMES) if (found := answers.gain(table2, num, method=m))}
     if gains:
-        parts = [f"{paper.METHOD_NAMES[m]} {verdict.interval(found['mean'], found['half'])}" for m, found in gains.items()]
+        parts = [
+            f"{paper.METHOD_NAMES[m]} {verdict.interval(found['mean'], found['half'])}" for m, found in gains.items()
+        ]
         helps = verdict.cells(list(rows.get("table2", ())))["verdict"].tolist()
-        sentences.append(f"With {num} long-tailed images of {DATA_NAMES[dataset]}, OE-FSMC as the paper describes it changes the "
-                         f"compressors' accuracy by these points: {', '.join(parts)}. Over all cells of Table 2 that were run it is "
-                         f"significantly above its base in {helps.count('reproduced')} of {len(helps)} and significantly below it in "
-                         f"{helps.count('not reproduced')}.")
+        sentences.append(
+            f"With {num} long-tailed images of {DATA_NAMES[dataset]}, OE-FSMC as the paper describes it changes the "
+            f"compressors' accuracy by these points: {', '.join(parts)}. Over all cells of Table 2 that were run it is "
+            f"significantly above its base in {helps.count('reproduced')} of {len(helps)} and significantly below it in "
+            f"{helps.count('not reproduced')}."
+        )
     pool = answers.select(table2, num=num, variant="whole_pool", method="fskd", imbalance="long_tail")
     if pool:
         level, teacher = sum(row.top1 for row in pool) / len(pool), pool[0].teacher_accuracy
-        sentences.append(f"Using the whole pool of {answers.column(pool[0], 'n')} OOD images in the recovery, which is this package's own "
-                         f"recommendation, takes FSKD to {level:.1f} % with {num} images, {teacher - level:.1f} points below the teacher.")
+        sentences.append(
+            f"Using the whole pool of {answers.column(pool[0], 'n')} OOD images in the recovery, which is this package's own "
+            f"recommendation, takes FSKD to {level:.1f} % with {num} images, {teacher - level:.1f} points below the teacher."
+        )
     return " ".join(sentences) or f"What was found: {answers.NOT_RUN}."
 
 
 DATA_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ILSVRC-2012"}
-STEPS = (                                                  # what is subtracted, as (variant, the one before it)
+STEPS = (  # what is subtracted, as (variant, the one before it)
     ("recovery by eq. 7 instead of on the few: w/o FT − base", "wo_ft", answers.BASE),
     ("fine-tuning by eq. 8–9 instead of on the few: OE-FSMC − w/o FT", "ours", "wo_ft"),
     ("both: OE-FSMC − base", "ours", answers.BASE),
@@ -90,20 +141,46 @@ def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """
     needed = {variant for _, *pair in STEPS for variant in pair}
     cells: dict[tuple, dict[int, list[Row]]] = {}
-    for row in {row.id: row for name in ("table2", "fig3a") for row in answers.select(rows.get(name, ()), imbalance="long_tail")}.values():
+    for row in {
+        row.id: row for name in ("table2", "fig3a") for row in answers.select(rows.get(name, ()), imbalance="long_tail")
+    }.values():
         cells.setdefault(verdict.place(row), {}).setdefault(row.seed, []).append(row)
-    whole = {cell: own for cell in sorted(cells, key=str) if (own := [
-        row for draw in cells[cell].values() if needed <= {answers.column(row, "variant") for row in draw} for row in draw])}
+    whole = {
+        cell: own
+        for cell in sorted(cells, key=str)
+        if (
+            own := [
+                row
+                for draw in cells[cell].values()
+                if needed <= {answers.column(row, "variant") for row in draw}
+                for row in draw
+            ]
+        )
+    }
     if not whole:
         return f"What each step changes: {answers.NOT_RUN}."
     groups = {cell[:-1]: [cell[0], verdict.length_name(cell[2], cell[3])] for cell in whole}
-    lines = [line(["data", "compressor", "images", "cells", *(title for title, *_ in STEPS)]), line(["---"] * (4 + len(STEPS)))]
+    lines = [
+        line(["data", "compressor", "images", "cells", *(title for title, *_ in STEPS)]),
+        line(["---"] * (4 + len(STEPS))),
+    ]
     for group, names in [*groups.items(), *([((), ["all", ""])] if len(groups) > 1 else [])]:
-        some = {cell: own for cell, own in whole.items() if cell[:len(group)] == group}
-        found = [verdict.over(sum(some.values(), []), verdict._is(variant=one), verdict._is(variant=other))
-                 for _, one, other in STEPS]
+        some = {cell: own for cell, own in whole.items() if cell[: len(group)] == group}
+        found = [
+            verdict.over(sum(some.values(), []), verdict._is(variant=one), verdict._is(variant=other))
+            for _, one, other in STEPS
+        ]
         sizes = ", ".join(str(cell[-1]) for cell in sorted(some, key=lambda cell: cell[-1])) if group else ""
-        lines.append(line([*names, sizes, str(len(some)), *(verdict.interval(one.mean, one.half) if one else answers.NOT_RUN for one in found)]))
+        lines.append(
+            line(
+                [
+                    *names,
+                    sizes,
+                    str(len(some)),
+                    *(verdict.interval(one.mean, one.half) if one else answers.NOT_RUN for one in found),
+                ]
+            )
+        )
     return "\n".join(lines)
 
 
@@ -123,8 +200,20 @@ def solver_markdown(rows: Sequence[Row]) -> str:
         return f"Released solvers: {answers.NOT_RUN}."
     lines = [line(head), line(["---"] * len(head))]
     for cell in sorted(found, key=lambda cell: (cell["dataset"], cell["method"], cell["num"])):
-        lines.append(line([cell["dataset"], cell["method"], str(cell["num"]), cell["title"], str(cell["seeds"]),
-                           f"{cell[answers.BASE]:.1f}", f"{cell['ours']:.1f}", points(cell)]))
+        lines.append(
+            line(
+                [
+                    cell["dataset"],
+                    cell["method"],
+                    str(cell["num"]),
+                    cell["title"],
+                    str(cell["seeds"]),
+                    f"{cell[answers.BASE]:.1f}",
+                    f"{cell['ours']:.1f}",
+                    points(cell),
+                ]
+            )
+        )
     return "\n".join(lines)
 
 
@@ -137,24 +226,45 @@ def missing_markdown(profile: str, store: Store) -> str:
     lines, todo = [line(head), line(["---"] * len(head))], {}
     for cell in batches.cells(grid.grids_of(profile), store):
         method = cell.experiments[0].method
-        todo.setdefault((cell.grid.profile.name, cell.grid.name, method), (cell.grid, method, []))[2].extend(cell.experiments)
+        todo.setdefault((cell.grid.profile.name, cell.grid.name, method), (cell.grid, method, []))[2].extend(
+            cell.experiments
+        )
     for each, method, left in todo.values():
         whole = [e for e in each.experiments if e.method == method]
         nums, every = (sorted({e.num for e in group}) for group in (left, whole))
         some = "".join(f" --only num={num}" for num in nums) if nums != every else ""
         dataset, seconds = left[0].dataset, runs.estimate(left, store)
-        hours = "not run: no images here" if dataset in WITHOUT_IMAGES else \
-            "unknown" if seconds is None else f"{seconds / 3600:.1f}"
-        lines.append(line([
-            dataset, each.name, paper.METHOD_NAMES[method], ", ".join(map(str, nums)), f"{len(left)} of {len(whole)}", hours,
-            f"`oefsmc grid run {each.name} --profile {each.profile.name} --only method={method}{some}`"]))
+        hours = (
+            "not run: no images here"
+            if dataset in WITHOUT_IMAGES
+            else "unknown"
+            if seconds is None
+            else f"{seconds / 3600:.1f}"
+        )
+        lines.append(
+            line(
+                [
+                    dataset,
+                    each.name,
+                    paper.METHOD_NAMES[method],
+                    ", ".join(map(str, nums)),
+                    f"{len(left)} of {len(whole)}",
+                    hours,
+                    f"`oefsmc grid run {each.name} --profile {each.profile.name} --only method={method}{some}`",
+                ]
+            )
+        )
     return "\n".join(lines) if len(lines) > 2 else "Nothing is missing."
 
 
 def doubted(cell: Mapping) -> bool:
     """One of the two numbers behind the paper's difference is in doubt (:data:`paper.DOUBTS`)."""
-    return any(one.doubt and (one.dataset, paper.METHOD_NAMES[one.method], one.num, one.quantity) ==
-               (cell["dataset"], cell["method"], cell["num"], "top1") for one in paper.TABLE2)
+    return any(
+        one.doubt
+        and (one.dataset, paper.METHOD_NAMES[one.method], one.num, one.quantity)
+        == (cell["dataset"], cell["method"], cell["num"], "top1")
+        for one in paper.TABLE2
+    )
 
 
 def unprinted(number: float | None) -> bool:

@@ -65,7 +65,6 @@ def means(rows: Sequence[Row]):
     return summary(rows, varying_columns(rows))
 
 
-
 def verdict(low: float, high: float) -> Literal["reproduced", "not reproduced", "undecided"]:
     """The fixed rule for the 95 % interval of a paired difference: above 0, below 0, or neither (NaN too)."""
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "undecided"
@@ -84,15 +83,17 @@ def _cells(table, by: Sequence[str], value: str, pair: str | None = None):
     if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
         raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
     # a list (ood_exclude) names a cell by its text
-    table = table.assign(**{name: table[name].map(lambda entry: json.dumps(entry) if isinstance(entry, list) else entry)
-                            for name in by})
+    table = table.assign(
+        **{name: table[name].map(lambda entry: json.dumps(entry) if isinstance(entry, list) else entry) for name in by}
+    )
     for names, part in table.groupby(list(by), dropna=False) if by else [((), table)]:
         cell = dict(zip(by, names, strict=True))
         place = ", ".join(f"{name}={shown}" for name, shown in cell.items()) or "the whole table"
         for column in ("teacher_sha256", "data_fingerprint"):
             if part[column].nunique() > 1:
-                raise InputError(f"Rows of different {column} meet in one cell ({place}); "
-                                 f"summarise them apart, or by {column}.")
+                raise InputError(
+                    f"Rows of different {column} meet in one cell ({place}); summarise them apart, or by {column}."
+                )
         once = ["seed"] + ([pair] if pair else [])
         repeated = part[part.duplicated(once, keep=False)]
         if len(repeated):
@@ -105,8 +106,10 @@ def _repeated(rows, once: list[str], place: str) -> str:
     _, same = next(iter(rows.groupby(once)))
     names = sorted((SWITCHES | {"network", "algorithm", "ood_fingerprint"}) & set(same) - {"counts", "device"})
     differ = [name for name in names if same[name].map(str).nunique() > 1]
-    return (f"Seed {same['seed'].iloc[0]} occurs {len(same)} times in one cell ({place}), with different "
-            f"{', '.join(differ) or 'teachers or data'}; select one or summarise by it.")
+    return (
+        f"Seed {same['seed'].iloc[0]} occurs {len(same)} times in one cell ({place}), with different "
+        f"{', '.join(differ) or 'teachers or data'}; select one or summarise by it."
+    )
 
 
 def _known_columns(table, names: Sequence[str]) -> None:
@@ -119,8 +122,11 @@ def _known_columns(table, names: Sequence[str]) -> None:
 def _warn_of_versions(table) -> None:
     versions = sorted(set(table["algorithm"])) if len(table) else []
     if len(versions) > 1:
-        warnings.warn(f"These rows are of several versions of the algorithm ({', '.join(map(str, versions))}), "
-                      "so their numbers may not compare; run the old ones again.", stacklevel=3)
+        warnings.warn(
+            f"These rows are of several versions of the algorithm ({', '.join(map(str, versions))}), "
+            "so their numbers may not compare; run the old ones again.",
+            stacklevel=3,
+        )
 
 
 def varying_columns(rows: Sequence[Row]) -> list[str]:

@@ -21,6 +21,7 @@ def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
     Raises :class:`InputError` for a column that is missing.
     """
     import pandas as pd
+
     path = path or newest(part)
     if path is None:
         return None
@@ -39,9 +40,15 @@ def timing_markdown(path: Path | None = None) -> str:
     if found is None:
         return "not measured"
     nums = sorted(found.num.unique())
-    lines = [f"| compressor | network | {' | '.join(f'{num} images' for num in nums)} |", "| --- " * (2 + len(nums)) + "|"]
+    lines = [
+        f"| compressor | network | {' | '.join(f'{num} images' for num in nums)} |",
+        "| --- " * (2 + len(nums)) + "|",
+    ]
     for (method, network), own in found.groupby(["method", "network"], sort=False):
-        cells = {row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×" for row in own.itertuples()}
+        cells = {
+            row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×"
+            for row in own.itertuples()
+        }
         for row in own[own.loaded_ratio.notna()].itertuples():
             cells[row.num] += f" ({row.loaded_ratio:.3g}× with its loader)"
         name = NAMES[method] + (" (scoring)" if method == "practise" else "")
@@ -62,7 +69,7 @@ def quality_markdown(path: Path | None = None) -> str:
     lines = [f"| compressor | network | images | draws | {' | '.join(shown.values())} |", "| --- " * 7 + "|"]
     for method in NAMES:
         for (network, num), draws in found[found.method == method].groupby(["network", "num"]):
-            other = int(draws.same_units.eq(False).sum())         # empty for the other compressors
+            other = int(draws.same_units.eq(False).sum())  # empty for the other compressors
             units = f" (other units in {other})" if other else " (the same units)" if method == "practise" else ""
             mean = draws[columns].mean()
             cells = [f"{mean[f'literal_{what}']:.3g} → {mean[f'ours_{what}']:.3g}" for what in shown]

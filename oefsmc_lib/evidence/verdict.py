@@ -23,16 +23,16 @@ from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
 
-NEGLIGIBLE = 1.0                                           # points
-LENGTHS = ("mir.iterations", "practise.iterations")        # rows of other lengths are other cells
+NEGLIGIBLE = 1.0  # points
+LENGTHS = ("mir.iterations", "practise.iterations")  # rows of other lengths are other cells
 
 
 @dataclass(frozen=True)
 class Judged:
     """A claim of the paper, the verdict of the rule, and the numbers behind it."""
 
-    name: str                                              # a key of paper.CLAIMS
-    verdict: str                                           # reproduced, not reproduced, contradicted, undecided or not run
+    name: str  # a key of paper.CLAIMS
+    verdict: str  # reproduced, not reproduced, contradicted, undecided or not run
     numbers: str
 
     @property
@@ -94,6 +94,7 @@ def length_name(method: str, lengths: int | None) -> str:
 def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE):
     """A pandas table of the long-tailed cells: both accuracies, their paired difference, its verdict, the paper's."""
     import pandas as pd
+
     rows = select(rows, imbalance="long_tail")
     records = []
     for cell in sorted({place(row) for row in rows}, key=str):
@@ -102,18 +103,33 @@ def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE):
         if found is None:
             continue
         dataset, network, method, lengths, num = cell
-        word = rule if (variant, base) == ("ours", BASE) else side       # of other pairs the paper says nothing
+        word = rule if (variant, base) == ("ours", BASE) else side  # of other pairs the paper says nothing
         one = select(own, variant=variant)[0]
         printed = [answers.paper_value(select(own, variant=v)[0]) for v in (base, variant)]
-        records.append({"dataset": dataset, "network": network, "method": length_name(method, lengths), "num": num,
-                        "solver": one.solver, "seeds": found["n"], base: answers.mean(own, variant=base),
-                        variant: answers.mean(own, variant=variant),
-                        "drop from teacher": one.teacher_accuracy - answers.mean(own, variant=variant),
-                        "gain": found["mean"], "±": found["half"], "verdict": word(found["low"], found["high"]),
-                        f"paper {base}": printed[0], f"paper {variant}": printed[1],
-                        "paper gain": None if None in printed else printed[1] - printed[0]})
-    return pd.DataFrame(records).sort_values(["dataset", "network", "method", "num"], ignore_index=True) if records \
+        records.append(
+            {
+                "dataset": dataset,
+                "network": network,
+                "method": length_name(method, lengths),
+                "num": num,
+                "solver": one.solver,
+                "seeds": found["n"],
+                base: answers.mean(own, variant=base),
+                variant: answers.mean(own, variant=variant),
+                "drop from teacher": one.teacher_accuracy - answers.mean(own, variant=variant),
+                "gain": found["mean"],
+                "±": found["half"],
+                "verdict": word(found["low"], found["high"]),
+                f"paper {base}": printed[0],
+                f"paper {variant}": printed[1],
+                "paper gain": None if None in printed else printed[1] - printed[0],
+            }
+        )
+    return (
+        pd.DataFrame(records).sort_values(["dataset", "network", "method", "num"], ignore_index=True)
+        if records
         else pd.DataFrame([{"rows": NOT_RUN}])
+    )
 
 
 def brief(table):
@@ -123,8 +139,13 @@ def brief(table):
     return table.drop(columns=same)
 
 
-def over(rows: Iterable[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool], value: str = "top1",
-         cell: Callable[[Row], tuple] = place) -> Over | None:
+def over(
+    rows: Iterable[Row],
+    side_a: Callable[[Row], bool],
+    side_b: Callable[[Row], bool],
+    value: str = "top1",
+    cell: Callable[[Row], tuple] = place,
+) -> Over | None:
     """a - b by seed, averaged over the cells that have both sides; a seed counts where every cell has it."""
     rows = list(rows)
     differences: list[dict[int, float]] = []
@@ -162,17 +183,25 @@ def rows_by_grid(profile: str, store: Store) -> dict[str, list[Row]]:
 
 def judge(rows: Mapping[str, Sequence[Row]]) -> list[Judged]:
     """Every claim of ``paper.CLAIMS`` under the rule. ``rows`` are by grid: table1, table2, fig3a-d, beyond."""
+
     def of(name: str) -> Sequence[Row]:
         return rows.get(name, ())
+
     found = {
-        "imbalance_hurts": _named("balanced − long-tailed", select(of("table1"), variant=BASE),
-                                  _is(imbalance="balanced"), _is(imbalance="long_tail")),
+        "imbalance_hurts": _named(
+            "balanced − long-tailed",
+            select(of("table1"), variant=BASE),
+            _is(imbalance="balanced"),
+            _is(imbalance="long_tail"),
+        ),
         "practise_loses_least": _loses_least(select(of("table1"), variant=BASE)),
         "practise_latency": _latency(select(of("table1"), variant=BASE, method="practise")),
         "ours_helps": _helps(select(of("table2"), imbalance="long_tail")),
         "more_with_fewer": _more_with_fewer(select(of("table2"), imbalance="long_tail")),
         "both_components": _components(of("fig3a")),
-        "wo_ft_beats_wo_comp": _named(_minus("wo_ft", "wo_comp"), of("fig3a"), _is(variant="wo_ft"), _is(variant="wo_comp")),
+        "wo_ft_beats_wo_comp": _named(
+            _minus("wo_ft", "wo_comp"), of("fig3a"), _is(variant="wo_ft"), _is(variant="wo_comp")
+        ),
         "m_equals_num": best(select(of("fig3b"), variant="ours"), size_of_aux, 1.0),
         "lam_half": best(of("fig3c"), lambda row: column(row, "lam"), 0.5),
         "eta_best": best(stopped_early(of("fig3d")), lambda row: column(row, "eta"), 2.5),
@@ -185,7 +214,9 @@ def _one(found: Over | None) -> tuple[str, str]:
     return (NOT_RUN, "") if found is None else (found.verdict, str(found))
 
 
-def _named(what: str, rows: Sequence[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool]) -> tuple[str, str]:
+def _named(
+    what: str, rows: Sequence[Row], side_a: Callable[[Row], bool], side_b: Callable[[Row], bool]
+) -> tuple[str, str]:
     """What is subtracted, the difference, the compressors whose cells have both sides, and the verdicts of these cells."""
     word, numbers = _one(over(rows, side_a, side_b))
     both = {}
@@ -199,7 +230,9 @@ def _named(what: str, rows: Sequence[Row], side_a: Callable[[Row], bool], side_b
 def _counts(words: Iterable[str]) -> str:
     """``8 not reproduced, 4 undecided``."""
     words = list(words)
-    return ", ".join(f"{words.count(kind)} {kind}" for kind in ("reproduced", "not reproduced", "undecided") if kind in words)
+    return ", ".join(
+        f"{words.count(kind)} {kind}" for kind in ("reproduced", "not reproduced", "undecided") if kind in words
+    )
 
 
 def _methods(names: Iterable[str]) -> str:
@@ -249,7 +282,9 @@ def _all(found: Mapping, label: Callable) -> tuple[str, str]:
     if len(there) < len(found) or not there:
         return NOT_RUN, ""
     words = [value.verdict for value in there.values()]
-    word = "reproduced" if set(words) == {"reproduced"} else "not reproduced" if "not reproduced" in words else "undecided"
+    word = (
+        "reproduced" if set(words) == {"reproduced"} else "not reproduced" if "not reproduced" in words else "undecided"
+    )
     return word, "; ".join(f"{label(key)}: {value}" for key, value in there.items())
 
 
@@ -264,9 +299,14 @@ def _loses_least(rows: Sequence[Row]) -> tuple[str, str]:
     theirs = {(cell[0], cell[-1]): cost for cell, cost in costs.items() if cell[2] == "practise"}
     found = {}
     for method in sorted({cell[2] for cell in costs} - {"practise"}):
-        pairs = [(cost, theirs[cell[0], cell[-1]]) for cell, cost in costs.items()
-                 if cell[2] == method and (cell[0], cell[-1]) in theirs]
-        found[method] = average([{seed: one[seed] - other[seed] for seed in set(one) & set(other)} for one, other in pairs])
+        pairs = [
+            (cost, theirs[cell[0], cell[-1]])
+            for cell, cost in costs.items()
+            if cell[2] == method and (cell[0], cell[-1]) in theirs
+        ]
+        found[method] = average(
+            [{seed: one[seed] - other[seed] for seed in set(one) & set(other)} for one, other in pairs]
+        )
     return _all(found, lambda method: f"{paper.METHOD_NAMES[method]} loses more by")
 
 
@@ -280,7 +320,7 @@ def _latency(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> tuple[str, str]:
-    """"X is best": contradicted by a value that is significantly better, else reproduced if both ends are significantly worse."""
+    """ "X is best": contradicted by a value that is significantly better, else reproduced if both ends are significantly worse."""
     rows = list(rows)
     values = sorted({value(row) for row in rows})
     if claimed not in values or len(values) < 3:
@@ -295,8 +335,10 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
     worse = [v for v, found in differences.items() if found.low > 0]
     ends = {values[0], values[-1]} - {claimed}
     word = "contradicted" if better else "reproduced" if ends <= set(worse) else "undecided"
-    said = "; ".join(f"significantly {title} than {claimed:g}: {', '.join(map(setting_name, group)) or 'no value'}"
-                     for title, group in (("worse", worse), ("better", better)))
+    said = "; ".join(
+        f"significantly {title} than {claimed:g}: {', '.join(map(setting_name, group)) or 'no value'}"
+        for title, group in (("worse", worse), ("better", better))
+    )
     example = next(iter(differences.values()))
     return word, f"{said}; {count(example.cells, 'cell')}, {count(example.seeds, 'seed')}"
 
@@ -338,13 +380,24 @@ def _negligible(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def _but_n(row: Row) -> str:
-    flat = {**row.switches, "method": row.method, "num": row.num, "plan": row.plan, "ratio": row.ratio,
-            "source": row.ood_source}
+    flat = {
+        **row.switches,
+        "method": row.method,
+        "num": row.num,
+        "plan": row.plan,
+        "ratio": row.ratio,
+        "source": row.ood_source,
+    }
     return str(sorted((name, str(value)) for name, value in flat.items() if name != "n"))
 
 
 def claim_table(judged: Iterable[Judged]):
     """A pandas table of claims: where, what the paper says, the verdict, the numbers."""
     import pandas as pd
-    return pd.DataFrame([{"where": j.claim.where, "claim": j.claim.sentence, "verdict": j.verdict, "numbers": j.numbers}
-                         for j in judged])
+
+    return pd.DataFrame(
+        [
+            {"where": j.claim.where, "claim": j.claim.sentence, "verdict": j.verdict, "numbers": j.numbers}
+            for j in judged
+        ]
+    )

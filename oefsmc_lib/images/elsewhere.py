@@ -11,7 +11,7 @@ from torch import Tensor
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import generator, largest_remainder
 
-WATCHED = 128                                             # images of the watch set; a fifth of a source below 640
+WATCHED = 128  # images of the watch set; a fifth of a source below 640
 
 # Cosine of two mean-free 16x16 luma thumbnails from which two images count as the same picture.
 # Re-encoding, brightness and contrast leave it above 0.99; see tests/images/test_ood.py.
@@ -64,15 +64,16 @@ def draw_labels(gamma_rates: Tensor, m: int, sampling: str, source: torch.Genera
 class Pool:
     """n unlabelled OOD images, as uint8 in the shape of the data."""
 
-    images: Tensor                                        # (n, C, H, W)
-    indices: list[int]                                    # positions in the source
-    removed: int                                          # images that the purity filter took out
+    images: Tensor  # (n, C, H, W)
+    indices: list[int]  # positions in the source
+    removed: int  # images that the purity filter took out
     fingerprint: str
 
 
 def _thumbnails(images: Tensor) -> Tensor:
     """(N, C, H, W) uint8 -> (N, 256) mean-free unit vectors of 16x16 luma."""
     from oefsmc_lib.images.sets import fit
+
     gray = fit(images, (1, *images.shape[2:])).float()
     small = F.adaptive_avg_pool2d(gray, 16).flatten(1)
     small = small - small.mean(1, keepdim=True)
@@ -87,6 +88,7 @@ def _hashes(images: Tensor) -> list[bytes]:
 def _known(dataset: str, image_size: int | None, skip_broken: bool) -> tuple[frozenset, Tensor]:
     """Hashes and thumbnails of every training and test image; labels are not looked at."""
     from oefsmc_lib.images import sets
+
     hashes: set[bytes] = set()
     vectors = []
     for split in ("train", "test"):
@@ -114,8 +116,11 @@ def draw_watch(experiment, shape: tuple[int, int, int]) -> Pool:
     """
     source, allowed = _source(experiment, shape)
     size = watch_size(len(allowed))
-    return _pure(experiment, shape, source, allowed, "watch", size) if size else \
-        Pool(torch.empty(0, *shape, dtype=torch.uint8), [], 0, source.fingerprint)
+    return (
+        _pure(experiment, shape, source, allowed, "watch", size)
+        if size
+        else Pool(torch.empty(0, *shape, dtype=torch.uint8), [], 0, source.fingerprint)
+    )
 
 
 def watch_size(usable: int) -> int:
@@ -137,8 +142,13 @@ def draw_pool(experiment, shape: tuple[int, int, int], watch: Pool) -> Pool:
 def _source(experiment, shape: tuple[int, int, int]):
     """The source's images, and the positions (n,) of those whose class is not excluded."""
     from oefsmc_lib.images import sets
-    source = sets.load(experiment.ood_source, "train", skip_broken=experiment.skip_broken,
-                       image_size=shape[1] if experiment.ood_source.startswith(sets.FOLDER) else None)
+
+    source = sets.load(
+        experiment.ood_source,
+        "train",
+        skip_broken=experiment.skip_broken,
+        image_size=shape[1] if experiment.ood_source.startswith(sets.FOLDER) else None,
+    )
     excluded = excluded_classes(experiment, source.class_names)
     return source, torch.tensor([label not in excluded for label in source.labels.tolist()]).nonzero().flatten()
 
@@ -157,6 +167,7 @@ def usable_images(experiment) -> int | None:
     cannot be read.
     """
     from oefsmc_lib.images import sets
+
     counts = sets.class_counts(experiment.ood_source, skip_broken=experiment.skip_broken)
     if counts is None:
         return None
@@ -171,24 +182,30 @@ def shortage(experiment, usable: int) -> str | None:
     """
     watch = watch_size(usable)
     room = usable - watch
-    has = (f"the OOD source {experiment.ood_source} has {usable} usable images"
-           + (" without the classes of ood_exclude" if experiment.ood_exclude else ""))
+    has = f"the OOD source {experiment.ood_source} has {usable} usable images" + (
+        " without the classes of ood_exclude" if experiment.ood_exclude else ""
+    )
     if experiment.draws_pool and experiment.pool_size > room:
         # n is by default the larger of 500 and m, so a lower m alone helps only where 500 images would do.
         lower = ["n"] if experiment.n is not None or room < 500 else []
         lower += [] if experiment.aux_size <= room else ["m"] if experiment.m is not None else ["m (by default num)"]
         way_out = f"set {' and '.join(lower)} to at most {room}, or " if room else ""
-        return (f"needs a pool of n={experiment.pool_size} images, but {has}, of which {watch} are set aside as the watch "
-                f"set; {way_out}name a larger ood_source, such as folder:PATH")
+        return (
+            f"needs a pool of n={experiment.pool_size} images, but {has}, of which {watch} are set aside as the watch "
+            f"set; {way_out}name a larger ood_source, such as folder:PATH"
+        )
     if experiment.watches and not watch:
-        return (f"needs images to watch while fine-tuning, but {has}, and the watch set is a fifth of them at most; name a "
-                "larger ood_source, such as folder:PATH, or set finetune.stop=fixed")
+        return (
+            f"needs images to watch while fine-tuning, but {has}, and the watch set is a fifth of them at most; name a "
+            "larger ood_source, such as folder:PATH, or set finetune.stop=fixed"
+        )
     return None
 
 
 def _pure(experiment, shape, source, candidates_at: Tensor, purpose: str, size: int) -> Pool:
     """The first ``size`` pure images among these positions of the source, in an order that seed and purpose decide."""
     from oefsmc_lib.images import sets
+
     order = candidates_at[torch.randperm(len(candidates_at), generator=generator(experiment.seed, purpose))]
     hashes, thumbnails = _known(experiment.dataset, experiment.image_size, experiment.skip_broken)
     kept, images, removed = [], [], 0
@@ -207,10 +224,14 @@ def _pure(experiment, shape, source, candidates_at: Tensor, purpose: str, size: 
 def too_few(experiment, purpose: str, usable: int, size: int) -> InputError:
     """What is said where a source cannot fill the pool or the watch set."""
     if purpose == "watch":
-        return InputError(f"The OOD source {experiment.ood_source} has {usable} usable images, but early stopping watches "
-                          f"{size}; use another ood_source or finetune.stop=fixed.")
-    return InputError(f"The OOD source {experiment.ood_source} has {usable} usable images besides the watch set, but the pool "
-                      f"needs n={size}; lower n and m, or name another ood_source.")
+        return InputError(
+            f"The OOD source {experiment.ood_source} has {usable} usable images, but early stopping watches "
+            f"{size}; use another ood_source or finetune.stop=fixed."
+        )
+    return InputError(
+        f"The OOD source {experiment.ood_source} has {usable} usable images besides the watch set, but the pool "
+        f"needs n={size}; lower n and m, or name another ood_source."
+    )
 
 
 def draw_aux(pool: Pool, m: int, seed: int) -> Tensor:
@@ -221,5 +242,6 @@ def draw_aux(pool: Pool, m: int, seed: int) -> Tensor:
 def augmented_copies(images: Tensor, m: int, experiment) -> tuple[Tensor, Tensor]:
     """The control without OOD images: m augmented copies of the few, in turn; and whose copy each is."""
     from oefsmc_lib.images.views import augment
+
     origin = torch.arange(m) % len(images)
     return augment(images[origin], experiment.augment, generator(experiment.seed, "aux")), origin

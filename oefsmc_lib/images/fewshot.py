@@ -80,9 +80,8 @@ class Draw:
     """D_few: positions in the training set, images per class, and the classes from head to tail."""
 
     indices: list[int]
-    counts: list[int]                                     # by class index
-    order: list[int]                                      # class indices, head first
-
+    counts: list[int]  # by class index
+    order: list[int]  # class indices, head first
 
 
 def draw(labels: Tensor, classes: int, experiment) -> Draw:
@@ -102,8 +101,10 @@ def draw(labels: Tensor, classes: int, experiment) -> Draw:
         members = (labels == j).nonzero().flatten()
         shuffled = members[torch.randperm(len(members), generator=source)]
         if counts[j] > len(members):
-            raise InputError(f"Class {j} of {experiment.dataset} has {len(members)} training images, but the draw needs "
-                             f"{counts[j]}; lower num or ratio.")
+            raise InputError(
+                f"Class {j} of {experiment.dataset} has {len(members)} training images, but the draw needs "
+                f"{counts[j]}; lower num or ratio."
+            )
         indices += shuffled[: counts[j]].tolist()
     if not indices:
         raise InputError(f"rounding={experiment.rounding} leaves no image of num={experiment.num}; raise num.")

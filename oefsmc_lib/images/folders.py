@@ -21,7 +21,7 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.npz import SPLITS, first_line
 from oefsmc_lib.progress import bar
 
-LARGEST = 16 * 2**30                                       # bytes that a folder may take in memory
+LARGEST = 16 * 2**30  # bytes that a folder may take in memory
 # Pillow lists these too, but they are documents, stubs without a decoder, or films.
 NOT_PHOTOS = {".ps", ".eps", ".pdf", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg"}
 
@@ -32,10 +32,10 @@ class Listing:
     """The image files of a folder-per-class tree; nothing is decoded."""
 
     root: Path
-    folders: tuple[str, ...]                               # folder names in label order
+    folders: tuple[str, ...]  # folder names in label order
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]                                # those that the tree has
-    files: dict[str, tuple[list[str], list[int]]]          # split -> (paths, labels), of those asked for
+    splits: tuple[str, ...]  # those that the tree has
+    files: dict[str, tuple[list[str], list[int]]]  # split -> (paths, labels), of those asked for
 
     def signature(self, stat: bool = True) -> str:
         """Hash of every file's name and label and, with ``stat``, of its size, time of change and spoken class."""
@@ -50,7 +50,7 @@ class Listing:
 def _status(path: str) -> tuple[int, int] | tuple[()]:
     try:
         status = os.stat(path)
-    except OSError:                                        # a dangling link: decoding it will name it
+    except OSError:  # a dangling link: decoding it will name it
         return ()
     return status.st_size, status.st_mtime_ns
 
@@ -67,7 +67,7 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     held_out = max(held_outs, key=lambda folder: len(_class_folders(folder)) > 0, default=None)
     if not (root / "train").is_dir():
         raise InputError(f"{root} has no folder train; expected train/<class>/ and val/<class>/ or test/<class>/.")
-    annotations = root / "val" / "val_annotations.txt"     # Tiny-ImageNet as published
+    annotations = root / "val" / "val_annotations.txt"  # Tiny-ImageNet as published
     official = annotations.is_file()
     held_out = root / "val" if official else held_out
     folders = _class_folders(root / "train")
@@ -76,27 +76,33 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     if held_out is not None and not official:
         for folder in sorted(set(folders) ^ set(_class_folders(held_out))):
             has, lacks = ("train", held_out.name) if folder in folders else (held_out.name, "train")
-            raise InputError(f"Class folder {folder} is in {root / has} but not in {root / lacks}; "
-                             "both need the same classes.")
+            raise InputError(
+                f"Class folder {folder} is in {root / has} but not in {root / lacks}; both need the same classes."
+            )
     files = {}
     if "train" in splits:
         files["train"] = _class_files(root / "train", folders)
     if "test" in splits and held_out is not None:
         files["test"] = _annotated_files(annotations, folders) if official else _class_files(held_out, folders)
-    return Listing(root, folders, _spoken_names(root, folders), SPLITS[:1 if held_out is None else 2], files)
+    return Listing(root, folders, _spoken_names(root, folders), SPLITS[: 1 if held_out is None else 2], files)
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in os.scandir(folder)
-                        if entry.is_dir() and not entry.name.startswith(".")))
+    return tuple(
+        sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    )
 
 
 def _class_files(folder: Path, folders: Sequence[str]) -> tuple[list[str], list[int]]:
     suffixes = image_suffixes()
     paths, labels = [], []
     for label, name in enumerate(folders):
-        found = sorted(os.path.join(where, file) for where, _, files in os.walk(folder / name, followlinks=True)
-                       for file in files if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes)
+        found = sorted(
+            os.path.join(where, file)
+            for where, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes
+        )
         if not found:
             raise InputError(f"Class folder {folder / name} holds no images; add some or remove the folder.")
         paths += found
@@ -137,6 +143,7 @@ def _spoken_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
 def image_suffixes() -> set[str]:
     """Suffixes (``.jpg``) that this Pillow opens as pictures."""
     from PIL import Image
+
     known = Image.registered_extensions()
     return {suffix for suffix, kind in known.items() if kind in Image.OPEN} - NOT_PHOTOS
 
@@ -150,13 +157,27 @@ def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarra
     anything that does not decode whole.
     """
     from PIL import Image
+
     try:
         with Image.open(path) as image:
-            image.load()                                   # truncated files fail here
+            image.load()  # truncated files fail here
             image = _rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError,
-            AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(first_line(error)) from error    # what Pillow's decoders raise on damaged bytes
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        AttributeError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ValueError(first_line(error)) from error  # what Pillow's decoders raise on damaged bytes
     if size is not None:
         image = _centre(image, size, margin)
     return np.array(image, dtype=np.uint8)
@@ -164,17 +185,19 @@ def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarra
 
 def _rgb(image):
     from PIL import Image
+
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
-    if image.mode.startswith("I"):                         # Pillow would clip 16 bits at 255 instead of scaling
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255 instead of scaling
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "PA"):                          # by way of RGBA, or transparency in bytes warns
+    if image.mode in ("P", "PA"):  # by way of RGBA, or transparency in bytes warns
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def _centre(image, size: int, margin: float):
     from PIL import Image
+
     scale = round(size * margin) / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     if (width, height) != image.size:
@@ -192,9 +215,11 @@ def read_tree(listing: Listing, size: int | None, skip_broken: bool) -> dict[str
         arrays[f"y_{split}"] = np.array(labels, dtype=np.int64)[kept]
         arrays[f"broken_{split}"] = np.array(len(paths) - len(kept))
         for label in sorted(set(labels) - set(arrays[f"y_{split}"].tolist())):
-            raise InputError(f"No image of class {listing.folders[label]} in {listing.root} ({split}) decodes; "
-                             "replace them or remove the class.")
-        size = size or pixels.shape[1:3]                   # the test split must have the size of train
+            raise InputError(
+                f"No image of class {listing.folders[label]} in {listing.root} ({split}) decodes; "
+                "replace them or remove the class."
+            )
+        size = size or pixels.shape[1:3]  # the test split must have the size of train
     return arrays
 
 
@@ -214,21 +239,25 @@ def _read_files(paths, size, skip_broken):
             raise InputError(f"{path} does not decode ({error}); replace it or set skip_broken=true.") from error
         shape = shape or image.shape[:2]
         if image.shape[:2] != shape:
-            raise InputError(f"{path} is {image.shape[1]}x{image.shape[0]} pixels and not {shape[1]}x{shape[0]} "
-                             "like those before it; set image_size to resize and crop all images to one size.")
+            raise InputError(
+                f"{path} is {image.shape[1]}x{image.shape[0]} pixels and not {shape[1]}x{shape[0]} "
+                "like those before it; set image_size to resize and crop all images to one size."
+            )
         if pixels is None:
             pixels = _room(len(paths), shape, path)
         pixels[len(kept)] = image
         kept.append(position)
     if pixels is None:
         raise InputError(f"No image in {Path(paths[0]).parent.parent} decodes; replace them.")
-    return pixels[:len(kept)], kept
+    return pixels[: len(kept)], kept
 
 
 def _room(count: int, shape: tuple[int, int], path: str) -> np.ndarray:
     if (needed := count * shape[0] * shape[1] * 3) > LARGEST:
-        raise InputError(f"The {count} images beside {path} need {needed / 2**30:.0f} GiB of memory; set a smaller "
-                         "image_size, or link their folder as imagenet in the data folder, which is read lazily.")
+        raise InputError(
+            f"The {count} images beside {path} need {needed / 2**30:.0f} GiB of memory; set a smaller "
+            "image_size, or link their folder as imagenet in the data folder, which is read lazily."
+        )
     return np.empty((count, *shape, 3), np.uint8)
 
 

@@ -37,16 +37,27 @@ def read_npz(path: Path, splits: Sequence[str] = SPLITS, kinds: str = "xy") -> d
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files if key not in unwanted}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, struct.error,
-            zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); delete it and get it again.") from error
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> bool:
     """Cache arrays; a folder that cannot be written to costs a warning and the next run's time, not this run."""
     if error := write_whole(path, lambda file: np.savez(file, **arrays)):
-        warnings.warn(f"{path} was not cached ({first_line(error)}), so the next run reads the source again.",
-                      RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"{path} was not cached ({first_line(error)}), so the next run reads the source again.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return error is None
 
 
@@ -118,8 +129,8 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module, name):
         made_by_numpy = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
         if module.partition(".")[0] == "numpy" and name in made_by_numpy:
-            return made_by_numpy[name]                     # by name: NumPy 2 renamed the module that Python 2 wrote
-        if (module, name) == ("_codecs", "encode"):        # how Python 3 writes bytes in old protocols
+            return made_by_numpy[name]  # by name: NumPy 2 renamed the module that Python 2 wrote
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in old protocols
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is no part of an image batch")
 
@@ -135,8 +146,19 @@ def read_batches(source: Path, batches: dict[str, list[str]], label_key: str) ->
                 pixels = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
                 arrays[f"x_{split}"] = np.ascontiguousarray(pixels)
                 arrays[f"y_{split}"] = np.concatenate([np.asarray(part[label_key], np.int64) for part in parts])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, struct.error,
-            zlib.error, tarfile.TarError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        tarfile.TarError,
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(f"{source} is damaged ({first_line(error)}); delete it and get it again.") from error
     return arrays
 

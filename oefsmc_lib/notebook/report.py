@@ -31,8 +31,10 @@ def write(profile: str) -> Path:
     books = [folder / path.name for path in narrative()]
     absent = [path.stem for path in books if not path.is_file()]
     if absent:
-        raise InputError(f"{absent[0]} has not been executed under the profile {profile} ({folder}); "
-                         f"run `oefsmc figures --profile {profile}` first.")
+        raise InputError(
+            f"{absent[0]} has not been executed under the profile {profile} ({folder}); "
+            f"run `oefsmc figures --profile {profile}` first."
+        )
     path = outputs_folder() / "report" / f"{profile}.html"
     write_whole(path, page(profile, verdict.rows_by_grid(profile, Store()), books))
     return path
@@ -43,32 +45,41 @@ def page(profile: str, rows: dict[str, Sequence[Row]], books: Sequence[Path]) ->
     bodies = {path.stem: body(path) for path in books}
     links = "".join(f'<a href="#{name}">{html.escape(name)}</a>' for name in ("verdict", *bodies))
     articles = "".join(f'<article id="{name}">{text}</article>' for name, text in bodies.items())
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>OE-FSMC, profile {html.escape(profile)}</title>'
-            f"<style>{STYLE}{_pygments()}</style></head><body><h1>OE-FSMC: profile {html.escape(profile)}</h1><nav>{links}</nav>"
-            f'<section id="verdict"><h2>The verdict</h2>{_verdict(rows)}</section>{articles}</body></html>\n')
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>OE-FSMC, profile {html.escape(profile)}</title>'
+        f"<style>{STYLE}{_pygments()}</style></head><body><h1>OE-FSMC: profile {html.escape(profile)}</h1><nav>{links}</nav>"
+        f'<section id="verdict"><h2>The verdict</h2>{_verdict(rows)}</section>{articles}</body></html>\n'
+    )
 
 
 def _verdict(rows: dict[str, Sequence[Row]]) -> str:
     claims = verdict.claim_table(verdict.judge(rows))
     cells = verdict.cells(rows.get("table2", ())).dropna(axis="columns", how="all")
     counts = ", ".join(f"{name} {len(own)}" for name, own in rows.items())
-    return (f"<p>{html.escape((verdict.__doc__ or '').split(chr(10))[0])} Rows by grid: {html.escape(counts)}.</p>"
-            + claims.to_html(index=False, border=0) + "<h3>Table 2, cell by cell</h3>"
-            + cells.round(2).to_html(index=False, border=0, na_rep=""))
+    return (
+        f"<p>{html.escape((verdict.__doc__ or '').split(chr(10))[0])} Rows by grid: {html.escape(counts)}.</p>"
+        + claims.to_html(index=False, border=0)
+        + "<h3>Table 2, cell by cell</h3>"
+        + cells.round(2).to_html(index=False, border=0, na_rep="")
+    )
 
 
 def body(path: Path) -> str:
     """One executed notebook as HTML without a frame of its own."""
     import nbformat
     from nbconvert import HTMLExporter
+
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = formulas(cell.source)
         else:
             # Sliders need a kernel; their static twins stay.
-            cell.outputs = [output for output in cell.outputs
-                            if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            ]
     notebook.metadata.pop("widgets", None)
     text, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     # Links between notebooks become links within the page.
@@ -78,13 +89,17 @@ def body(path: Path) -> str:
 def formulas(text: str) -> str:
     """LaTeX between dollars as MathML, which browsers draw without a network."""
     from latex2mathml.converter import convert
-    parts = re.split(r"(`[^`]*`)", text)                   # code stays as it is
+
+    parts = re.split(r"(`[^`]*`)", text)  # code stays as it is
     for index in range(0, len(parts), 2):
-        parts[index] = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), parts[index], flags=re.S)
+        parts[index] = re.sub(
+            r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), parts[index], flags=re.S
+        )
         parts[index] = re.sub(r"\$(.+?)\$", lambda m: convert(m[1]), parts[index])
     return "".join(parts)
 
 
 def _pygments() -> str:
     from pygments.formatters import HtmlFormatter
+
     return HtmlFormatter(style="default").get_style_defs(".highlight")

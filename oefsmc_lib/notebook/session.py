@@ -20,7 +20,7 @@ from oefsmc_lib.rows.store import Store
 
 # Grids that the notebooks read where the profile computes; another one would be computed by its notebook.
 DRAWN = ("problem", "table2", "fig3a", "fig3b", "fig3c", "fig3d", "literal", "beyond")
-MOST_NOTEBOOKS = 4                                         # at once: each kernel holds torch, pandas and pictures
+MOST_NOTEBOOKS = 4  # at once: each kernel holds torch, pandas and pictures
 
 
 class Book:
@@ -42,18 +42,22 @@ class Book:
         """
         if self.compute:
             from oefsmc_lib.engine import execute as parallel
+
             try:
-                parallel.compute(runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store,
-                                 self.profile.name)
+                parallel.compute(
+                    runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store, self.profile.name
+                )
             except runs.RunsFailed as error:
                 print(error)
         rows, absent = runs.stored(name, self.profile, self.store, only)
         if absent:
             seconds = runs.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"
-            print(f"{len(absent)} of {len(absent) + len(rows)} runs are not in the store and are left out below; "
-                  f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
-                  "or set compute=True.")
+            print(
+                f"{len(absent)} of {len(absent) + len(rows)} runs are not in the store and are left out below; "
+                f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
+                "or set compute=True."
+            )
         return rows
 
     def pick(self, rows: Iterable[Row], **settings) -> list[Row]:
@@ -66,15 +70,22 @@ class Book:
         """Whether the profile's images and teacher are on this machine; says what is missing and how to get it."""
         from oefsmc_lib.images import sets
         from oefsmc_lib.teacher import teachers
+
         wanted = self.experiment()
         commands = {source["name"]: source["command"] for source in sets.sources()}
         for name in (wanted.dataset, wanted.ood_source):
             if sets.locate(name) is None:
-                print(f"{name} is not in the data folder, so this cell is left out (`{commands.get(name, 'oefsmc doctor')}`).")
+                print(
+                    f"{name} is not in the data folder, so this cell is left out (`{commands.get(name, 'oefsmc doctor')}`)."
+                )
                 return False
-        if wanted.dataset != EMBEDDED and not teachers.exists(teachers.name_of(wanted.model, wanted.width, wanted.dataset)):
-            print("The profile's teacher is not in the data folder, so this cell is left out "
-                  f"(`oefsmc teacher train --profile {self.profile.name}`).")
+        if wanted.dataset != EMBEDDED and not teachers.exists(
+            teachers.name_of(wanted.model, wanted.width, wanted.dataset)
+        ):
+            print(
+                "The profile's teacher is not in the data folder, so this cell is left out "
+                f"(`oefsmc teacher train --profile {self.profile.name}`)."
+            )
             return False
         return True
 
@@ -90,7 +101,7 @@ class Book:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # fonts without a glyph
             figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            figure.set_layout_engine("none")               # solved once; the SVG and the notebook's copy keep it
+            figure.set_layout_engine("none")  # solved once; the SVG and the notebook's copy keep it
             figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
 
 
@@ -102,10 +113,13 @@ def start_notebook(profile: str = "embedded", compute: bool | None = None) -> Bo
 
     from oefsmc_lib import __version__
     from oefsmc_lib.evidence import figures
+
     book = Book(profile, compute)
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}; {device}; "
-          f"profile {book.profile.name}")
+    print(
+        f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}; {device}; "
+        f"profile {book.profile.name}"
+    )
     figures.style()
     return book
 
@@ -124,11 +138,13 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     """
     from oefsmc_lib.engine import execute as parallel
     from oefsmc_lib.engine import locks
+
     loaded = grid.load_profile(profile)
     chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
     if not chosen:
-        raise InputError(f"No notebook starts with {only[0]!r}; there are "
-                         f"{', '.join(path.stem for path in narrative())}.")
+        raise InputError(
+            f"No notebook starts with {only[0]!r}; there are {', '.join(path.stem for path in narrative())}."
+        )
     folder = writable_folder(outputs_folder() / "executed" / profile)
     if loaded.compute and not only:
         fill(profile)
@@ -136,7 +152,9 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     jobs = 1 if loaded.compute and only else min(locks.cores(), MOST_NOTEBOOKS)
     asked = [(path, folder / path.name, {"profile": profile}) for path in chosen]
     failed = []
-    for number, (path, error) in enumerate(_one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1):
+    for number, (path, error) in enumerate(
+        _one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1
+    ):
         print(f"[{number}/{len(chosen)}] {path.stem}", flush=True)
         if error:
             failed.append(error)
@@ -149,6 +167,7 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
 def fill(profile: str) -> None:
     """Compute the rows that the notebooks of a profile read and the store lacks; none where the profile leaves that to grids."""
     from oefsmc_lib.engine import execute as parallel
+
     loaded, store = grid.load_profile(profile), Store()
     wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
     if missing := runs.without_row(list(wanted.values()), store):
@@ -156,7 +175,7 @@ def fill(profile: str) -> None:
         try:
             parallel.compute(missing, store, loaded.name)
         except runs.RunsFailed as error:
-            print(error)                                   # the notebooks leave these out and say so
+            print(error)  # the notebooks leave these out and say so
 
 
 def _one_by_one(asked: Sequence[tuple]):

@@ -12,8 +12,8 @@ from oefsmc_lib.evidence import answers, paper
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.progress import has_frontend
 
-FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"           # seaborn's colour-blind palette: few, OOD images; the even share
-TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))     # num, classes, ratio, m
+FEW, AUX, EVEN = "#0173b2", "#de8f05", "#444444"  # seaborn's colour-blind palette: few, OOD images; the even share
+TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))  # num, classes, ratio, m
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Prior:
 
     num: int
     m: int
-    counts: list[int]                                     # m_j
-    rates: list[float]                                    # Gamma_j
-    balance: float                                        # the m from which on the mixture is even: M (K alpha - 1)
+    counts: list[int]  # m_j
+    rates: list[float]  # Gamma_j
+    balance: float  # the m from which on the mixture is even: M (K alpha - 1)
 
     @property
     def classes(self) -> int:
@@ -46,6 +46,7 @@ def prior(num: int, classes: int, ratio: float, m: int) -> Prior:
     import torch
 
     from oefsmc_lib.images import elsewhere, fewshot
+
     counts = fewshot.long_tailed_counts(num, classes, ratio)
     beta = torch.tensor(counts).double() / num
     balance = num * float(classes * (beta.max() + beta.min()) - 1)
@@ -58,15 +59,18 @@ def draw_prior(num: int = 10, classes: int = 10, ratio: float = 100, m: int = 10
     found = prior(num, classes, ratio, m)
     for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), axes.flat):
         draw(ax, found)
-    figure.suptitle(f"{num} images of {classes} classes at ratio {ratio:g}, and {m} OOD images: "
-                    f"an even mixture needs m = {found.balance:.0f}")
+    figure.suptitle(
+        f"{num} images of {classes} classes at ratio {ratio:g}, and {m} OOD images: "
+        f"an even mixture needs m = {found.balance:.0f}"
+    )
     return figure
 
 
 def prior_panel():
     """The static twin of :func:`prior_explorer`: three settings, a column each. A Figure."""
-    figure, axes = _canvas(3, len(TELLING), (11, 8), left=0.07, right=0.93, bottom=0.07, top=0.87,
-                           wspace=0.62, hspace=0.35)
+    figure, axes = _canvas(
+        3, len(TELLING), (11, 8), left=0.07, right=0.93, bottom=0.07, top=0.87, wspace=0.62, hspace=0.35
+    )
     for column, (num, classes, ratio, m) in zip(axes.T, TELLING):
         found = prior(num, classes, ratio, m)
         for draw, ax in zip((_draw_counts, _draw_rates, _draw_mixture), column):
@@ -82,15 +86,24 @@ def prior_panel():
     for ax in axes[-1, 1:]:
         ax.get_legend().remove()
     first = prior(*TELLING[0])
-    figure.suptitle(f"As many OOD images flatten the long tail to {first.spread:.1f} : 1; "
-                    f"to level it takes {first.balance / first.num:.0f} times as many")
+    figure.suptitle(
+        f"As many OOD images flatten the long tail to {first.spread:.1f} : 1; "
+        f"to level it takes {first.balance / first.num:.0f} times as many"
+    )
     return figure
 
 
 def prior_explorer():
     """Sliders for ratio, K, M and m around :func:`draw_prior`."""
-    return _explorer(draw_prior, {"ratio": ("ratio", 100, 1, 200), "classes": ("classes K", 10, 2, 100),
-                                  "num": ("images M", 10, 1, 200), "m": ("OOD images m", 10, 0, 600)})
+    return _explorer(
+        draw_prior,
+        {
+            "ratio": ("ratio", 100, 1, 200),
+            "classes": ("classes K", 10, 2, 100),
+            "num": ("images M", 10, 1, 200),
+            "m": ("OOD images m", 10, 0, 600),
+        },
+    )
 
 
 # --- stored rows ---------------------------------------------------------------------------------
@@ -104,8 +117,16 @@ def draw_classes(rows, method: str, num: int, variant: str):
 def classes_panel(rows, method: str, num: int):
     """The static twin of :func:`classes_explorer`: every variant of one compressor and training size. A Figure."""
     variants = [v for v in answers.VARIANT_WORDS if answers.select(rows, method=method, num=num, variant=v)]
-    figure, axes = _canvas(max(1, len(variants)), 1, (9, 1 + 2.4 * max(1, len(variants))), left=0.08, right=0.98,
-                           bottom=0.09, top=0.93, hspace=0.75)
+    figure, axes = _canvas(
+        max(1, len(variants)),
+        1,
+        (9, 1 + 2.4 * max(1, len(variants))),
+        left=0.08,
+        right=0.98,
+        bottom=0.09,
+        top=0.93,
+        hspace=0.75,
+    )
     for ax, variant in zip(axes[:, 0], variants or ["ours"]):
         _draw_classes(ax, rows, method, num, variant)
     return figure
@@ -113,17 +134,24 @@ def classes_panel(rows, method: str, num: int):
 
 def classes_explorer(rows):
     """Sliders for compressor, training size and variant around :func:`draw_classes`."""
-    options = {name: [value for value in order if value in set(answers.values_of(rows, name))]
-               for name, order in (("method", list(paper.METHOD_NAMES)), ("variant", list(answers.VARIANT_WORDS)))}
-    return _explorer(lambda **chosen: draw_classes(rows, **chosen),
-                     {"method": ("method", options["method"]), "num": ("images M", answers.values_of(rows, "num")),
-                      "variant": ("variant", options["variant"])})
+    options = {
+        name: [value for value in order if value in set(answers.values_of(rows, name))]
+        for name, order in (("method", list(paper.METHOD_NAMES)), ("variant", list(answers.VARIANT_WORDS)))
+    }
+    return _explorer(
+        lambda **chosen: draw_classes(rows, **chosen),
+        {
+            "method": ("method", options["method"]),
+            "num": ("images M", answers.values_of(rows, "num")),
+            "variant": ("variant", options["variant"]),
+        },
+    )
 
 
 def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     chosen = answers.select(rows, method=method, num=num, imbalance="long_tail")
     words = f"{paper.METHOD_NAMES[method]}, {num} images: {answers.VARIANT_WORDS[variant]}"
-    shown = dict.fromkeys((answers.BASE, variant))         # the base beside it, unless it is the base
+    shown = dict.fromkeys((answers.BASE, variant))  # the base beside it, unless it is the base
     for name in shown:
         colour, label = marks.VARIANT_LOOKS[name].colour if name == variant else EVEN, answers.VARIANT_WORDS[name]
         own = answers.select(chosen, variant=name)
@@ -144,7 +172,7 @@ def _draw_classes(ax, rows, method: str, num: int, variant: str) -> None:
     said = ", ".join(f"{g} {_mean(v):.0f} %" for g, v in groups.items() if v)
     ax.set(ylim=(0, 104), ylabel="recall, %")
     ax.set_title(f"{words}: {_mean([row.top1 for row in own]):.1f} % ({said})", fontsize="small", loc="left")
-    if variant != answers.BASE:                            # the title names the bars
+    if variant != answers.BASE:  # the title names the bars
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small")
 
 
@@ -159,7 +187,9 @@ def sweep_panel(rows, name: str):
     """The static twin of :func:`sweep_explorer`: the smallest, the paper's and the largest value. A Figure."""
     values = answers.values_of(rows, name)
     telling = sorted({values[0], values[len(values) // 2], values[-1]}) if values else [0.0]
-    figure, axes = _canvas(1, len(telling), (4.2 * len(telling), 3.6), left=0.06, right=0.98, bottom=0.16, top=0.82, wspace=0.2)
+    figure, axes = _canvas(
+        1, len(telling), (4.2 * len(telling), 3.6), left=0.06, right=0.98, bottom=0.16, top=0.82, wspace=0.2
+    )
     for ax, value in zip(axes[0], telling):
         _draw_sweep(ax, rows, name, value)
     return figure
@@ -180,9 +210,13 @@ def _draw_sweep(ax, rows, name: str, value: float) -> None:
     ax.set_xticks(range(len(nums)), [f"{num} images" for num in nums])
     ax.set(ylim=(0, 104), ylabel="accuracy or recall, %")
     symbol = {"lam": "λ", "eta": "η"}[name]
-    ax.set_title(f"{symbol} = {value:g}" if own else f"{symbol} = {value:g}: {answers.NOT_RUN}", fontsize="small", loc="left")
+    ax.set_title(
+        f"{symbol} = {value:g}" if own else f"{symbol} = {value:g}: {answers.NOT_RUN}", fontsize="small", loc="left"
+    )
     if own:
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small", ncols=4, columnspacing=0.8, handlelength=1)
+        ax.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), fontsize="x-small", ncols=4, columnspacing=0.8, handlelength=1
+        )
 
 
 def _mean(values) -> float:
@@ -193,6 +227,7 @@ def _mean(values) -> float:
 def show(static, explorer) -> None:
     """Display a static figure, and under it the sliders that ``explorer()`` makes where someone can move them."""
     from IPython.display import display
+
     display(static)
     if not has_frontend():
         return
@@ -211,6 +246,7 @@ def _canvas(rows: int, columns: int, size: tuple[float, float], **margins: float
     Margins are fixed; a layout that is solved for takes longer than the drawing, at every move of a slider.
     """
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="none", squeeze=False)
     figure.subplots_adjust(**margins)
     plt.close(figure)
@@ -251,8 +287,14 @@ def _draw_mixture(ax, found: Prior) -> None:
     ax.set_ylabel("share of the mixture")
     ax.set_ylim(0, 1.1 * max(found.mixed))
     ax.legend(loc="upper right", fontsize="x-small")
-    ax.set_title("mixture: some classes stay empty" if found.spread == float("inf") else
-                 "mixture: even" if found.spread < 1.05 else f"mixture: {found.spread:.1f} : 1", fontsize="small")
+    ax.set_title(
+        "mixture: some classes stay empty"
+        if found.spread == float("inf")
+        else "mixture: even"
+        if found.spread < 1.05
+        else f"mixture: {found.spread:.1f} : 1",
+        fontsize="small",
+    )
 
 
 def _even(ax, found: Prior) -> None:
@@ -260,7 +302,7 @@ def _even(ax, found: Prior) -> None:
 
 
 def _second_scale(ax, factor: float, label: str) -> None:
-    ax.grid(False)                                        # two scales: lines of one would cross the ticks of the other
+    ax.grid(False)  # two scales: lines of one would cross the ticks of the other
     second = ax.secondary_yaxis("right", functions=(lambda value: value * factor, lambda value: value / factor))
     second.set_ylabel(label)
     second.locator_params(axis="y", nbins=5)
@@ -272,11 +314,15 @@ def _explorer(draw, controls: dict[str, tuple]):
     A control is (label, value, low, high), a slider over whole numbers, or (label, options), a slider over a list.
     """
     import ipywidgets
+
     common = {"continuous_update": False, "style": {"description_width": "90px"}, "layout": {"width": "480px"}}
     sliders = {}
     for name, (label, *rest) in controls.items():
-        sliders[name] = ipywidgets.SelectionSlider(options=rest[0], description=label, **common) if len(rest) == 1 else \
-            ipywidgets.IntSlider(*rest, description=label, **common)
+        sliders[name] = (
+            ipywidgets.SelectionSlider(options=rest[0], description=label, **common)
+            if len(rest) == 1
+            else ipywidgets.IntSlider(*rest, description=label, **common)
+        )
     picture = ipywidgets.Image(format="png")
 
     def redraw(_change=None):

@@ -15,7 +15,17 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import Experiment, known_keys
 from oefsmc_lib.parameters.keys import digest
-from oefsmc_lib.parameters.profiles import Profile, find, flat, load_profile, names, nearest, profile_for, read_yaml, union  # noqa: F401
+from oefsmc_lib.parameters.profiles import (
+    Profile,
+    find,
+    flat,
+    load_profile,
+    names,
+    nearest,
+    profile_for,
+    read_yaml,
+    union,
+)  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -26,14 +36,14 @@ class Grid:
     profile: Profile
     title: str
     experiments: list[Experiment]
-    source: str                                            # what load_grid takes, from any folder: a name or a path
+    source: str  # what load_grid takes, from any folder: a name or a path
 
     def cells(self) -> dict[str, list[Experiment]]:
         """Experiments that share a teacher and a draw: all seeds and variants of one method, data set and num."""
         grouped: dict[str, list[Experiment]] = {}
         for experiment in self.experiments:
             mark = digest([experiment.dataset, experiment.model, experiment.width, experiment.method])
-            dataset = re.sub(r"\W+", "_", experiment.dataset)   # folder:PATH must not become a path
+            dataset = re.sub(r"\W+", "_", experiment.dataset)  # folder:PATH must not become a path
             label = f"{experiment.method}-{dataset}-{experiment.num}-{experiment.imbalance}-{mark[:4]}"
             grouped.setdefault(label, []).append(experiment)
         return grouped
@@ -50,8 +60,9 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
     content = read_yaml(path)
     unknown = sorted(set(content) - {"title", "blocks"})
     if unknown or not isinstance(content.get("blocks"), list) or not content["blocks"]:
-        raise InputError(f"{path} needs a list `blocks`, and may have a `title`"
-                         + (f"; it has {unknown[0]!r}." if unknown else "."))
+        raise InputError(
+            f"{path} needs a list `blocks`, and may have a `title`" + (f"; it has {unknown[0]!r}." if unknown else ".")
+        )
     found: dict[str, Experiment] = {}
     for number, block in enumerate(content["blocks"], 1):
         where = f"{path.name}, block {number}"
@@ -81,8 +92,10 @@ def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -
             raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {nearest(name, known)}?")
     if only and not any(grid.experiments for grid in found):
         wanted = ", ".join(f"{key}={' or '.join(map(str, _listed(values)))}" for key, values in only.items())
-        raise InputError(f"No experiment of {name or 'these grids'} ({profile}) has {wanted}; "
-                         "see `oefsmc grid run --dry-run` for those that it has.")
+        raise InputError(
+            f"No experiment of {name or 'these grids'} ({profile}) has {wanted}; "
+            "see `oefsmc grid run --dry-run` for those that it has."
+        )
     return found
 
 
@@ -91,12 +104,14 @@ def _expand(block: Any, profile: Profile, where: str) -> Iterable[Experiment]:
         raise InputError(f"In {where}, a block should hold `switch: value` pairs, but holds {type(block).__name__}.")
     axes = []
     for key, value in flat(block).items():
-        if value == []:                                    # a profile's list may be empty: it leaves the block out
+        if value == []:  # a profile's list may be empty: it leaves the block out
             raise InputError(f"In {where}, {key} is an empty list, which leaves the block without experiments.")
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in profile.lists:
-                raise InputError(f"In {where}, {key} asks for the list {value}, which the profile {profile.name} "
-                                 f"does not have; did you mean ${nearest(value[1:], profile.lists)}?")
+                raise InputError(
+                    f"In {where}, {key} asks for the list {value}, which the profile {profile.name} "
+                    f"does not have; did you mean ${nearest(value[1:], profile.lists)}?"
+                )
             value = profile.lists[value[1:]]
         # A switch whose value is itself a list (ood_exclude) is written as a list of lists.
         axes.append([(key, item) for item in (value if isinstance(value, list) else [value])])
@@ -122,7 +137,7 @@ def _matches(experiment: Experiment, only: dict[str, Any]) -> bool:
     for key in only:
         if key not in known_keys():
             raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
-    have = flat(experiment.model_dump()) | experiment.switches()   # the second with plan, m and n resolved
+    have = flat(experiment.model_dump()) | experiment.switches()  # the second with plan, m and n resolved
     return all(any(_same(have[key], value) for value in _listed(values)) for key, values in only.items())
 
 
@@ -132,6 +147,6 @@ def _listed(values: Any) -> list:
 
 def _same(one: Any, other: Any) -> bool:
     try:
-        return float(one) == float(other)                  # 1e-4, which YAML reads as text, is 0.0001
+        return float(one) == float(other)  # 1e-4, which YAML reads as text, is 0.0001
     except (TypeError, ValueError):
         return str(one) == str(other)

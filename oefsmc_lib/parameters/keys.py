@@ -19,28 +19,37 @@ READS = (
     ("draw", "ratio rounding", lambda e: e.imbalance in ("long_tail", "step")),
     ("draw", "counts", lambda e: e.imbalance == "counts"),
     ("source", "ood_source ood_exclude", _always),
-    ("aux images", "aux m", _always),                      # D_aux without its labels
+    ("aux images", "aux m", _always),  # D_aux without its labels
     ("aux images", "@source n", lambda e: e.aux == "ood"),
     ("aux images", "augment", lambda e: e.aux != "ood"),
-    ("rates", "ood_labels", _always),                      # of eq. 4, which labels, class weights and w=complement read
+    ("rates", "ood_labels", _always),  # of eq. 4, which labels, class weights and w=complement read
     ("rates", "alpha_min", lambda e: e.ood_labels == "complementary"),
-    ("aux", "@aux_images @rates", _always),                # D_aux with its labels
+    ("aux", "@aux_images @rates", _always),  # D_aux with its labels
     ("aux", "label_sampling", lambda e: e.aux == "ood" and e.ood_labels != "teacher"),
-    ("training", "@draw model width method plan @method", _always),   # by eq. 7, of a given structure: no label, no importance
+    (
+        "training",
+        "@draw model width method plan @method",
+        _always,
+    ),  # by eq. 7, of a given structure: no label, no importance
     ("training", "augment kd", lambda e: e.method in ("mir", "practise")),
     ("training", "@aux_images", lambda e: e.recovers_jointly or e.weighs_classes),
     ("training", "lam", lambda e: e.recovers_jointly),
     ("training", "recovery_images", lambda e: e.recovers_jointly and e.recovery_size != e.aux_size),
-    ("recovery", "@training", _always),                    # the recovered student
+    ("recovery", "@training", _always),  # the recovered student
     ("recovery", "@aux class_aware w contribution", lambda e: e.weighs_classes),
-    ("outcome", "@recovery finetuning", _always),          # the finished student
+    ("outcome", "@recovery finetuning", _always),  # the finished student
     ("outcome", "@finetune", lambda e: e.finetuning == "common"),
     ("outcome", "@source", lambda e: e.watches),
     ("outcome", "@rates eta gamma", lambda e: e.finetuning == "common" and e.finetune.scale_lr),
     ("outcome", "@aux eta gamma gamma_mean redraw", lambda e: e.finetunes_on_aux),
 )
-RESOLVED = {"plan": "resolved_plan", "m": "aux_size", "n": "pool_size", "recovery_images": "recovery_size",
-            "class_aware": "weighs_classes"}
+RESOLVED = {
+    "plan": "resolved_plan",
+    "m": "aux_size",
+    "n": "pool_size",
+    "recovery_images": "recovery_size",
+    "class_aware": "weighs_classes",
+}
 UNREAD = {("fskd", "minnorm"): ("rho",), ("cd", "exact"): ("iterations", "lr"), ("cd", "adam"): ("rho", "milestones")}
 
 

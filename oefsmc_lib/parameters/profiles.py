@@ -25,7 +25,7 @@ class Profile:
     defaults: dict[str, Any] = field(default_factory=dict)
     lists: dict[str, list] = field(default_factory=dict)
     compute: bool = False
-    grids: list[str] | None = None                         # None: every grid but smoke
+    grids: list[str] | None = None  # None: every grid but smoke
 
     def experiment(self, settings: dict[str, Any], where: str = "the settings") -> Experiment:
         """The profile's defaults with ``settings`` over them."""
@@ -43,6 +43,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; an :class:`InputError` names the file and the line that is wrong."""
     import yaml
+
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError as error:
@@ -79,8 +80,10 @@ def _sections(path: Path) -> dict[str, Any]:
     """A profile's sections, each of its type; an empty one is left out."""
     content = read_yaml(path)
     if "profiles" in content:
-        raise InputError(f"The profile {path.stem} is a union of grids and holds no settings of its own; "
-                         f"name one of {', '.join(content['profiles'] or ['none'])}.")
+        raise InputError(
+            f"The profile {path.stem} is a union of grids and holds no settings of its own; "
+            f"name one of {', '.join(content['profiles'] or ['none'])}."
+        )
     for key, value in content.items():
         if key not in SECTIONS:
             raise InputError(f"{path} has the unknown section {key!r}; did you mean {nearest(key, SECTIONS)}?")
@@ -122,7 +125,11 @@ def union(name: str) -> dict[str, list[str] | None] | None:
     if not path.is_file() or "profiles" not in (content := read_yaml(path)):
         return None
     members = content["profiles"]
-    if set(content) != {"profiles"} or not isinstance(members, dict) or not members or \
-            not all(isinstance(grids, list) and grids for grids in members.values()):
+    if (
+        set(content) != {"profiles"}
+        or not isinstance(members, dict)
+        or not members
+        or not all(isinstance(grids, list) and grids for grids in members.values())
+    ):
         raise InputError(f"{path} should hold `profiles:` alone, with a list of grids for each profile.")
     return members

@@ -13,10 +13,18 @@ def here(device) -> dict:
     import torch
 
     from oefsmc_lib import __version__
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "torchvision": version("torchvision"), "oefsmc": __version__, "python": platform.python_version(),
-            "git_commit": _commit(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "oefsmc": __version__,
+        "python": platform.python_version(),
+        "git_commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +43,9 @@ def _commit() -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True)
-        changes = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=folder, capture_output=True, text=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--", "."], cwd=folder, capture_output=True, text=True
+        )
     except FileNotFoundError:
         return None
     if commit.returncode:

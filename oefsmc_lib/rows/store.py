@@ -13,9 +13,7 @@ from oefsmc_lib.rows.row import Row, difference
 OnError = Literal["raise", "warn"]
 
 
-
 # --- the store ---------------------------------------------------------------------------------
-
 
 
 class Store:
@@ -27,7 +25,7 @@ class Store:
 
     def __init__(self, folder: Path | str | None = None):
         self.folder = Path(folder) if folder is not None else outputs_folder() / "results"
-        self._read: dict[Path, tuple[tuple, list[Row]]] = {}   # file -> (what it was, its rows)
+        self._read: dict[Path, tuple[tuple, list[Row]]] = {}  # file -> (what it was, its rows)
 
     def write(self, row: Row) -> Path:
         """Write one row, whole or not at all; an earlier one of the same id is replaced."""
@@ -74,12 +72,12 @@ class Store:
         try:
             stat = path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            return []                                      # never written, or removed since it was listed
+            return []  # never written, or removed since it was listed
         stamp = stat.st_ino, stat.st_mtime_ns, stat.st_size
         if path not in self._read or self._read[path][0] != stamp:
             rows, whole = _read(path, on_error)
             if not whole:
-                return rows                                # to be named again the next time
+                return rows  # to be named again the next time
             self._read[path] = stamp, rows
         return self._read[path][1]
 
@@ -104,15 +102,20 @@ def _read(path: Path, on_error: OnError) -> tuple[list[Row], bool]:
 def _parse(text: bytes, where: str) -> Row:
     try:
         values = json.loads(text)
-    except ValueError:                                     # not JSON, or not even text
+    except ValueError:  # not JSON, or not even text
         values = None
     return Row.parse(values, where)
 
 
 def _agree(row: Row, path: Path, other: Row, other_path: Path, on_error: OnError) -> None:
     if column := difference(row, other):
-        _report(InputError(f"Run {row.id} has two results: {path} and {other_path} differ in {column}; "
-                           "keep one of them and delete the other."), on_error)
+        _report(
+            InputError(
+                f"Run {row.id} has two results: {path} and {other_path} differ in {column}; "
+                "keep one of them and delete the other."
+            ),
+            on_error,
+        )
 
 
 def _report(error: InputError, on_error: OnError) -> None:

@@ -1,14 +1,13 @@
 """What a finished student is worth: accuracy on test images, once, and its cost."""
 
-
 import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.images.fewshot import groups
 from oefsmc_lib.teacher import cost as network_cost
 
-EVALUATION_BATCH = 64                                     # fastest on CPUs; larger batches fall out of cache
-SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2               # of `predictions` in bfloat16
+EVALUATION_BATCH = 64  # fastest on CPUs; larger batches fall out of cache
+SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2  # of `predictions` in bfloat16
 
 
 @torch.no_grad()
@@ -63,7 +62,7 @@ def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tenso
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether an x86 processor has instructions for it; emulated, it would be slower than float32."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()                     # older torch cannot tell
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
@@ -83,10 +82,12 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
     classes = len(counts)
     right = torch.bincount(labels[guessed == labels], minlength=classes).double()
     total = torch.bincount(labels, minlength=classes).double()
-    recall = (100 * right / total.clamp_min(1))
-    found = {"top1": float(100 * right.sum() / total.sum()),
-             "balanced_accuracy": float(recall[total > 0].mean()),
-             "per_class": [round(r, 4) if n else None for r, n in zip(recall.tolist(), total.tolist())]}
+    recall = 100 * right / total.clamp_min(1)
+    found = {
+        "top1": float(100 * right.sum() / total.sum()),
+        "balanced_accuracy": float(recall[total > 0].mean()),
+        "per_class": [round(r, 4) if n else None for r, n in zip(recall.tolist(), total.tolist())],
+    }
     member = groups(counts)
     for group in ("head", "tail", "absent"):
         inside = torch.tensor([kind == group for kind in member])
@@ -95,12 +96,15 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
     return found
 
 
-
 def cost(student_model: nn.Module, teacher, structure) -> dict:
     """MACs and parameters with their cuts against the teacher in percent, bytes, and milliseconds an image."""
     architecture = structure.architecture
-    found = {"macs": network_cost.macs(student_model, architecture), "params": network_cost.parameters(student_model),
-             "file_size": network_cost.file_size(student_model), "latency_ms": round(network_cost.latency(student_model, architecture), 3)}
+    found = {
+        "macs": network_cost.macs(student_model, architecture),
+        "params": network_cost.parameters(student_model),
+        "file_size": network_cost.file_size(student_model),
+        "latency_ms": round(network_cost.latency(student_model, architecture), 3),
+    }
     found["macs_cut"] = 100 * (1 - found["macs"] / network_cost.macs(teacher.model, architecture))
     found["params_cut"] = 100 * (1 - found["params"] / network_cost.parameters(teacher.model))
     return found

@@ -29,8 +29,8 @@ from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.parameters.experiment import Finetune
 from oefsmc_lib.progress import bar
 
-PATIENCE = 5                                              # epochs without progress after which the stage ends
-WATCH_BATCH = 64                                          # fastest on CPUs
+PATIENCE = 5  # epochs without progress after which the stage ends
+WATCH_BATCH = 64  # fastest on CPUs
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Watch:
         return float(f"{float(losses.distillation_kl(self.target, logits)):.6g}")
 
 
-def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment,
-             watch=None) -> dict:
+def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment, watch=None) -> dict:
     """Fine-tune ``model`` in place.
 
     ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the
@@ -77,12 +76,13 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     settings = experiment.finetune
     cd_recipe = settings.recipe == "cd"
     if aux is not None and experiment.eta == 0:
-        aux = None                                        # eq. 9 without its second term forwards nothing
+        aux = None  # eq. 9 without its second term forwards nothing
     rate = learning_rate(experiment, gamma_rates, cd_recipe)
     epochs = settings.epochs
     model.requires_grad_(True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum,
-                                weight_decay=settings.weight_decay)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
     milestones = [epochs // 2, epochs * 3 // 4] if cd_recipe else []
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, 0.1)
     batch_norms = "train" if cd_recipe else settings.bn
@@ -112,7 +112,9 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
 def diverged(epoch: int) -> InputError:
     """What is said where a loss or a distance is not finite; epoch 0 is the student that the recovery left."""
     if epoch == 0:
-        return InputError("The recovered student's outputs are not finite before fine-tuning; check the teacher's weights.")
+        return InputError(
+            "The recovered student's outputs are not finite before fine-tuning; check the teacher's weights."
+        )
     return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
 
 

@@ -14,8 +14,11 @@ def macs_by_layer(model: nn.Module, architecture) -> dict[str, int]:
         each = output[0].numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.numel()
         counted[name] = counted.get(name, 0) + each
 
-    handles = [module.register_forward_hook(lambda m, _x, y, name=name: count(m, y, name))
-               for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    handles = [
+        module.register_forward_hook(lambda m, _x, y, name=name: count(m, y, name))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
     training = model.training
     with torch.no_grad():
         model.eval()(architecture.example().to(next(model.parameters()).device))

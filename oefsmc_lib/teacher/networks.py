@@ -37,8 +37,8 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)                              # (N, 512, 1, 1)
-        return self.classifier(x.mean(dim=(2, 3)))        # (N, K)
+        x = self.features(x)  # (N, 512, 1, 1)
+        return self.classifier(x.mean(dim=(2, 3)))  # (N, K)
 
 
 class BasicBlock(nn.Module):
@@ -55,7 +55,7 @@ class BasicBlock(nn.Module):
     def shortcut(self, x: Tensor) -> Tensor:
         if self.stride == 1 and self.pad == 0:
             return x
-        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))      # (N, 64, 8, 8)
+        x = self.layer3(self.layer2(self.layer1(x)))  # (N, 64, 8, 8)
         return self.fc(x.mean(dim=(2, 3)))
 
 
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 class Architecture:
     """What is needed to build an untrained network again, in a new process."""
 
-    name: str                 # vgg16, resnet20, resnet32, resnet56, or a classifier of torchvision
+    name: str  # vgg16, resnet20, resnet32, resnet56, or a classifier of torchvision
     classes: int
     channels: int = 3
     width: float = 1.0
@@ -115,14 +115,17 @@ def _torchvision(architecture: Architecture) -> nn.Module:
     import difflib
 
     from torchvision import models
+
     names = models.list_models(module=models)
     if architecture.name not in names:
         ours = ["vgg16", "resnet20", "resnet32", "resnet56"]
         near = difflib.get_close_matches(architecture.name, ours + names, n=1, cutoff=0.3) or ours[:1]
         raise InputError(f"Unknown model {architecture.name!r}; did you mean {near[0]}?")
     if architecture.channels != 3:
-        raise InputError(f"{architecture.name} reads 3 channels, but the images have {architecture.channels}; "
-                         "use model=vgg16 or resnet32.")
+        raise InputError(
+            f"{architecture.name} reads 3 channels, but the images have {architecture.channels}; "
+            "use model=vgg16 or resnet32."
+        )
     factor = {"width_mult": architecture.width} if architecture.width != 1 else {}
     try:
         return models.get_model(architecture.name, weights=None, num_classes=architecture.classes, **factor)
@@ -149,8 +152,10 @@ def feature_module(model: nn.Module) -> str:
     for name in ("layer4", "layer3"):
         if name in children:
             return name
-    raise InputError(f"{type(model).__name__} has neither `features` nor `layer3`/`layer4`, so the map before its "
-                     "pooling is unknown; MiR and PRACTISE cannot run on it, FSKD and CD can.")
+    raise InputError(
+        f"{type(model).__name__} has neither `features` nor `layer3`/`layer4`, so the map before its "
+        "pooling is unknown; MiR and PRACTISE cannot run on it, FSKD and CD can."
+    )
 
 
 def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -172,7 +177,7 @@ def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
             stem_pieces.append((name, module))
         if name == last:
             break
-    if isinstance(model, ResNet):                         # its ReLU is a function, not a module
+    if isinstance(model, ResNet):  # its ReLU is a function, not a module
         stem_pieces.insert(2, ("relu", nn.ReLU()))
     return stem_pieces
 

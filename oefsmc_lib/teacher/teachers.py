@@ -31,8 +31,9 @@ from oefsmc_lib.teacher.networks import Architecture, stem
 
 try:
     import fcntl
-except ImportError:                                        # Windows: two trainings at once cost time, nothing else
+except ImportError:  # Windows: two trainings at once cost time, nothing else
     fcntl = None
+
 
 class Card(BaseModel):
     """What must be on a card; recipes, notes and the like may stand beside it."""
@@ -42,13 +43,13 @@ class Card(BaseModel):
     model: str
     dataset: str
     classes: PositiveInt
-    width: PositiveFloat = 1.0                             # older cards lack these three
+    width: PositiveFloat = 1.0  # older cards lack these three
     channels: PositiveInt = 3
     image_size: PositiveInt = 32
-    mean: list[float]                                      # a channel, of images in 0-1
+    mean: list[float]  # a channel, of images in 0-1
     std: list[PositiveFloat]
     test_accuracy: Annotated[float, Field(ge=0, le=1)]
-    sha256: str                                            # of the weights' file
+    sha256: str  # of the weights' file
 
     @model_validator(mode="after")
     def _statistics_for_each_channel(self):
@@ -64,8 +65,8 @@ class Teacher:
     model: nn.Module
     architecture: Architecture
     card: dict
-    sha256: str                                            # of the weights' file
-    mean: Tensor                                           # (C, 1, 1), of images in 0-1
+    sha256: str  # of the weights' file
+    mean: Tensor  # (C, 1, 1), of images in 0-1
     std: Tensor
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -97,14 +98,18 @@ def load(model: str, width: float, dataset: str, num_classes: int, channels: int
     """
     name = name_of(model, width, dataset)
     if not exists(name) and dataset != EMBEDDED:
-        raise InputError(f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
-                         f"or train it with `{_command(model, width, dataset, image_size)}`.")
+        raise InputError(
+            f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
+            f"or train it with `{_command(model, width, dataset, image_size)}`."
+        )
     teacher = read(name) if exists(name) else train(dataset, model, width, image_size=image_size, unless_there=True)
     asked = Architecture(model, num_classes, channels, width, image_size)
     for field, value in asked.as_dict().items():
         if (has := getattr(teacher.architecture, field)) != value:
-            raise InputError(f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
-                             f"train another with `{_command(model, width, dataset, image_size)}`.")
+            raise InputError(
+                f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
+                f"train another with `{_command(model, width, dataset, image_size)}`."
+            )
     return teacher
 
 
@@ -119,13 +124,16 @@ def read_card(name: str) -> dict:
     try:
         return Card.model_validate_json(path.read_bytes()).model_dump()
     except OSError as error:
-        raise InputError(f"The teacher's card {path} cannot be read ({error.strerror}); "
-                         "copy it again or train the teacher.") from error
+        raise InputError(
+            f"The teacher's card {path} cannot be read ({error.strerror}); copy it again or train the teacher."
+        ) from error
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "all of it"
-        raise InputError(f"The teacher's card {path} is not valid ({where}: {fault['msg'].lower()}); "
-                         "copy it again or train the teacher.") from None
+        raise InputError(
+            f"The teacher's card {path} is not valid ({where}: {fault['msg'].lower()}); "
+            "copy it again or train the teacher."
+        ) from None
 
 
 def read(name: str) -> Teacher:
@@ -135,12 +143,15 @@ def read(name: str) -> Teacher:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"The teacher's weights {path} cannot be read ({error.strerror}); "
-                         "copy them again or train the teacher.") from error
+        raise InputError(
+            f"The teacher's weights {path} cannot be read ({error.strerror}); copy them again or train the teacher."
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != card["sha256"]:
-        raise InputError(f"The checksum of {path} is {found[:12]}..., but its card says {str(card['sha256'])[:12]}...; "
-                         "copy both files again or train the teacher.")
+        raise InputError(
+            f"The checksum of {path} is {found[:12]}..., but its card says {str(card['sha256'])[:12]}...; "
+            "copy both files again or train the teacher."
+        )
     return assemble(content, card, path)
 
 
@@ -151,25 +162,44 @@ def assemble(content: bytes, card: dict, path: Path) -> Teacher:
     except SafetensorError as error:
         raise InputError(f"{path} is no safetensors file ({error}); copy it again or train the teacher.") from error
     architecture = Architecture(card["model"], card["classes"], card["channels"], card["width"], card["image_size"])
-    with torch.random.fork_rng(devices=[]):                # the caller's random numbers stay as they were
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         model = architecture.build()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     for key in sorted(wanted.keys() | weights.keys()):
-        fault = ("is missing" if key not in weights else "does not belong to this network" if key not in wanted else
-                 f"has shape {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
-                 if weights[key].shape != wanted[key].shape else
-                 "is not finite (NaN or infinity)" if not weights[key].isfinite().all() else None)
+        fault = (
+            "is missing"
+            if key not in weights
+            else "does not belong to this network"
+            if key not in wanted
+            else f"has shape {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
+            if weights[key].shape != wanted[key].shape
+            else "is not finite (NaN or infinity)"
+            if not weights[key].isfinite().all()
+            else None
+        )
         if fault:
             raise InputError(f"The tensor {key} of {path} {fault}; copy the teacher again or train it.")
     model.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, strict=False)
     mean, std = (torch.tensor(card[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
-    return Teacher(model.eval().requires_grad_(False), architecture, card, hashlib.sha256(content).hexdigest(), mean, std)
+    return Teacher(
+        model.eval().requires_grad_(False), architecture, card, hashlib.sha256(content).hexdigest(), mean, std
+    )
 
 
 # --- training one ------------------------------------------------------------------------------
-def train(dataset: str, model: str, width: float, *, image_size: int | None = None, skip_broken: bool = False,
-          epochs: int | None = None, lr: float | None = None, seed: int = 0, device: str = "auto",
-          unless_there: bool = False) -> Teacher:
+def train(
+    dataset: str,
+    model: str,
+    width: float,
+    *,
+    image_size: int | None = None,
+    skip_broken: bool = False,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    unless_there: bool = False,
+) -> Teacher:
     """Train a teacher by the recipe of its data set, save it with its card and return it.
 
     A killed training goes on after its last finished epoch when called again. The test images are
@@ -181,8 +211,9 @@ def train(dataset: str, model: str, width: float, *, image_size: int | None = No
     with _alone(name):
         if unless_there and exists(name):
             return read(name)
-        images, test = (sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken)
-                        for split in ("train", "test"))
+        images, test = (
+            sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken) for split in ("train", "test")
+        )
         where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         changes = {key: value for key, value in {"epochs": epochs, "lr": lr}.items() if value is not None}
         recipe = training.recipe_for(dataset, where, seed=seed, **changes)
@@ -191,9 +222,17 @@ def train(dataset: str, model: str, width: float, *, image_size: int | None = No
         checkpoint = folder() / f"{name}.partial.safetensors"
         network = training.fit(architecture, images, lambda x: normalise(x, mean, std), recipe, checkpoint, where)
         size = {"width": width, "channels": architecture.channels, "image_size": architecture.image_size}
-        card = {"model": model, "dataset": dataset, "classes": architecture.classes, **size,
-                "mean": _decimals(mean), "std": _decimals(std), "data_fingerprint": images.fingerprint,
-                "weights": "float16 (vectors float32)", "recipe": str(recipe)}
+        card = {
+            "model": model,
+            "dataset": dataset,
+            "classes": architecture.classes,
+            **size,
+            "mean": _decimals(mean),
+            "std": _decimals(std),
+            "data_fingerprint": images.fingerprint,
+            "weights": "float16 (vectors float32)",
+            "recipe": str(recipe),
+        }
         _save(name, pack(network), card, test, where)
         checkpoint.unlink(missing_ok=True)
         return read(name)
@@ -210,10 +249,13 @@ def statistics(images: sets.ImageSet) -> tuple[Tensor, Tensor]:
 
 def pack(model: nn.Module) -> bytes:
     """Weights as they are kept: matrices in float16, vectors in float32, no batch counters."""
-    return safetensors.torch.save({key: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.ndim > 1
-                                                                              else torch.float32)
-                                   for key, tensor in model.state_dict().items()
-                                   if not key.endswith("num_batches_tracked")})
+    return safetensors.torch.save(
+        {
+            key: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.ndim > 1 else torch.float32)
+            for key, tensor in model.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        }
+    )
 
 
 def _decimals(values: Tensor) -> list[float]:
@@ -252,8 +294,10 @@ def _alone(name: str):
 def accuracy(teacher: Teacher, images: sets.ImageSet, batch: int = 500) -> float:
     """Top-1 in 0-1, in float32, on the device that the teacher's weights are on."""
     device = next(teacher.model.parameters()).device
-    right = sum(int((teacher.model(teacher.normalise(x.to(device))).argmax(1).cpu() == y).sum())
-                for x, y in images.batches(batch))
+    right = sum(
+        int((teacher.model(teacher.normalise(x.to(device))).argmax(1).cpu() == y).sum())
+        for x, y in images.batches(batch)
+    )
     return right / len(images)
 
 
@@ -285,5 +329,6 @@ def check(name: str, evaluate: bool = False) -> dict:
 
 def _command(model: str, width: float, dataset: str, image_size: int) -> str:
     native = {"tiny-imagenet": 64, "imagenet": 224}.get(dataset, None if dataset.startswith(sets.FOLDER) else 32)
-    return (f"oefsmc teacher train dataset={dataset} model={model} width={width:g}"
-            + (f" image_size={image_size}" if image_size != native else ""))
+    return f"oefsmc teacher train dataset={dataset} model={model} width={width:g}" + (
+        f" image_size={image_size}" if image_size != native else ""
+    )

@@ -25,21 +25,23 @@ class Recipe:
     """SGD with Nesterov momentum; the last epoch counts, and nothing is selected on test images."""
 
     epochs: int = 40
-    lr: float = 0.1                                        # its peak: linear up over the warm-up, then linear to 0
+    lr: float = 0.1  # its peak: linear up over the warm-up, then linear to 0
     batch: int = 128
-    augment: str = "crop_flip"                             # of views.augment, or `shift`
-    warmup: float = 0.15                                   # share of all steps
+    augment: str = "crop_flip"  # of views.augment, or `shift`
+    warmup: float = 0.15  # share of all steps
     momentum: float = 0.9
-    weight_decay: float = 5e-4                             # on matrices only
+    weight_decay: float = 5e-4  # on matrices only
     seed: int = 0
-    bf16: bool = False                                     # autocast
+    bf16: bool = False  # autocast
 
     def __str__(self) -> str:
-        return (f"{self.epochs} epochs, batch {self.batch}, SGD Nesterov {self.momentum:g}, weight decay "
-                f"{self.weight_decay:g} on matrices only, linear warm-up over {self.warmup:.0%} to {self.lr:g} then "
-                f"linear to 0, {self.augment} views, cross-entropy, "
-                f"{'bf16 autocast' if self.bf16 else 'fp32'}, seed {self.seed}; "
-                "last epoch, nothing selected on test images")
+        return (
+            f"{self.epochs} epochs, batch {self.batch}, SGD Nesterov {self.momentum:g}, weight decay "
+            f"{self.weight_decay:g} on matrices only, linear warm-up over {self.warmup:.0%} to {self.lr:g} then "
+            f"linear to 0, {self.augment} views, cross-entropy, "
+            f"{'bf16 autocast' if self.bf16 else 'fp32'}, seed {self.seed}; "
+            "last epoch, nothing selected on test images"
+        )
 
 
 RECIPES = {
@@ -71,36 +73,40 @@ def rate(step: int, steps: int, recipe: Recipe) -> float:
 def shift(images: Tensor, source: torch.Generator, pixels: int = 2) -> Tensor:
     """Each image (N, C, H, W) moved by up to ``pixels`` in both directions, onto black."""
     count, _, height, width = images.shape
-    places = F.pad(images, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)   # (N, C, 2p+1, 2p+1, H, W), no copy
+    places = F.pad(images, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
     down, right = torch.randint(0, 2 * pixels + 1, (2, count), generator=source)
     return places[torch.arange(count), :, down, right]
 
 
-def fit(architecture: Architecture, images: ImageSet, normalise, recipe: Recipe, checkpoint: Path,
-        device: torch.device) -> nn.Module:
+def fit(
+    architecture: Architecture, images: ImageSet, normalise, recipe: Recipe, checkpoint: Path, device: torch.device
+) -> nn.Module:
     """Train a fresh network; after a kill, the same call goes on after the last finished epoch.
 
     All randomness of an epoch is seeded from (seed, epoch), so on a CPU an interrupted training
     ends bit for bit where an uninterrupted one does. The caller deletes the checkpoint.
     ``normalise`` maps uint8 views to the network's input. Raises :class:`InputError` on divergence.
     """
-    with torch.random.fork_rng():                          # the caller's random numbers stay as they were
+    with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(recipe.seed)
         model = architecture.build().to(device, memory_format=torch.channels_last).train()
         optimiser = _sgd(model, recipe)
-        about = json.dumps({"architecture": architecture.as_dict(), "recipe": asdict(recipe), "data": images.fingerprint})
+        about = json.dumps(
+            {"architecture": architecture.as_dict(), "recipe": asdict(recipe), "data": images.fingerprint}
+        )
         done = _resume(checkpoint, about, model, optimiser)
         if isinstance(images.images, Tensor):
             images = replace(images, images=images.images.to(device))
-        steps = max(1, len(images) // recipe.batch)        # a smaller last batch is left out
+        steps = max(1, len(images) // recipe.batch)  # a smaller last batch is left out
         ticks = iter(bar(range(done * steps, recipe.epochs * steps), f"training {architecture.name}"))
         for epoch in range(done, recipe.epochs):
             loss = _epoch(model, optimiser, images, normalise, recipe, epoch, steps, ticks)
             if not math.isfinite(loss):
-                raise InputError(f"The training diverged in epoch {epoch + 1} of {recipe.epochs}; "
-                                 f"use a rate below lr={recipe.lr:g}.")
+                raise InputError(
+                    f"The training diverged in epoch {epoch + 1} of {recipe.epochs}; use a rate below lr={recipe.lr:g}."
+                )
             write_whole(checkpoint, _pack(epoch + 1, about, model, optimiser))
-        next(ticks, None)                                  # the bar goes when it is exhausted
+        next(ticks, None)  # the bar goes when it is exhausted
     return model
 
 
@@ -108,11 +114,11 @@ def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch:
     """One pass over the images, a step for each of ``ticks``; returns the mean loss."""
     seed = recipe.seed * 100_003 + epoch
     source = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)                                # dropout, where a network has it
+    torch.manual_seed(seed)  # dropout, where a network has it
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
     order = torch.randperm(len(images), generator=source)
-    for chosen, step in zip(order.split(recipe.batch)[:steps], ticks):     # as many steps as batches
+    for chosen, step in zip(order.split(recipe.batch)[:steps], ticks):  # as many steps as batches
         for group in optimiser.param_groups:
             group["lr"] = rate(step, recipe.epochs * steps, recipe)
         views = images.take(chosen)
@@ -129,18 +135,23 @@ def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch:
 
 
 def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-              {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
 
 
 # --- checkpoints: one safetensors file, with the epoch and what is trained in its header ----------
 def _pack(epoch: int, about: str, model: nn.Module, optimiser: torch.optim.SGD) -> bytes:
     tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
-    tensors |= {f"momentum.{key}": optimiser.state[parameter]["momentum_buffer"]
-                for key, parameter in model.named_parameters()}
-    return safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-                                  {"epoch": str(epoch), "about": about})
+    tensors |= {
+        f"momentum.{key}": optimiser.state[parameter]["momentum_buffer"] for key, parameter in model.named_parameters()
+    }
+    return safetensors.torch.save(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+        {"epoch": str(epoch), "about": about},
+    )
 
 
 def _resume(checkpoint: Path, about: str, model: nn.Module, optimiser: torch.optim.SGD) -> int:
@@ -151,8 +162,11 @@ def _resume(checkpoint: Path, about: str, model: nn.Module, optimiser: torch.opt
         with safe_open(checkpoint, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("about") != about:
-                warnings.warn(f"{checkpoint} is of another training (recipe, network, data or machine); "
-                              "this one starts from the beginning.", stacklevel=3)
+                warnings.warn(
+                    f"{checkpoint} is of another training (recipe, network, data or machine); "
+                    "this one starts from the beginning.",
+                    stacklevel=3,
+                )
                 return 0
             model.load_state_dict({key: file.get_tensor(f"model.{key}") for key in model.state_dict()})
             for key, parameter in model.named_parameters():

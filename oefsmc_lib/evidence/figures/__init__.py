@@ -12,6 +12,30 @@ from oefsmc_lib.evidence.figures.marks import LOOKS, PAPER, style
 from oefsmc_lib.evidence.figures.problem import by_class, losses, problem, rescue, stages
 from oefsmc_lib.evidence.figures.settings import SWEEPS, against_base, criteria, settings, sweep
 
-__all__ = ["LOOKS", "PAPER", "SWEEPS", "ablation", "against_base", "by_class", "channels", "criteria", "densities",
-           "effect", "features", "gains", "gallery", "groups", "growth", "losses", "problem", "rescue",
-           "settings", "shares", "solvers", "stages", "style", "sweep", "trajectories"]
+__all__ = [
+    "LOOKS",
+    "PAPER",
+    "SWEEPS",
+    "ablation",
+    "against_base",
+    "by_class",
+    "channels",
+    "criteria",
+    "densities",
+    "effect",
+    "features",
+    "gains",
+    "gallery",
+    "groups",
+    "growth",
+    "losses",
+    "problem",
+    "rescue",
+    "settings",
+    "shares",
+    "solvers",
+    "stages",
+    "style",
+    "sweep",
+    "trajectories",
+]

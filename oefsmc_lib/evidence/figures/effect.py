@@ -24,18 +24,24 @@ from oefsmc_lib.rows.row import Row
 
 def effect(rows: Sequence[Row], profile, nums: str = "nums"):
     """Table 2: top-1 over num, a panel a compressor, a line a variant, the paper's values hollow."""
-    return _by_method(rows, profile, ("native", BASE, "extra_images", "ours", "whole_pool"), findings.effect(rows), nums)
+    return _by_method(
+        rows, profile, ("native", BASE, "extra_images", "ours", "whole_pool"), findings.effect(rows), nums
+    )
 
 
 def ablation(rows: Sequence[Row], profile):
     """Fig. 3a: top-1 over num with either part of the method, with both and with none, and beside them the whole pool."""
-    return _by_method(rows, profile, (BASE, "wo_comp", "wo_ft", "ours", "whole_pool"), findings.ablation(rows), "few_nums")
+    return _by_method(
+        rows, profile, (BASE, "wo_comp", "wo_ft", "ours", "whole_pool"), findings.ablation(rows), "few_nums"
+    )
 
 
 def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
     methods = list(paper.METHOD_NAMES)
     sizes = [nums_of(select(rows, method=m), profile, trained(m, name)) for m in methods]
-    figure, axes = canvas(1, len(methods), width=13, height=4.4, sharey=True, width_ratios=[len(s) + 0.6 for s in sizes])
+    figure, axes = canvas(
+        1, len(methods), width=13, height=4.4, sharey=True, width_ratios=[len(s) + 0.6 for s in sizes]
+    )
     for ax, method, nums in zip(axes[0], methods, sizes):
         own = select(rows, method=method, imbalance="long_tail")
         for number, variant in enumerate(variants):
@@ -109,14 +115,23 @@ def solvers(rows: Sequence[Row], profile):
             look = Look(f"{paper.METHOD_NAMES[method]}, {LOOKS[imbalance].label}", colour, marker, {})
             for place, num in enumerate(nums):
                 found = answers.solver_gap(own, method=method, imbalance=imbalance, num=num)
-                if found or method == "fskd" or num == nums[0] and variant in ("native", BASE):   # CD is asked there only
+                if (
+                    found or method == "fskd" or num == nums[0] and variant in ("native", BASE)
+                ):  # CD is asked there only
                     mark(ax, place + 0.2 * (number - (len(asked) - 1) / 2), found, look, None)
             ax.plot([], [], marker, color=colour, label=look.label)
         ax.axhline(0, color=GREY, linewidth=1)
         ax.set_title(VARIANT_LOOKS[variant].label, loc="left")
         num_axis(ax, nums)
     axes[0, 0].set_ylabel("points, released − this package's")
-    twice = {(row.method, row.num, row.variant, column(row, "imbalance"), row.seed) for row in rows if row.solver == "literal"}
-    own = [row for row in select(rows, solver="default")
-           if (row.method, row.num, row.variant, column(row, "imbalance"), row.seed) in twice]
+    twice = {
+        (row.method, row.num, row.variant, column(row, "imbalance"), row.seed)
+        for row in rows
+        if row.solver == "literal"
+    }
+    own = [
+        row
+        for row in select(rows, solver="default")
+        if (row.method, row.num, row.variant, column(row, "imbalance"), row.seed) in twice
+    ]
     return finish(figure, findings.solvers(rows), profile, own)

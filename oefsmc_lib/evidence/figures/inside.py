@@ -8,19 +8,33 @@ from oefsmc_lib.evidence.figures.ranks import rank_ticks, shade
 from oefsmc_lib.rows.row import Row
 
 
-def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[int], profile, finding: str,
-            expected: dict[str, Sequence[float]] | None = None):
+def gallery(
+    sets: dict[str, tuple],
+    class_names: Sequence[str],
+    order: Sequence[int],
+    profile,
+    finding: str,
+    expected: dict[str, Sequence[float]] | None = None,
+):
     """Images by class, most frequent first: ``{title: (images (N, C, H, W) uint8, labels (N,))}``, a panel each.
 
     ``expected`` are ``{title: numbers by class}`` that stand beside the numbers of images, such as m Gamma_j.
     """
     import numpy as np
+
     shown = list(order) if len(order) <= 12 else [*order[:7], None, *order[-4:]]
-    widest = {title: max(2, max(sum(int(y) == j for y in labels) for j in shown)) for title, (_, labels) in sets.items()}
-    limit, expected = 20, expected or {}                   # images in a row
-    beside = {title: 4.6 if title in expected else 1.6 for title in sets}      # room for the numbers
-    figure, axes = canvas(1, len(sets), width=6 if len(sets) == 1 else 8.5, height=0.36 * len(shown) + 1.1,
-                          width_ratios=[min(w, limit) + beside[title] + 0.4 for title, w in widest.items()])
+    widest = {
+        title: max(2, max(sum(int(y) == j for y in labels) for j in shown)) for title, (_, labels) in sets.items()
+    }
+    limit, expected = 20, expected or {}  # images in a row
+    beside = {title: 4.6 if title in expected else 1.6 for title in sets}  # room for the numbers
+    figure, axes = canvas(
+        1,
+        len(sets),
+        width=6 if len(sets) == 1 else 8.5,
+        height=0.36 * len(shown) + 1.1,
+        width_ratios=[min(w, limit) + beside[title] + 0.4 for title, w in widest.items()],
+    )
     for ax, (title, (images, labels)) in zip(axes[0], sets.items()):
         for row, j in enumerate(shown):
             own = [np.asarray(image).transpose(1, 2, 0) for image, y in zip(images, labels) if int(y) == j]
@@ -29,10 +43,21 @@ def gallery(sets: dict[str, tuple], class_names: Sequence[str], order: Sequence[
                 ax.imshow(flat, cmap="gray", extent=(place, place + 0.92, row + 0.92, row), interpolation="nearest")
             if j is not None:
                 said = f", {expected[title][j]:.1f} expected" if title in expected else ""
-                ax.text(min(len(own), limit) + 0.15, row + 0.46, f"{len(own) or 'none'}{said}", va="center", color=GREY, fontsize=9)
-        ax.set(xlim=(-0.1, min(widest[title], limit) + beside[title]), ylim=(len(shown), -0.1), xticks=[],
-               yticks=[r + 0.46 for r in range(len(shown))],
-               yticklabels=["…" if j is None else str(class_names[j]) for j in shown])
+                ax.text(
+                    min(len(own), limit) + 0.15,
+                    row + 0.46,
+                    f"{len(own) or 'none'}{said}",
+                    va="center",
+                    color=GREY,
+                    fontsize=9,
+                )
+        ax.set(
+            xlim=(-0.1, min(widest[title], limit) + beside[title]),
+            ylim=(len(shown), -0.1),
+            xticks=[],
+            yticks=[r + 0.46 for r in range(len(shown))],
+            yticklabels=["…" if j is None else str(class_names[j]) for j in shown],
+        )
         ax.set_title(title, loc="left")
         ax.grid(False)
         ax.set_aspect("equal")
@@ -47,8 +72,13 @@ def shares(predicted: dict[str, Sequence[float]], counts: Sequence[int], profile
     ax, wide = axes[0, 0], 0.8 / len(predicted)
     shade(ax, counts)
     for number, ((label, values), colour) in enumerate(zip(predicted.items(), (BLUE, PALE, ORANGE, PINK))):
-        ax.bar([r + 1 + wide * (number - (len(predicted) - 1) / 2) for r in range(len(values))], values, wide,
-               label=label, color=colour)
+        ax.bar(
+            [r + 1 + wide * (number - (len(predicted) - 1) / 2) for r in range(len(values))],
+            values,
+            wide,
+            label=label,
+            color=colour,
+        )
     ax.axhline(100 / len(counts), color=GREY, linestyle="--", linewidth=1, label="balanced share")
     rank_ticks(ax, counts)
     ax.set_ylabel("share of predictions, %")
@@ -62,6 +92,7 @@ def features(points: dict[str, Sequence], profile, finding: str, few_labels: Seq
     ``few_labels`` name the points of the second group.
     """
     import numpy as np
+
     arrays = {label: np.asarray(group, dtype=float) for label, group in points.items()}
     first = next(iter(arrays.values()))
     centre = first.mean(0)
@@ -81,32 +112,59 @@ def features(points: dict[str, Sequence], profile, finding: str, few_labels: Seq
     return finish(figure, finding, profile, [])
 
 
-def channels(contributions, kept: dict[str, Sequence[int]], class_names: Sequence[str], counts: Sequence[int], profile,
-             finding: str, counted: str = "few images"):
+def channels(
+    contributions,
+    kept: dict[str, Sequence[int]],
+    class_names: Sequence[str],
+    counts: Sequence[int],
+    profile,
+    finding: str,
+    counted: str = "few images",
+):
     """Class contributions s_kj of a layer's channels, and which channels each criterion keeps.
 
     ``contributions`` (K, C), classes by rank, the most frequent first, NaN for a class without images;
     ``kept`` criterion -> channels. Channels are sorted by the first criterion's choice, then by their mean.
     """
     import numpy as np
+
     values = np.asarray(contributions, dtype=float)
     scaled = values / np.nanmax(values, axis=0, where=~np.isnan(values), initial=1e-12)
     first = set(next(iter(kept.values())))
     order = sorted(range(values.shape[1]), key=lambda k: (k not in first, -np.nanmean(values[:, k])))
-    figure, axes = canvas(2, 1, width=11, height=0.3 * len(class_names) + 0.42 * len(kept) + 2, sharex=True,
-                          height_ratios=[len(class_names), 1.2 * len(kept)])
+    figure, axes = canvas(
+        2,
+        1,
+        width=11,
+        height=0.3 * len(class_names) + 0.42 * len(kept) + 2,
+        sharex=True,
+        height_ratios=[len(class_names), 1.2 * len(kept)],
+    )
     top, below = axes[:, 0]
-    shown = top.imshow(np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=1)
+    shown = top.imshow(
+        np.ma.masked_invalid(scaled[:, order]), aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=1
+    )
     figure.colorbar(shown, ax=top, label="contribution, 1: the\nchannel's largest", pad=0.01)
     top.set_facecolor("#e6e6e6")
     top.set_yticks(range(len(class_names)), [f"{name} ({count})" for name, count in zip(class_names, counts)])
     top.set_ylabel(f"class ({counted})")
     for row, (name, channel) in enumerate(kept.items()):
         own = set(channel)
-        below.imshow([[0.15 if k in own else 0.9 for k in order]], aspect="auto", cmap="gray", vmin=0, vmax=1,
-                     extent=(-0.5, len(order) - 0.5, row + 0.42, row - 0.42), interpolation="nearest")
-    below.set(ylim=(len(kept) - 0.5, -0.5), yticks=range(len(kept)), yticklabels=list(kept),
-              xlabel=f"channels, sorted: those that {next(iter(kept))} keeps first, then by mean contribution (dark: kept)")
+        below.imshow(
+            [[0.15 if k in own else 0.9 for k in order]],
+            aspect="auto",
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            extent=(-0.5, len(order) - 0.5, row + 0.42, row - 0.42),
+            interpolation="nearest",
+        )
+    below.set(
+        ylim=(len(kept) - 0.5, -0.5),
+        yticks=range(len(kept)),
+        yticklabels=list(kept),
+        xlabel=f"channels, sorted: those that {next(iter(kept))} keeps first, then by mean contribution (dark: kept)",
+    )
     for ax in (top, below):
         ax.grid(False)
     return finish(figure, finding, profile, [])

@@ -84,8 +84,11 @@ def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str =
     num = nums[0] if num is None and nums else num
     own = select(rows, num=num, method=method)
     figure, axes = canvas(1, 2, width=11, height=4.4, sharey=True)
-    for ax, names, words in zip(axes[0], (("balanced", "long_tail"), ("long_tail", "ours", "whole_pool")),
-                                ("balanced and long-tailed", "without and with OOD images")):
+    for ax, names, words in zip(
+        axes[0],
+        (("balanced", "long_tail"), ("long_tail", "ours", "whole_pool")),
+        ("balanced and long-tailed", "without and with OOD images"),
+    ):
         counts = rank_axis(ax, own)
         for number, name in enumerate(names):
             shift = 0.22 * (number - (len(names) - 1) / 2)

@@ -22,6 +22,7 @@ def group_recall(rows: Sequence[Row], group: str):
         kinds = answers.class_groups(tail.counts) if tail else []
         found = [r for r, kind in zip(row.per_class, kinds) if kind == group and r is not None]
         return sum(found) / len(found) if found else None
+
     return recall
 
 
@@ -44,8 +45,15 @@ def shade(ax, counts: Sequence[int]) -> None:
         ranks = [r for r, kind in enumerate(kinds, 1) if kind == group]
         if ranks:
             ax.axvspan(ranks[0] - 0.5, ranks[-1] + 0.5, color=GROUP_SHADES[group], zorder=0)
-            ax.annotate(group, ((ranks[0] + ranks[-1]) / 2, 1.0), xycoords=("data", "axes fraction"), ha="center",
-                        va="bottom", fontsize=8.5, color=GREY)
+            ax.annotate(
+                group,
+                ((ranks[0] + ranks[-1]) / 2, 1.0),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                color=GREY,
+            )
 
 
 def rank_ticks(ax, counts: Sequence[int]) -> None:
@@ -68,8 +76,13 @@ def by_rank(ax, rows: Sequence[Row], classes: int, look: Look, shift: float) -> 
     if not classes:
         return
     if not rows:
-        ax.annotate(f"{look.label}: {NOT_RUN}", (0.5, 0.45 + shift / 2), xycoords="axes fraction", ha="center",
-                    color=look.colour)
+        ax.annotate(
+            f"{look.label}: {NOT_RUN}",
+            (0.5, 0.45 + shift / 2),
+            xycoords="axes fraction",
+            ha="center",
+            color=look.colour,
+        )
     means, places = [], []
     for ranks in _bins(classes) if rows else []:
         values = []

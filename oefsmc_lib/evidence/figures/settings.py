@@ -37,8 +37,10 @@ def sweep(rows: Sequence[Row], profile, name: str):
     """
     label, value, best, claim = SWEEPS[name]
     pool = select(rows, variant="whole_pool")
-    kinds = {"": verdict.stopped_early(select(rows, variant="ours")),
-             ", fixed length": select(rows, variant="ours", **{"finetune.stop": "fixed"})}
+    kinds = {
+        "": verdict.stopped_early(select(rows, variant="ours")),
+        ", fixed length": select(rows, variant="ours", **{"finetune.stop": "fixed"}),
+    }
     every, rows = rows, kinds[""]
     nums = sorted({*getattr(profile, "lists", {}).get("few_nums", []), *(row.num for row in every)}) or [10]
     values = sorted({value(row) for row in rows})
@@ -53,7 +55,9 @@ def sweep(rows: Sequence[Row], profile, name: str):
                     _line(ax, own, value, values, method, kind, 0.12 * number + (0.2 if kind else 0))
             if own := select(pool, method=method, num=num):
                 colour, _ = METHOD_LOOKS[method]
-                look = Look(f"{paper.METHOD_NAMES[method]}, whole pool in the recovery (this package's own)", colour, "P", {})
+                look = Look(
+                    f"{paper.METHOD_NAMES[method]}, whole pool in the recovery (this package's own)", colour, "P", {}
+                )
                 mark(ax, len(values) + 0.12 * number, spread([row.top1 for row in own]), look, None)
                 ax.plot([], [], look.marker, color=colour, label=look.label)
         ax.set_xticks(range(len(values) + bool(pool)), [*map(_tick, values), *["whole\npool"] * bool(pool)])
@@ -80,12 +84,26 @@ def _line(ax, rows: Sequence[Row], value, values: Sequence[float], method: str, 
         found = spread([row.top1 for row in rows if value(row) == x])
         mark(ax, place + shift, found, look, None)
         means.append(found["mean"] if found else float("nan"))
-    ax.plot([p + shift for p in range(len(means))], means, look.line, color=colour, linewidth=1.3, alpha=look.alpha, zorder=2)
+    ax.plot(
+        [p + shift for p in range(len(means))],
+        means,
+        look.line,
+        color=colour,
+        linewidth=1.3,
+        alpha=look.alpha,
+        zorder=2,
+    )
     ax.plot([], [], look.line, marker=marker, color=colour, alpha=look.alpha, label=look.label)
 
 
-def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, finding: str | None = None, value: str = "top1",
-             words: str = "test accuracy, %"):
+def settings(
+    entries: Mapping[str, Sequence[Row]],
+    reference: str,
+    profile,
+    finding: str | None = None,
+    value: str = "top1",
+    words: str = "test accuracy, %",
+):
     """A line a setting: its accuracy on the left, the paired difference to the ``reference`` setting on the right.
 
     ``value`` is the column that is drawn, ``words`` its axis.
@@ -104,10 +122,12 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, find
         _across(accuracy, place, spread([shown for row in rows if (shown := getattr(row, value)) is not None]), colour)
         if label != reference:
             _across(change, place, found, colour)
-    accuracy.set_yticks(range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels])
-    accuracy.set_ylim(len(labels) - 0.5, -0.5)             # also where nothing was run
+    accuracy.set_yticks(
+        range(len(labels)), [f"{label} (reference)" if label == reference else label for label in labels]
+    )
+    accuracy.set_ylim(len(labels) - 0.5, -0.5)  # also where nothing was run
     left, right = accuracy.get_xlim()
-    accuracy.set_xlim(max(left, -2), min(right, 104))      # a few seeds have intervals beyond what accuracies can be
+    accuracy.set_xlim(max(left, -2), min(right, 104))  # a few seeds have intervals beyond what accuracies can be
     accuracy.set_xlabel(words + (" (intervals cut at the edge)" if left < -2 or right > 104 else ""))
     change.axvline(0, color=GREY, linewidth=1)
     change.set_xlabel(f"points against: {reference}")
@@ -132,7 +152,13 @@ def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, wo
     for number, (remedy, (colour, marker)) in enumerate(zip(remedies, looks)):
         look = Look(remedy, colour, marker, {})
         for place, rows in enumerate(entries.values()):
-            mark(ax, place + 0.16 * (number - (len(remedies) - 1) / 2), answers.against(rows[remedy], rows["base"]), look, None)
+            mark(
+                ax,
+                place + 0.16 * (number - (len(remedies) - 1) / 2),
+                answers.against(rows[remedy], rows["base"]),
+                look,
+                None,
+            )
         ax.plot([], [], marker, color=colour, label=remedy)
     ax.axhline(0, color=GREY, linewidth=1)
     ax.set_xticks(range(len(entries)), list(entries))
@@ -143,7 +169,7 @@ def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, wo
     every = [rows[remedies[0]] for rows in entries.values()]
     one = max(every, key=len)
     if len({row.ood_source for rows in every for row in rows}) > 1:
-        one = [row.model_copy(update={"ood_source": None}) for row in one]     # the axis names the sources
+        one = [row.model_copy(update={"ood_source": None}) for row in one]  # the axis names the sources
     return finish(figure, findings.against_base(entries), profile, one)
 
 
@@ -173,5 +199,9 @@ def _across(ax, y: float, found: dict | None, colour: str) -> None:
         ax.annotate(NOT_RUN, (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)
         return
     half = found["half"] if found["half"] == found["half"] else 0
-    ax.plot(found["differences"], [y] * len(found["differences"]), ".", color=colour, alpha=0.45, markersize=5, zorder=2)
-    ax.errorbar(found["mean"], y, xerr=half or None, fmt="o", color=colour, capsize=3, elinewidth=1.3, markersize=5, zorder=3)
+    ax.plot(
+        found["differences"], [y] * len(found["differences"]), ".", color=colour, alpha=0.45, markersize=5, zorder=2
+    )
+    ax.errorbar(
+        found["mean"], y, xerr=half or None, fmt="o", color=colour, capsize=3, elinewidth=1.3, markersize=5, zorder=3
+    )
