@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,46 +53,46 @@ class Prepared:
 
 
 class Shared:
-    """What runs of one process have in common, computed once: data, teachers, pools, recovered students.
+    """What runs of one process have in common, computed once: data, teachers, pools, recovered and finished students.
 
-    Variants of a cell that recover the same student (``native`` and ``native_ft``; ``extra_images``,
-    ``wo_ft`` and ``ours`` where eq. 5 changes nothing) fine-tune copies of one, and those that also
-    fine-tune alike are one finished student, tested once. Variants that train alike share parts of a
-    recovery (:mod:`oefsmc_lib.compressors`). Only the few latest of each kind are kept.
+    Variants that recover the same student (``native`` and ``native_ft``; ``extra_images``, ``wo_ft`` and ``ours`` where
+    eq. 5 changes nothing) fine-tune copies of one, and those that also fine-tune alike are one finished student, which
+    is tested once. Only the few latest of each kind are kept.
     """
 
-    LIMITS = {"data": 4, "teacher": 2, "pool": 8, "watch": 4, "part": 4, "recovered": 4, "finished": 4}
+    LIMITS: ClassVar[dict[str, int]] = {
+        "data": 4,
+        "teacher": 2,
+        "pool": 8,
+        "watch": 4,
+        "part": 4,
+        "recovered": 4,
+        "finished": 4,
+    }
 
-    def __init__(self):
-        self.kept = {kind: OrderedDict() for kind in self.LIMITS}
+    def __init__(self) -> None:
+        self.kept: dict[str, OrderedDict] = {kind: OrderedDict() for kind in self.LIMITS}
+        self.saved = 0.0  # seconds that what is being made took from here instead of computing it
 
     def get(self, kind: str, key, make):
+        """What ``make()`` returns, made once for each key."""
+        return self.timed(kind, key, make)[0]
+
+    def timed(self, kind: str, key, make):
+        """The same, and the seconds that it takes to make; parts that were found here count with theirs."""
         store = self.kept[kind]
-        if key not in store:
-            store[key] = make()
+        if key in store:
+            self.saved += store[key][1]
+        else:
+            before, self.saved = self.saved, 0.0
+            begin = time.perf_counter()
+            made = make()
+            store[key] = made, time.perf_counter() - begin + self.saved
+            self.saved += before
             while len(store) > self.LIMITS[kind]:
                 store.popitem(last=False)
         store.move_to_end(key)
         return store[key]
-
-
-class Parts:
-    """The ``once`` of a recovery: parts that runs with the same training share, and the seconds that sharing saved."""
-
-    def __init__(self, shared: Shared, key: str):
-        self.shared, self.key, self.saved = shared, key, 0.0
-
-    def __call__(self, name, make):
-        made_here = []
-
-        def timed():
-            begin = time.perf_counter()
-            made_here.append(make())
-            return made_here[0], time.perf_counter() - begin
-
-        value, seconds = self.shared.get("part", (self.key, name), timed)
-        self.saved += 0.0 if made_here else seconds
-        return value
 
 
 def device_of(experiment: Experiment) -> torch.device:
@@ -215,27 +216,31 @@ def aux_labels(experiment: Experiment, rates: Tensor, teacher, images: Tensor) -
 
 
 def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
-    """The compression stage: importance (eq. 5), surgery, recovery (eq. 7); (student, seconds).
-
-    Parts that ``shared`` has count with the seconds that they took when they were made.
-    """
-    parts = Parts(shared or Shared(), _key(keys.reads(experiment, "training"), ready, ready.source_fingerprint))
-    begin = time.perf_counter()
-    student = compressors.compress(task_of(experiment, ready), parts)
-    return student, time.perf_counter() - begin + parts.saved
+    """The compression stage: importance (eq. 5), surgery, recovery (eq. 7). Returns (student, seconds)."""
+    shared = shared or Shared()
+    source = ready.source_fingerprint if experiment.recovers_jointly or experiment.weighs_classes else None
+    key = _key(keys.reads(experiment, "recovery"), ready, source)
+    return shared.timed("recovered", key, lambda: compressors.compress(task_of(experiment, ready, shared)))
 
 
-def task_of(experiment: Experiment, ready: Prepared) -> compressors.Task:
+def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = None) -> compressors.Task:
     """What the compressor is given: which sets eq. 5 and eq. 7 read."""
-    recovery = None
+    cache, key = shared or Shared(), _key(keys.reads(experiment, "training"), ready, ready.source_fingerprint)
+    recovery = w = None
     if experiment.recovers_jointly and experiment.recovery_size:
         recovery = ready.ordered_pool if experiment.recovers_pool else ready.aux.images
-    w = (
-        importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates)
-        if experiment.weighs_classes
-        else None
+    if experiment.weighs_classes:
+        w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates)
+    return compressors.Task(
+        ready.teacher,
+        ready.few,
+        experiment,
+        aux=ready.aux,
+        recovery=recovery,
+        w=w,
+        pool=ready.ordered_pool,
+        once=lambda name, make: cache.get("part", (key, name), make),
     )
-    return compressors.Task(ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool)
 
 
 def _key(switches: dict, ready: Prepared, source: str | None) -> str:
@@ -270,25 +275,15 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
 
 def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     """The finished student and what was measured of it: compression, fine-tuning, the one test."""
-    source = ready.source_fingerprint if experiment.recovers_jointly or experiment.weighs_classes else None
-    key = _key(keys.reads(experiment, "recovery"), ready, source)
-    recovered, seconds_recovery = shared.get("recovered", key, lambda: recover(experiment, ready, shared))
+    recovered, seconds_recovery = recover(experiment, ready, shared)
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)
     student.notes["finetune"] = report
     tested = time.perf_counter()
-    scores = evaluate_once(experiment, ready, student)
-    seconds = {
-        "seconds_recovery": seconds_recovery,
-        "seconds_finetune": seconds_finetune,
-        "seconds_evaluation": time.perf_counter() - tested,
-    }
-    stopping = {
-        "finetune_epochs": report["epochs"],
-        "finetune_kept": report["kept"],
-        "finetune_distances": report["distances"],
-    }
-    return student, scores | stopping | seconds
+    measured = evaluate_once(experiment, ready, student)
+    measured |= {f"finetune_{name}": report[name] for name in ("epochs", "kept", "distances")}
+    measured |= {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune}
+    return student, measured | {"seconds_evaluation": time.perf_counter() - tested}
 
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:

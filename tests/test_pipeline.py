@@ -9,7 +9,7 @@ import torch
 from conftest import CLASSES, experiment, make_teacher, pictures, same_state, state_of
 from safetensors.torch import load_file, save_file
 
-from oefsmc_lib import pipeline
+from oefsmc_lib import compressors, pipeline
 from oefsmc_lib.compressors import surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
@@ -247,8 +247,8 @@ def test_what_runs_share_changes_no_row(tiny, method):
 
 def test_recovered_students_pools_and_sets_are_made_once(tiny, monkeypatch):
     made = {"recover": 0, "pool": 0}
-    recover, pool = pipeline.recover, ood.draw_pool
-    monkeypatch.setattr(pipeline, "recover", lambda *a: (made.__setitem__("recover", made["recover"] + 1), recover(*a))[1])
+    recover, pool = compressors.compress, ood.draw_pool
+    monkeypatch.setattr(compressors, "compress", lambda *a: (made.__setitem__("recover", made["recover"] + 1), recover(*a))[1])
     monkeypatch.setattr(ood, "draw_pool", lambda *a: (made.__setitem__("pool", made["pool"] + 1), pool(*a))[1])
     shared = pipeline.Shared()
     for variant in VARIANTS:
@@ -265,8 +265,8 @@ def test_recovered_students_pools_and_sets_are_made_once(tiny, monkeypatch):
 
 @pytest.mark.parametrize("method", ["fskd", "mir", "cd"])
 def test_the_control_and_ours_share_one_recovery(tiny, monkeypatch, method):
-    made, recover = [], pipeline.recover
-    monkeypatch.setattr(pipeline, "recover", lambda *a: (made.append(1), recover(*a))[1])
+    made, recover = [], compressors.compress
+    monkeypatch.setattr(compressors, "compress", lambda *a: (made.append(1), recover(*a))[1])
     shared = pipeline.Shared()
     for variant in ("extra_images", "wo_ft", "ours"):
         run(shared, method=method, variant=variant)
@@ -299,9 +299,8 @@ def test_the_whole_pool_enters_the_recovery_alone(tiny, count_forwards):
 
 
 def test_practise_reads_the_whole_pool_while_it_trains_and_d_aux_for_its_labels(tiny, monkeypatch):
-    from oefsmc_lib.compressors import mimic
-    seen, sets = [], mimic.sets
-    monkeypatch.setattr(mimic, "sets", lambda task: (seen.append([len(s) for s, _, _ in sets(task)]), sets(task))[1])
+    seen, sets = [], compressors.Task.sets
+    monkeypatch.setattr(compressors.Task, "sets", lambda task: (seen.append([len(s) for s, _, _ in sets(task)]), sets(task))[1])
     _, row = run(method="practise", variant="whole_pool")
     assert seen and all(sizes == [10, 30] for sizes in seen) and sum(row.aux_counts) == 10
 

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import importance, layerwise, plans, surgery
-from oefsmc_lib.compressors.fskd import joined
+from oefsmc_lib.compressors import importance, layerwise, plans, released, surgery
+from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG
 
@@ -34,45 +34,40 @@ ROWS_AT_ONCE = 16_384
 FINE = 1e-4  # below this ridge, float32 sums are too coarse
 
 
-def compress(task, _once=None) -> surgery.Student:
-    """Fit and prune every layer of the plan, then cut the dead filters out."""
+def compress(task) -> surgery.Student:
+    """Fit and prune every layer of the plan, then cut out the filters that nothing reads any more.
+
+    ``task`` is a :class:`~oefsmc_lib.compressors.Task`. Raises :class:`InputError` for a plan that prunes two inputs of
+    one layer, and for activations that are not finite.
+
+    >>> from oefsmc_lib import Experiment, pipeline
+    >>> experiment = Experiment(method="cd", num=10)
+    >>> student = compress(pipeline.task_of(experiment, pipeline.prepare(experiment)))
+    >>> student.model.features[3].in_channels, len(student.structure.kept["features.0"])
+    (8, 8)
+    """
     teacher, experiment = task.teacher, task.experiment
-    widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-    layers = surgery.weight_layers(teacher.model, teacher.architecture)
-    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    if len(set(readers.values())) < len(readers):
+    widths, readers = plans.pruned_layers(task)
+    producers = {reader: producer for producer, reader in readers.items()}
+    if len(producers) < len(readers):
         raise InputError(
             f"The plan {experiment.resolved_plan!r} prunes two inputs of one layer of "
             f"{teacher.architecture.name}, which CD cannot fit; use method=fskd or mir."
         )
-    weights = channel_weights(task, readers)
-    model = copy.deepcopy(teacher.model)
-    model.requires_grad_(False)
-    reference = copy.deepcopy(teacher.model) if experiment.cd.bn == "train" else teacher.model
-    images, shares = joined(task)
-    producers = {reader: producer for producer, reader in readers.items()}
+    train = experiment.cd.bn == "train"
+    model = copy.deepcopy(teacher.model).requires_grad_(False).train(train)
+    reference = copy.deepcopy(teacher.model).train() if train else teacher.model.eval()
+    images, shares = task.joined()
     mu = experiment.cd.mu if experiment.cd.mu is not None else 0.6 if isinstance(model, VGG) else 0.9
-    settings = experiment.cd.model_copy(update={"rho": experiment.cd_rho})
-    kept: dict[str, list[int]] = {}
-
-    def start(name):
-        producer = producers[name]
-        return Fit(
-            model.get_submodule(name),
-            widths[producer],
-            weights[producer],
-            len(images),
-            mu,
-            settings,
-            lambda channels: kept.__setitem__(producer, channels),
-        )
-
-    for net in (model, reference):
-        net.train(experiment.cd.bn == "train")
-    order = [name for name in layers if name in producers]
-    layerwise.walk(model, reference, order, images, shares, start, per_pass=experiment.cd.bn == "train")
-    model.eval()
-    surgery.remove_channels(model, kept, teacher.architecture)
+    settings = experiment.cd.model_copy(update={"rho": experiment.cd_rho, "mu": mu})
+    weights = channel_weights(task, readers)
+    fits = {
+        name: Fit(model.get_submodule(name), widths[producer], weights[producer], len(images), settings)
+        for name, producer in producers.items()
+    }
+    layerwise.walk(model, reference, fits, images, shares, whole_passes=train)
+    kept = {producer: fits[name].kept for name, producer in producers.items()}
+    surgery.remove_channels(model.eval(), kept, teacher.architecture)
     return surgery.Student(model, surgery.Structure(teacher.architecture, kept=kept))
 
 
@@ -95,51 +90,53 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Fit:
-    """One layer: collects A = [sqrt(mu) P(X_T); sqrt(1 - mu) P(X_S)], as A^T, or A^T A; then prunes and solves."""
+    """One layer: collects A = [sqrt(mu) P(X_T); sqrt(1 - mu) P(X_S)], as A^T, or A^T A; then prunes and solves.
 
-    def __init__(self, layer, keep: int, weight: Tensor | None, images: int, mu: float, settings, report):
-        self.layer, self.keep, self.weight, self.images = layer, keep, weight, images
-        self.mu, self.settings, self.report = mu, settings, report
+    ``settings`` are those of CD with ``rho`` and ``mu`` resolved; ``images`` is how many there are in all. After
+    :meth:`finish`, ``kept`` has the input channels that are left.
+    """
+
+    channels = None  # every channel of the teacher's output is asked for
+
+    def __init__(self, layer: nn.Module, keep: int, weight: Tensor | None, images: int, settings):
+        self.layer, self.keep, self.weight, self.images, self.settings = layer, keep, weight, images, settings
         self.rows: list[Tensor] = []
         self.gram: Tensor | None = None
         self.taps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.kept: list[int] = []
 
-    def add(self, student: layerwise.Tap, teacher: layerwise.Tap, shares: Tensor) -> None:
+    def add(self, student: Tap, teacher: Tap, weights: Tensor) -> None:
         """Inputs (N, Ci, H, W) of both networks' layer and the images' weights."""
         if self.settings.solver == "adam":
-            self.taps.append((student.input.clone(), teacher.input.clone(), shares))
+            self.taps.append((student.input.clone(), teacher.input.clone(), weights))
             return
-        taps = teacher.output.shape[2:].numel()  # H'W', 1 for a linear layer
-        parts = [(x, part) for x, part in ((teacher.input, self.mu), (student.input, 1 - self.mu)) if part > 0]
-        dual = 2 * len(parts) * self.images * taps < self.layer.weight[0].numel()
+        mu, places = self.settings.mu, teacher.output.shape[2:].numel()  # H'W', 1 for a linear layer
+        parts = [(x, part) for x, part in ((teacher.input, mu), (student.input, 1 - mu)) if part > 0]
+        few_rows = 2 * len(parts) * self.images * places < self.layer.weight[0].numel()
         for x, part in parts:
-            x = x * (part * shares).sqrt().view(-1, *[1] * (x.dim() - 1))
-            for images in x.split(max(1, ROWS_AT_ONCE // taps)):
+            x = x * (part * weights).sqrt().view(-1, *[1] * (x.dim() - 1))
+            for images in x.split(max(1, ROWS_AT_ONCE // places)):
                 a = patches(self.layer, images)
                 a = a.double() if self.settings.rho < FINE else a
-                if dual:
+                if few_rows:
                     self.rows.append(a)
                 else:
                     self.gram = a @ a.T if self.gram is None else self.gram.addmm_(a, a.T)
 
     def finish(self):
-        """Write the fitted weight with its pruned inputs at zero; report the kept channels."""
+        """Write the fitted weight with its pruned inputs at zero; returns the layer's new output."""
         before = self.layer.weight.detach().clone()
         if self.settings.solver == "adam":
-            weight, channels = fit_by_adam(self.layer, self.taps, self.keep, self.weight, self.mu, self.settings)
+            weight, self.kept = released.cd_by_adam(self.layer, self.taps, self.keep, self.weight, self.settings)
         else:
             teacher = before.flatten(1).T.double()  # (Ci k k, Co)
             size = before[0, 0].numel() if before.dim() == 4 else 1
             rows = torch.cat(self.rows, 1) if self.rows else None
-            solved, channels = prune(teacher, rows, self.gram, size, self.keep, self.weight, self.settings)
+            solved, self.kept = prune(teacher, rows, self.gram, size, self.keep, self.weight, self.settings)
             weight = solved.T.reshape(before.shape).to(before)
         self.layer.weight.copy_(weight)
-        self.report(channels)
-        return lambda x, _y: (
-            self.layer(x)
-            if isinstance(self.layer, nn.Linear)
-            else self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
-        )
+        # Called on the module itself, the layer would run its hooks again.
+        return lambda x, _y: self.layer.forward(x)
 
 
 def schedule(channels: int, keep: int, milestones: int) -> list[int]:
@@ -258,48 +255,3 @@ class _DualPath:
         self.rows, self.teacher = self.rows[columns], self.teacher[columns]
         change = torch.cholesky_solve(self.lost, _factor(self.inner, self.ridge))
         self.weight = self.teacher + self.rows @ change.to(self.rows)
-
-
-@torch.enable_grad()
-def fit_by_adam(layer, taps, keep: int, channel_weight: Tensor | None, mu: float, settings) -> tuple[Tensor, list[int]]:
-    """The released solver: Adam on one fixed batch; over the first third of the steps channels are
-    zeroed on a schedule with their gradients and moments, then the rate drops to a tenth."""
-    x_s, x_t, shares = (torch.cat(parts) for parts in zip(*taps))
-    teacher = layer.weight.detach().clone()
-    weight = teacher.clone().requires_grad_(True)
-    run = (
-        (lambda x, w: F.linear(x, w))
-        if isinstance(layer, nn.Linear)
-        else (lambda x, w: layer._conv_forward(x, w, None))
-    )
-    with torch.no_grad():
-        y_s, y_t = run(x_s, teacher), run(x_t, teacher)
-    scale = shares.view(-1, *[1] * (y_s.dim() - 1)) / y_s[0].numel()
-    channels, third = teacher.shape[1], settings.iterations // 3
-    mask = torch.ones(channels, dtype=torch.bool, device=teacher.device)
-    optimiser = torch.optim.Adam([weight], lr=settings.lr)
-    shape = (1, -1) + (1,) * (teacher.dim() - 2)
-    for step in range(1, settings.iterations + 1):
-        count = int((channels - keep) * max(0.0, 1 - step / max(third, 1))) + keep
-        if count < int(mask.sum()):
-            scores = group_scores(weight.detach().transpose(0, 1).flatten(1), 1, channel_weight)
-            mask[:] = False
-            mask[importance.top_channels(scores, count)] = True
-            with torch.no_grad():
-                weight.mul_(mask.view(shape))
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    if weight in optimiser.state:
-                        optimiser.state[weight][moment].mul_(mask.view(shape))
-        if step == third + 1:
-            optimiser.param_groups[0]["lr"] = settings.lr * 0.1
-        loss = (
-            mu * (scale * (run(x_t, weight) - y_t).square()).sum()
-            + (1 - mu) * (scale * (run(x_s, weight) - y_s).square()).sum()
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        weight.grad.mul_(mask.view(shape))
-        optimiser.step()
-        if not torch.isfinite(loss):
-            raise InputError(f"CD's loss is not finite at Adam step {step}; lower cd.lr or check the teacher.")
-    return weight.detach(), mask.nonzero().flatten().tolist()

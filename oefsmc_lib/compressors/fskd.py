@@ -18,20 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import importance, layerwise, losses, plans, surgery
+from oefsmc_lib.compressors import importance, layerwise, released, surgery, taps
+from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
 
 PLENTY = 4  # rows a channel from which float32 sums are fine enough
 
 
-def compress(task, _once=None) -> surgery.Student:
-    """Remove filters, fit and merge every Q_l. See the module's text."""
-    teacher, experiment = task.teacher, task.experiment
-    widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-    layers = surgery.weight_layers(teacher.model, teacher.architecture)
-    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    kept = importance.choose_filters(task, widths, readers)
-    student = surgery.pruned_copy(teacher, kept)
+def compress(task) -> surgery.Student:
+    """Remove filters, fit every Q_l and merge it.
+
+    ``task`` is a :class:`~oefsmc_lib.compressors.Task`. Raises :class:`InputError` for a plan of another network, and
+    for activations that are not finite.
+
+    >>> from oefsmc_lib import Experiment, pipeline
+    >>> experiment = Experiment(method="fskd", num=10)
+    >>> student = compress(pipeline.task_of(experiment, pipeline.prepare(experiment)))
+    >>> student.model.features[0].out_channels, len(student.structure.kept["features.0"])
+    (8, 8)
+    """
+    student = surgery.pruned_copy(task.teacher, importance.choose_filters(task))
     recover(student, task)
     return student
 
@@ -39,45 +45,32 @@ def compress(task, _once=None) -> surgery.Student:
 def recover(student: surgery.Student, task, literal_passes: bool = False) -> None:
     """Fit Q_1 ... Q_L in forward order and merge each, in place.
 
-    ``literal_passes`` makes a full pass of both networks a layer, as the released code does; the
-    result is the same.
+    ``literal_passes`` makes a full pass of both networks for every layer, as the released code does; the result is the
+    same.
     """
-    teacher, experiment = task.teacher, task.experiment
-    model, reference = student.model, teacher.model
-    order, norms = surgery.trace(reference, teacher.architecture)
+    model, reference, kept = student.model, task.teacher.model, student.structure.kept
+    order, norms = surgery.trace(reference, task.teacher.architecture)
     convolutions = fitting_order(reference, order)
-    # Where a layer's output stands: behind its batch norm, if it has one.
-    ends = {norms.get(name, name): name for name in convolutions}
-    images, weights = joined(task)
-    outputs = kept_outputs(reference, convolutions, student.structure.kept)
-    closing = [layerwise.blocks_closed_by(net, list(ends)) for net in (model, reference)]
-
-    def start(end):
-        name = ends[end]
-        norm = model.get_submodule(norms[name]) if name in norms else None
-        return Fit(model.get_submodule(name), norm, [blocks.get(end) for blocks in closing], experiment.fskd)
-
-    wanted = {end: outputs[name] for end, name in ends.items() if name in outputs}
+    outputs = kept_outputs(reference, convolutions, kept)
     # The minimum norm asks for a Q where nothing is to mend, too.
-    alike = untouched(convolutions, student.structure.kept) if experiment.fskd.solver == "ridge" else set()
-    settled = {end for end, name in ends.items() if name in alike}
-    layerwise.walk(model, reference, list(ends), images, weights, start, literal_passes, wanted, settled)
-
-
-def joined(task) -> tuple[Tensor, Tensor]:
-    """Images of both sets and their weights by eq. (7); a set of weight 0 is not forwarded at all."""
-    few, ood, lam = task.few.images, task.recovery, task.experiment.lam
-    if ood is None or lam == 1:
-        return few, losses.image_weights(len(few), 0, 1.0).to(few)
-    if lam == 0:
-        return ood, losses.image_weights(0, len(ood), 0.0).to(few)
-    return torch.cat([few, ood]), losses.image_weights(len(few), len(ood), lam).to(few)
+    alike = untouched(convolutions, kept) if task.experiment.fskd.solver == "ridge" else set()
+    ends = {norms.get(name, name): name for name in convolutions}  # a layer's output stands behind its batch norm
+    ours, theirs = (taps.blocks_closed_by(net, list(ends)) for net in (model, reference))
+    fits = {}
+    for end, name in ends.items():
+        norm = model.get_submodule(norms[name]) if name in norms else None
+        fit = Fit(
+            model.get_submodule(name), norm, (ours.get(end), theirs.get(end)), task.experiment.fskd, outputs.get(name)
+        )
+        fits[end] = None if name in alike else fit
+    images, weights = task.joined()
+    layerwise.walk(model, reference, fits, images, weights, literal_passes)
 
 
 def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
     """Convolutions in forward ``order``, a shortcut's before the block's last: its target needs the shortcut."""
     layers = [name for name in order if isinstance(model.get_submodule(name), nn.Conv2d)]
-    for closing, block in layerwise.blocks_closed_by(model, layers).items():
+    for closing, block in taps.blocks_closed_by(model, layers).items():
         inside = (
             {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
         )
@@ -104,30 +97,34 @@ def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]
 
 
 class Fit:
-    """The least-squares problem of one layer: collects rows, solves for Q, merges it."""
+    """The least-squares problem of one layer: collects rows, solves for Q, merges it.
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, blocks, settings):
-        self.conv, self.norm, self.settings = conv, norm, settings
-        self.student_block, self.teacher_block = blocks
-        self.gram = self.cross = 0.0
+    ``blocks`` are the residual blocks of student and teacher that close with this layer, or None. ``channels`` are those
+    of the teacher's output that the student kept.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, blocks, settings, channels: list[int] | None = None
+    ):
+        self.conv, self.norm, self.settings, self.channels = conv, norm, settings, channels
+        self.shortcuts = [block and taps.shortcut(block) for block in blocks]
+        self.gram: Tensor | float = 0.0
+        self.cross: Tensor | float = 0.0
         self.rows: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, student: layerwise.Tap, teacher: layerwise.Tap, weights: Tensor) -> None:
-        """Outputs (N, C', H, W) of the student's layer against the same channels of the teacher's, which are used up."""
-        target = teacher.output
-        if self.student_block is not None:
+    def add(self, student: Tap, teacher: Tap, weights: Tensor) -> None:
+        """Outputs (N, C', H, W) of the student's layer and the same channels of the teacher's, which are used up."""
+        target, (ours, theirs) = teacher.output, self.shortcuts
+        if ours is not None:
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
-            target = target + (
-                layerwise.shortcut(self.teacher_block, teacher.around)
-                - layerwise.shortcut(self.student_block, student.around)
-            )
-        rest = target.sub_(student.output)  # in place: a new map costs as much again
+            target = target + (theirs(teacher.around) - ours(student.around))
+        rest = target.sub_(student.output)  # in place, since a new map would cost as much again
         f_s, rest = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student.output, rest))
         share = weights.repeat_interleave(len(f_s) // len(weights))[:, None]
-        if self.settings.solver == "minnorm" or self.settings.rho == 0 and self.conv.groups == 1:
+        if self.settings.solver == "minnorm" or (self.settings.rho == 0 and self.conv.groups == 1):
             self.rows.append((f_s * share.sqrt(), rest * share.sqrt()))
             return
-        if len(f_s) < PLENTY * f_s.shape[1]:  # few rows: the ridge is all that bounds Q, so no rounding
+        if len(f_s) < PLENTY * f_s.shape[1]:  # with few rows the ridge is all that bounds Q, so nothing may be rounded
             f_s, rest, share = f_s.double(), rest.double(), share.double()
         weighted = f_s * share
         if self.conv.groups > 1:
@@ -148,22 +145,18 @@ class Fit:
         return lambda x, y: F.conv2d(y, q[:, :, None, None])
 
     def solve(self) -> Tensor:
-        """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the literal minimum norm."""
+        """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the released minimum norm."""
+        depthwise, rho, weight = self.conv.groups > 1, self.settings.rho, self.conv.weight
         if self.settings.solver == "minnorm":
             f_s, rest = (torch.cat(parts) for parts in zip(*self.rows))
-            f_t = f_s + rest
-            if self.conv.groups > 1:
-                return (f_s * f_t).sum(0) / (f_s * f_s).sum(0).clamp_min(1e-12)
-            # LAPACK's minimum-norm driver exists on the CPU only.
-            return torch.linalg.lstsq(f_s.cpu(), f_t.cpu(), driver="gelsd").solution.T.to(f_s)
-        if self.conv.groups > 1:
-            ridge = self.settings.rho * self.gram.mean()
-            return (1 + self.cross / (self.gram + ridge).clamp_min(1e-12)).to(self.conv.weight)
-        identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=self.conv.weight.device)
+            return released.minimum_norm(f_s, f_s + rest, depthwise)
+        if depthwise:
+            return (1 + self.cross / (self.gram + rho * self.gram.mean()).clamp_min(1e-12)).to(weight)
+        identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=weight.device)
         if self.rows:  # rho = 0: without squaring the condition number
             f_s, rest = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
             z = torch.linalg.lstsq(f_s, rest, driver="gelsd").solution.to(identity)
         else:
-            ridge = self.settings.rho * self.gram.diagonal().mean().clamp_min(1e-30)
+            ridge = rho * self.gram.diagonal().mean().clamp_min(1e-30)
             z = torch.linalg.solve(self.gram + ridge * identity, self.cross)
-        return (identity + z.T).to(self.conv.weight)
+        return (identity + z.T).to(weight)

@@ -20,6 +20,7 @@ none of them was better than ||W||_1 on both networks (notebook 06).
 import torch
 from torch import Tensor, nn
 
+from oefsmc_lib.compressors import plans, taps
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 
@@ -77,22 +78,16 @@ def channel_activations(
     network's logits (N, K)."""
     collected: dict[str, list[Tensor]] = {name: [] for name in readers}
 
-    def see(_module, inputs, name):
-        a = inputs[0].abs()
+    def see(name: str, tap: taps.Tap) -> None:
+        a = tap.input.abs()
         a = a if power == 1 else a**power
         collected[name].append(a.mean((2, 3)) if a.dim() == 4 else a)
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda m, i, name=name: see(m, i, name))
-        for name in collected
-    ]
-    try:
-        with torch.no_grad():
-            logits = torch.cat([model(part) for part in images.split(chunk)])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.cat(parts) for name, parts in collected.items()}, logits
+    logits = []
+    with torch.no_grad(), taps.tapped(model, collected, see):
+        for part in images.split(chunk):
+            logits.append(model(part))
+    return {name: torch.cat(parts) for name, parts in collected.items()}, torch.cat(logits)
 
 
 def class_evidence(values: Tensor, posteriors: Tensor) -> Tensor:
@@ -145,9 +140,8 @@ def top_channels(score: Tensor, keep: int) -> list[int]:
 def class_aware_scores(task, readers: dict[str, str], power: int = 1) -> dict[str, Tensor]:
     """Eq. (5) for every convolution of a plan: {convolution: (C,)}, of a :class:`~oefsmc_lib.compressors.Task`.
 
-    ``readers`` maps a convolution to the layer that reads its channels. ``power=2`` gives mean
-    squares, which CD needs. ``activation`` and ``taylor`` read D_few and D_aux with their labels,
-    ``evidence`` D_few and the pool without.
+    ``readers`` maps a convolution to the layer that reads its channels. ``power=2`` gives mean squares, which CD needs.
+    ``activation`` and ``taylor`` read D_few and D_aux with their labels, ``evidence`` D_few and the pool without.
     """
     model, contribution, names = task.teacher.model, task.experiment.contribution, list(readers.values())
     if contribution == "bn_scale":
@@ -158,16 +152,14 @@ def class_aware_scores(task, readers: dict[str, str], power: int = 1) -> dict[st
         if contribution == "evidence_max":  # a filter stays if some class needs it
             return {name: s.amax(0) for name, s in by_class.items()}
         return {name: task.w.to(s) @ s for name, s in by_class.items()}
-    both = (
-        task.few
-        if task.aux is None or not len(task.aux)
-        else Samples(torch.cat([task.few.images, task.aux.images]), torch.cat([task.few.labels, task.aux.labels]))
-    )
-    values = (
-        channel_taylor(model, names, both)
-        if contribution == "taylor"
-        else channel_activations(model, names, both.images, power)[0]
-    )
+    both = task.few
+    if task.aux is not None and len(task.aux):
+        pairs = ((both.images, task.aux.images), (both.labels, task.aux.labels))
+        both = Samples(*(torch.cat(pair) for pair in pairs))
+    if contribution == "taylor":
+        values = channel_taylor(model, names, both)
+    else:
+        values, _ = channel_activations(model, names, both.images, power)
     return {name: weighted(values[reader], both.labels, task.w) for name, reader in readers.items()}
 
 
@@ -183,14 +175,15 @@ def _bn_scale(model: nn.Module, convolution: str) -> Tensor:
     raise InputError(f"contribution=bn_scale needs a batch norm after {convolution}; use contribution=activation.")
 
 
-def choose_filters(task, widths: dict[str, int], readers: dict[str, str]) -> dict[str, list[int]]:
+def choose_filters(task) -> dict[str, list[int]]:
     """The filters that FSKD and MiR keep: {convolution: channels}.
 
-    Native: the largest ||W[o]||_1, which sees no image, so imbalance cannot bias it and eq. (5) cannot
-    mend it. Where ``task.w`` is given: ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
+    By default those with the largest ||W[o]||_1. That looks at no image, so imbalance cannot bias it and eq. (5) cannot
+    mend it. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
     """
+    widths, readers = plans.pruned_layers(task)
     scores = {name: task.teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}
-    if task.w is not None and widths:
+    if task.w is not None:
         for name, s in class_aware_scores(task, readers).items():
             scores[name] = scores[name] * s / s.mean().clamp_min(1e-12)
     return {name: top_channels(scores[name], keep) for name, keep in widths.items()}

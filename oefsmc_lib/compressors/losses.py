@@ -1,6 +1,5 @@
 """The losses of the paper, eq. 2, 7, 8 and 9, as functions of tensors."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,11 +23,6 @@ def joint(few: Tensor | float, aux: Tensor | float, lam: float) -> Tensor | floa
     if lam == 0:
         return aux
     return lam * few + (1 - lam) * aux
-
-
-def image_weights(few: int, aux: int, lam: float) -> Tensor:
-    """Eq. (7) as a weight for each image of the concatenated sets: lam/M, then (1-lam)/m; sums to 1."""
-    return torch.cat([torch.full((few,), lam / max(few, 1)), torch.full((aux,), (1 - lam) / max(aux, 1))])
 
 
 def regulariser(logits: Tensor, labels: Tensor, gamma: Tensor, mean: str = "plain") -> Tensor:

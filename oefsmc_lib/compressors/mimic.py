@@ -12,13 +12,14 @@ the teacher at each step, as the released code does; so does a set of which not 
 ``BANK_BYTES``.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import losses
+from oefsmc_lib.compressors import losses, taps
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import generator
 from oefsmc_lib.images.views import BANK_BYTES, augment
@@ -87,10 +88,13 @@ class Fresh:
 
 
 def views_of(images: Tensor, experiment, settings, look, purpose: str, steps: int):
-    """A bank of views, or fresh ones where ``settings.views`` is 0, the images are too many, or ``steps`` draw fewer views
-    than the bank would hold: then the teacher sees fewer images without one."""
+    """A bank of views, or fresh ones where ``settings.views`` is 0 or the images are too many for a bank.
+
+    Where ``steps`` draw fewer views than the bank would hold, the teacher sees fewer images without one.
+    """
     views = settings.views and views_that_fit(images, experiment.augment, settings.views, look)
-    if not views or steps * min(settings.batch, len(images)) < views * len(images) and experiment.augment != "none":
+    seen = steps * min(settings.batch, len(images))
+    if not views or (seen < views * len(images) and experiment.augment != "none"):
         return Fresh(images, experiment.augment, look)
     return Bank(images, experiment.augment, views, look, generator(experiment.seed, purpose))
 
@@ -103,6 +107,34 @@ def batches(count: int, size: int, source: torch.Generator, device) -> Iterator[
         yield from order[: count - count % size].split(size)
 
 
+Picked = list[tuple[float, Tensor, list[Tensor]]]  # of each set: its share, views (n, C, H, W), what was made of them
+
+
+def draws(task, batch: int, banks, order: str, views: str) -> Iterator[Picked]:
+    """Endless steps' worth of views of the sets that eq. (7) reads; ``order`` and ``views`` name the generators."""
+    seed, sets = task.experiment.seed, task.sets()
+    orders = [batches(len(s), batch, generator(seed, f"{order}-{name}"), s.device) for s, _, name in sets]
+    source = generator(seed, views)
+    while True:
+        yield [(share, *bank.pick(next(o), source)) for (_, share, _), bank, o in zip(sets, banks, orders)]
+
+
+def joint_loss(maps: Tensor, targets: list[tuple[float, Tensor]], logits: Tensor | None = None, guesses=()) -> Tensor:
+    """Eq. (7) of one step: the sum over sets of share * mean (f_S - f_T)^2; with logits the KL of eq. (2) is added.
+
+    ``maps`` and ``logits`` are the student's for all sets in turn, ``targets`` (share, the teacher's maps) of each.
+    """
+    terms, at = [], 0
+    for number, (share, target) in enumerate(targets):
+        part = slice(at, at + len(target))
+        at += len(target)
+        term = F.mse_loss(maps[part], target)
+        if logits is not None:
+            term = term + losses.distillation_kl(guesses[number], logits[part])
+        terms.append(share * term)
+    return torch.stack(terms).sum()
+
+
 def sgd(parameters, lr: float, iterations: int):
     """SGD, momentum 0.9, weight decay 1e-4; the rate falls to a tenth every 40 % of the steps."""
     # foreach: a few calls for all parameters instead of a few for each; the same sums.
@@ -110,65 +142,43 @@ def sgd(parameters, lr: float, iterations: int):
     return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
 
 
-def sets(task) -> list[tuple[Tensor, float, str]]:
-    """The sets that eq. (7) reads with their shares: [(images, share, name)]; share 0 is left out."""
-    few, ood, lam = task.few.images, task.recovery, task.experiment.lam
-    if ood is None or lam == 1:
-        return [(few, 1.0, "few")]
-    if lam == 0:
-        return [(ood, 1.0, "aux")]
-    return [(few, lam, "few"), (ood, 1 - lam, "aux")]
+def descend(loss: Tensor, optimiser, schedule) -> float:
+    """One step; the loss before it."""
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+    return float(loss.detach())
 
 
 def mimic(model: nn.Module, task, settings) -> list[float]:
     """Train ``model`` in place to match the teacher's map; returns the loss of every step.
 
-    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Raises :class:`InputError` when the
-    maps do not have one shape, when train-mode batch norms would see a single value, or when the
-    loss stops being finite.
+    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Raises :class:`InputError` when the maps do not have
+    one shape, when train-mode batch norms would see a single value, or when the loss stops being finite.
     """
-    teacher, experiment, used = task.teacher, task.experiment, sets(task)
-    device = task.few.images.device
+    experiment, kl = task.experiment, task.experiment.kd == "kl"
     model.requires_grad_(True)
     history: list[float] = []
-    with Feature(model) as student, Feature(teacher.model) as reference:
-        _check(student, reference, task.few.images[:1], settings, sum(min(settings.batch, len(s)) for s, _, _ in used))
+    with Feature(model) as student, Feature(task.teacher.model) as reference:
+        _check(student, reference, task, settings)
 
         @torch.no_grad()
         def look(images):
             maps, logits = reference(images)
-            return (maps.clone(), logits) if experiment.kd == "kl" else (maps.clone(),)
+            return (maps.clone(), logits) if kl else (maps.clone(),)
 
-        banks = [
-            views_of(images, experiment, settings, look, f"views-{name}", settings.iterations)
-            for images, _, name in used
-        ]
-        draws = [
-            batches(len(s), settings.batch, generator(experiment.seed, f"batches-{name}"), device)
-            for s, _, name in used
-        ]
-        source = generator(experiment.seed, "views")
-        trained = backbone(model) if experiment.kd == "native" else list(model.parameters())
-        optimiser, schedule = sgd(trained, settings.lr, settings.iterations)
+        banks = [views_of(s, experiment, settings, look, f"views-{n}", settings.iterations) for s, _, n in task.sets()]
+        optimiser, schedule = sgd(list(model.parameters()) if kl else backbone(model), settings.lr, settings.iterations)
         model.train(settings.bn == "train")
-        for _ in bar(range(settings.iterations), experiment.method):
-            picked = [bank.pick(next(draw), source) for bank, draw in zip(banks, draws)]
+        steps = bar(range(settings.iterations), experiment.method)
+        for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
             # One forward over both sets: batch norms see one batch, as they do for the few alone.
-            maps, logits = student(torch.cat([views for views, _ in picked]))
-            loss, at = 0.0, 0
-            for (_, share, _), (views, made) in zip(used, picked):
-                part = slice(at, at + len(views))
-                at += len(views)
-                term = F.mse_loss(maps[part], made[0])
-                if experiment.kd == "kl":
-                    term = term + losses.distillation_kl(made[1], logits[part])
-                loss = loss + share * term
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            history.append(float(loss.detach()))
-            if history[-1] != history[-1] or history[-1] == float("inf"):
+            maps, logits = student(torch.cat([views for _, views, _ in picked]))
+            targets, guesses = [(share, made[0]) for share, _, made in picked], [made[-1] for *_, made in picked]
+            loss = joint_loss(maps, targets, logits if kl else None, guesses)
+            history.append(descend(loss, optimiser, schedule))
+            if not math.isfinite(history[-1]):
                 raise InputError(
                     f"{experiment.method}'s loss is not finite at step {len(history)}; lower "
                     f"{experiment.method}.lr or check the teacher."
@@ -188,17 +198,13 @@ def backbone(model: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _check(student: Feature, reference: Feature, image: Tensor, settings, batch: int) -> None:
-    student.model.eval()
+def _check(student: Feature, reference: Feature, task, settings) -> None:
     smallest: list[int] = []
-    handles = [
-        m.register_forward_hook(lambda _m, _i, y: smallest.append(y[0, 0].numel()))
-        for m in student.model.modules()
-        if isinstance(m, nn.BatchNorm2d)
-    ]
-    ours, theirs = student(image)[0].shape, reference(image)[0].shape
-    for handle in handles:
-        handle.remove()
+    norms = [name for name, module in student.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    image, batch = task.few.images[:1], sum(min(settings.batch, len(images)) for images, _, _ in task.sets())
+    student.model.eval()
+    with taps.tapped(student.model, norms, lambda _name, tap: smallest.append(tap.output[0, 0].numel())):
+        ours, theirs = student(image)[0].shape, reference(image)[0].shape
     if ours != theirs:
         raise InputError(
             f"The plan changes the map that is matched from {tuple(theirs[1:])} to {tuple(ours[1:])}; "

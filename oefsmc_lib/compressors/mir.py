@@ -8,17 +8,22 @@ PRACTISE's implementation, the length is counted in iterations.
 OE-FSMC: the loss over both sets by eq. (7). ||W||_1 looks at no image, so eq. (5) leaves it as it is.
 """
 
-from oefsmc_lib.compressors import importance, plans, surgery
+from oefsmc_lib.compressors import importance, surgery
 from oefsmc_lib.compressors.mimic import mimic
 
 
-def compress(task, _once=None) -> surgery.Student:
-    """Remove filters, mimic; ``notes["loss"]`` has the loss of every step."""
-    teacher, experiment = task.teacher, task.experiment
-    widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-    layers = surgery.weight_layers(teacher.model, teacher.architecture)
-    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    kept = importance.choose_filters(task, widths, readers)
-    student = surgery.pruned_copy(teacher, kept)
-    student.notes["loss"] = mimic(student.model, task, experiment.mir)
+def compress(task) -> surgery.Student:
+    """Remove filters, mimic; ``notes["loss"]`` has the loss of every step.
+
+    ``task`` is a :class:`~oefsmc_lib.compressors.Task`. Raises :class:`InputError` for a plan that changes the map
+    that is matched, and for a loss that is not finite.
+
+    >>> from oefsmc_lib import Experiment, pipeline
+    >>> experiment = Experiment(method="mir", num=10, mir={"iterations": 2})  # the release's length is 2,000
+    >>> student = compress(pipeline.task_of(experiment, pipeline.prepare(experiment)))
+    >>> student.model.features[0].out_channels, len(student.notes["loss"])
+    (8, 2)
+    """
+    student = surgery.pruned_copy(task.teacher, importance.choose_filters(task))
+    student.notes["loss"] = mimic(student.model, task, task.experiment.mir)
     return student

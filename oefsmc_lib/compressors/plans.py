@@ -10,6 +10,7 @@ import re
 import torch
 from torch import nn
 
+from oefsmc_lib.compressors import surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG, Architecture, ResNet, segments
 
@@ -55,6 +56,15 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
             "without a channel; use a wider network or another plan."
         )
     return widths
+
+
+def pruned_layers(task) -> tuple[dict[str, int], dict[str, str]]:
+    """The plan of a task: ``{convolution: kept output channels}``, and ``{convolution: the layer that reads them}``."""
+    teacher = task.teacher
+    widths = plan_widths(task.experiment.resolved_plan, teacher.model, teacher.architecture)
+    layers = surgery.weight_layers(teacher.model, teacher.architecture)
+    widths = {name: widths[name] for name in layers if name in widths}  # in forward order
+    return widths, {name: surgery.consumer(layers, teacher.model, name) for name in widths}
 
 
 def _vgg_widths(plan: str, model: VGG, architecture: Architecture) -> dict[str, int]:

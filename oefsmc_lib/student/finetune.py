@@ -63,43 +63,40 @@ class Watch:
 def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment, watch=None) -> dict:
     """Fine-tune ``model`` in place.
 
-    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the
-    distance that ``finetune.stop=watch`` keeps smallest. Returns ``epochs`` (run), ``kept`` (the epoch whose
-    weights the model has, 0 for those it came with), ``loss`` (one an epoch) and ``distances`` (before the first
-    epoch and after each; empty for other rules). Raises :class:`InputError` when the loss or the distance stops
-    being finite.
+    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the distance that
+    ``finetune.stop=watch`` keeps smallest. Returns ``epochs`` (run), ``kept`` (the epoch whose weights the model has, 0
+    for those it came with), ``loss`` (one an epoch) and ``distances`` (before the first epoch and after each; empty for
+    other rules). Raises :class:`InputError` when the loss or the distance stops being finite.
+
+    >>> from oefsmc_lib import Experiment, pipeline
+    >>> experiment = Experiment(num=10, finetune={"epochs": 3, "stop": "fixed"})
+    >>> ready = pipeline.prepare(experiment)
+    >>> model = copy.deepcopy(ready.teacher.model)
+    >>> report = finetune(model, ready.few, ready.aux, ready.gamma_rates, experiment)
+    >>> report["epochs"], report["kept"]
+    (3, 3)
     """
-    if experiment.finetuning == "cd":
-        # CD's own stage has CD's own settings, whatever the common stage is set to.
-        own = Finetune(recipe="cd", epochs=cd_epochs(model), stop="fixed")
-        experiment = experiment.model_copy(update={"finetune": own})
-    settings = experiment.finetune
-    cd_recipe = settings.recipe == "cd"
-    if aux is not None and experiment.eta == 0:
+    settings, milestones = schedule_of(experiment, model, gamma_rates)
+    if experiment.eta == 0:
         aux = None  # eq. 9 without its second term forwards nothing
-    rate = learning_rate(experiment, gamma_rates, cd_recipe)
-    epochs = settings.epochs
     model.requires_grad_(True)
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    milestones = [epochs // 2, epochs * 3 // 4] if cd_recipe else []
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, 0.1)
-    batch_norms = "train" if cd_recipe else settings.bn
-    steps = Steps(few, aux, gamma_rates, experiment)
+    steps = Steps(few, aux, gamma_rates, experiment, settings)
     stop, history = Stop(settings.stop, model, watch), []
-    for _ in bar(range(epochs), "fine-tuning"):
-        model.train(batch_norms != "eval")
-        loss_sum = 0.0
-        parts = list(steps.epoch())
-        for few_part, aux_part in parts:
-            loss = steps.loss(model, few_part, aux_part, batch_norms)
+    for _ in bar(range(settings.epochs), "fine-tuning"):
+        model.train(settings.bn != "eval")
+        losses_seen = []
+        for few_part, aux_part in list(steps.epoch()):
+            loss = steps.loss(model, few_part, aux_part)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            loss_sum += float(loss.detach())
+            losses_seen.append(float(loss.detach()))
         schedule.step()
-        history.append(loss_sum / len(parts))
+        history.append(sum(losses_seen) / len(losses_seen))
         if not math.isfinite(history[-1]):
             raise diverged(len(history))
         if stop.now(history[-1]):
@@ -118,25 +115,30 @@ def diverged(epoch: int) -> InputError:
     return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
 
 
-def learning_rate(experiment, gamma_rates: Tensor, cd_recipe: bool) -> float:
-    """The stage's rate; ``scale_lr`` multiplies that of the few alone by 1 + eta E[gamma], the step of eq. 9 in all."""
-    rate = 1e-5 if cd_recipe else experiment.finetune.lr
-    if experiment.finetune.scale_lr and not experiment.finetunes_on_aux:
+def schedule_of(experiment, model: nn.Module, gamma_rates: Tensor) -> tuple[Finetune, list[int]]:
+    """The stage's settings with rate, length and mode of batch norms resolved, and the epochs before which the rate
+    falls to a tenth.
+
+    CD's own stage has CD's own settings whatever the common stage is set to: 40 epochs for VGG, 100 for residual
+    networks. ``scale_lr`` multiplies the rate of the few images alone by 1 + eta E[gamma], the whole step of eq. (9).
+    """
+    settings = experiment.finetune
+    if experiment.finetuning == "cd":
+        settings = Finetune(recipe="cd", epochs=40 if hasattr(model, "features") else 100, stop="fixed")
+    if settings.recipe == "cd":
+        settings = settings.model_copy(update={"lr": 1e-5, "bn": "train"})
+    if settings.scale_lr and not experiment.finetunes_on_aux:
         gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).double()
-        rate *= 1 + experiment.eta * float((gamma_rates * gamma).sum())
-    return rate
-
-
-def cd_epochs(model: nn.Module) -> int:
-    """CD's own length: 40 epochs for VGG, 100 for residual networks."""
-    return 40 if hasattr(model, "features") else 100
+        rate = settings.lr * (1 + experiment.eta * float((gamma_rates * gamma).sum()))
+        settings = settings.model_copy(update={"lr": rate})
+    return settings, [settings.epochs // 2, settings.epochs * 3 // 4] if settings.recipe == "cd" else []
 
 
 class Steps:
     """The batches of an epoch and the loss of a step."""
 
-    def __init__(self, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment):
-        self.few, self.aux, self.experiment, self.settings = few, aux, experiment, experiment.finetune
+    def __init__(self, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment, settings: Finetune):
+        self.few, self.aux, self.experiment, self.settings = few, aux, experiment, settings
         self.device = few.images.device
         self.rates = gamma_rates
         self.gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).to(self.device)
@@ -172,13 +174,13 @@ class Steps:
         part, self.aux_left = self.aux_left[:size], self.aux_left[size:]
         return part
 
-    def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None, batch_norms: str) -> Tensor:
+    def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None) -> Tensor:
         """Eq. (9) on one pair of batches."""
         x, y = self.few.images[few_part], self.few.labels[few_part]
         if aux_part is None:
             return losses.total(self._few_loss(model(x), y), None, 0.0)
         x_aux, y_aux = self.aux.images[aux_part], self._labels(aux_part)
-        if batch_norms == "separate":
+        if self.settings.bn == "separate":
             few_logits, aux_logits = model(x), _without_statistics(model, x_aux)
         else:
             few_logits, aux_logits = model(torch.cat([x, x_aux])).split([len(x), len(x_aux)])

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from oefsmc_lib.compressors import cd, compress, importance, layerwise, plans, surgery
+from oefsmc_lib.compressors import cd, compress, importance, layerwise, plans, surgery, taps
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher.networks import Architecture
@@ -55,14 +55,14 @@ def problem(images=12, channels=6, out=5, size=6, seed=0):
 
 def fitted(layer, x_s, x_t, shares, keep, weight=None, mu=0.6, rho=1e-3, **changes):
     """(fitted weight, kept channels) of one layer."""
-    layer, found = copy.deepcopy(layer), []
-    settings = small(**{f"cd.{k}": v for k, v in (changes | {"rho": rho}).items()}).cd
-    fit = cd.Fit(layer, keep, weight, len(x_s), mu, settings, found.extend)
+    layer = copy.deepcopy(layer)
+    settings = small(**{f"cd.{k}": v for k, v in (changes | {"rho": rho, "mu": mu}).items()}).cd
+    fit = cd.Fit(layer, keep, weight, len(x_s), settings)
     with torch.no_grad():
-        fit.add(layerwise.Tap(x_s, layer(x_s)), layerwise.Tap(x_t, layer(x_t)), shares)
+        fit.add(taps.Tap(x_s, layer(x_s)), taps.Tap(x_t, layer(x_t)), shares)
         change = fit.finish()
         assert torch.allclose(change(x_s, None), layer(x_s), atol=1e-6)       # what the next layer sees
-    return layer.weight, found
+    return layer.weight, fit.kept
 
 
 def loss(weight, layer, x_s, x_t, shares, mu=0.6):
@@ -274,7 +274,7 @@ def test_every_layer_fits_better_than_the_teachers_weights_on_its_channels(teach
         run = (lambda x: nn.functional.linear(x, change)) if change.dim() == 2 else \
             (lambda x: fit.layer._conv_forward(x, change, None))
         return sum(part * float((shares * run(x).square().flatten(1).mean(1)).sum())
-                   for x_s, x_t, shares in seen[fit] for x, part in ((x_t, fit.mu), (x_s, 1 - fit.mu)))
+                   for x_s, x_t, shares in seen[fit] for x, part in ((x_t, fit.settings.mu), (x_s, 1 - fit.settings.mu)))
 
     def look(fit, student, theirs, shares):
         seen.setdefault(fit, []).append((student.input.clone(), theirs.input.clone(), shares))
@@ -298,7 +298,7 @@ def test_one_pass_equals_chunks(teacher, monkeypatch):
     few = samples(10, teacher.architecture)
     student = run(teacher, few)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
-    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, layers, few.images))
+    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise.map_bytes(teacher.model, layers, few.images))
     chunked, x = run(teacher, few), inputs(4, teacher.architecture, seed=3)
     assert chunked.structure.kept == student.structure.kept
     assert torch.allclose(logits(chunked.model, x), logits(student.model, x), rtol=1e-2, atol=1e-3)

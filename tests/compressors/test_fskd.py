@@ -21,7 +21,7 @@ from conftest import (
 )
 from torch import nn
 
-from oefsmc_lib.compressors import compress, fskd, layerwise, plans, surgery
+from oefsmc_lib.compressors import chunks, compress, fskd, layerwise, plans, surgery, taps
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher.networks import Architecture
@@ -71,7 +71,7 @@ def layer_problem(rows, channels=6):
     f_s = normal((rows, channels, 1, 1), "student")
     f_t = f_s + 0.3 * normal((rows, channels, 1, 1), "teacher")
     conv = randomise(nn.Conv2d(4, channels, 3).requires_grad_(False), "merged into")
-    return conv, layerwise.Tap(None, f_s), layerwise.Tap(None, f_t)
+    return conv, taps.Tap(None, f_s), taps.Tap(None, f_t)
 
 
 def solve(conv, student, teacher, weights=None, **settings):
@@ -169,12 +169,12 @@ def test_one_pass_equals_a_pass_a_layer_equals_chunks(request, name, solver, mon
     student = compress(task(teacher, few, None, e))
     literal = surgery.pruned_copy(teacher, student.structure.kept)
     fskd.recover(literal, task(teacher, few, None, e), literal_passes=True)
-    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, surgery.weight_layers(
+    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise.map_bytes(teacher.model, surgery.weight_layers(
         teacher.model, teacher.architecture), few.images))
     in_memory = compress(task(teacher, few, None, e))
-    monkeypatch.setattr(layerwise, "CARRIED_BYTES", 1)
+    monkeypatch.setattr(chunks, "CARRIED_BYTES", 1)
     in_a_file = compress(task(teacher, few, None, e))
-    monkeypatch.setattr(layerwise, "chain", lambda *_: [])
+    monkeypatch.setattr(chunks, "chain", lambda *_: [])
     from_the_images = compress(task(teacher, few, None, e))
     x = inputs(8, teacher.architecture, seed=9)
     expected = logits(student.model, x)
@@ -214,16 +214,16 @@ def test_one_pass_forwards_each_image_once(teacher, count_forwards):
     few = samples(7, teacher.architecture)
     first = surgery.weight_layers(teacher.model, teacher.architecture)[0]
     counts = []
-    original = layerwise._run
+    original = layerwise.walk
 
-    def counted(model, layers, images, keep, stop=False):
-        with count_forwards(model.get_submodule(first)) as seen:
-            original(model, layers, images, keep, stop)
-        counts.append(seen.images)
+    def counted(student, reference, *rest):
+        with count_forwards(student.get_submodule(first)) as ours, count_forwards(reference.get_submodule(first)) as theirs:
+            original(student, reference, *rest)
+        counts.extend([theirs.images, ours.images])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layerwise, "_run", counted)
+        patch.setattr(layerwise, "walk", counted)
         run(teacher, few)
-    assert counts == [1, 7, 7]                            # the size of the maps, the teacher, the student
+    assert counts == [1 + 7, 7]                           # the teacher sees one image for the size of the maps
 
 
 def test_chunks_are_carried_on_and_do_not_start_from_the_images_again(teacher, monkeypatch, count_forwards):
@@ -232,7 +232,7 @@ def test_chunks_are_carried_on_and_do_not_start_from_the_images_again(teacher, m
     first = teacher.model.get_submodule(layers[0])
     with count_forwards(first) as once:
         run(teacher, few)
-    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise._map_bytes(teacher.model, layers, few.images))
+    monkeypatch.setattr(layerwise, "MAP_BYTES", 3 * layerwise.map_bytes(teacher.model, layers, few.images))
     with count_forwards(first) as chunked:
         run(teacher, few)
     # each image once more to carry it on, and one image twice to see that the network is a chain of pieces
@@ -241,23 +241,23 @@ def test_chunks_are_carried_on_and_do_not_start_from_the_images_again(teacher, m
 
 def test_a_network_that_is_no_chain_of_pieces_starts_from_the_images(vgg, monkeypatch):
     image = inputs(1, vgg.architecture)
-    assert [name for name, _ in layerwise.chain(vgg.model, image)] == [name for name, _ in layerwise.segments(vgg.model)]
-    monkeypatch.setattr(layerwise, "segments", lambda model: list(reversed(list(model.features.named_children())[:3])))
-    assert layerwise.chain(vgg.model, image) == []        # pieces that do not fit one another
-    monkeypatch.setattr(layerwise, "segments", lambda model: [("features.0", model.features[0])])
-    assert layerwise.chain(vgg.model, image) == []        # not up to the last map
+    assert [name for name, _ in chunks.chain(vgg.model, image)] == [name for name, _ in chunks.segments(vgg.model)]
+    monkeypatch.setattr(chunks, "segments", lambda model: list(reversed(list(model.features.named_children())[:3])))
+    assert chunks.chain(vgg.model, image) == []        # pieces that do not fit one another
+    monkeypatch.setattr(chunks, "segments", lambda model: [("features.0", model.features[0])])
+    assert chunks.chain(vgg.model, image) == []        # not up to the last map
 
 
 def test_no_room_for_carried_maps_is_a_sentence(vgg, monkeypatch):
     few = samples(9, vgg.architecture)
-    monkeypatch.setattr(layerwise, "CARRIED_BYTES", 1)
+    monkeypatch.setattr(chunks, "CARRIED_BYTES", 1)
     monkeypatch.setattr(layerwise, "MAP_BYTES", 1)
 
     class Full:
         def seek(self, *_): return 0
         def tell(self): return 0
         def write(self, _): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(layerwise.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(chunks.tempfile, "TemporaryFile", Full)
     with pytest.raises(InputError, match="No space left on device; make room, or set TMPDIR"):
         run(vgg, few)
 
@@ -274,8 +274,8 @@ def test_lam_one_is_the_few_alone_and_never_forwards_the_auxiliary_images(teache
     few, aux = samples(9, teacher.architecture), samples(9, teacher.architecture, seed=3)
     sizes = []
     original = layerwise.walk
-    monkeypatch.setattr(layerwise, "walk", lambda s, t, layers, images, *rest, **more: (
-        sizes.append(len(images)), original(s, t, layers, images, *rest, **more)))
+    monkeypatch.setattr(layerwise, "walk", lambda s, t, fits, images, *rest: (
+        sizes.append(len(images)), original(s, t, fits, images, *rest)))
     base = run(teacher, few)
     assert same_state(state_of(base.model), state_of(run(teacher, few, aux, variant="extra_images", lam=1).model))
     aux_alone = run(teacher, few, aux, variant="extra_images", lam=0)
@@ -303,7 +303,7 @@ def test_class_aware_importance_changes_the_channels(teacher):
 def block_outputs(model, x):
     found, handles = {}, []
     for name, module in model.named_modules():
-        if layerwise.shortcut(module, None, probe=True):
+        if taps.shortcut(module) is not None:
             handles.append(module.register_forward_hook(lambda _m, _x, y, name=name: found.__setitem__(name, y.clone())))
     logits(model, x)
     for handle in handles:
@@ -314,7 +314,7 @@ def block_outputs(model, x):
 def test_the_shortcut_term_brings_block_outputs_closer(resnet, monkeypatch):
     few = samples(40, RESNET)
     with_term = run(resnet, few, **{"fskd.rho": 1e-4})
-    monkeypatch.setattr(layerwise, "blocks_closed_by", lambda *_: {})
+    monkeypatch.setattr(taps, "blocks_closed_by", lambda *_: {})
     without = run(resnet, few, **{"fskd.rho": 1e-4})
     expected = block_outputs(resnet.model, few.images)
     errors = []
@@ -331,7 +331,7 @@ def test_the_shortcuts_difference_is_what_the_branch_makes_up_for(resnet):
     fit = fskd.Fit(block.conv2, block.bn2, (block, block), small().fskd)
     x, y = normal((2, 8, 4, 4), "around"), normal((2, 8, 4, 4), "output")
     fit.settings = small(**{"fskd.solver": "minnorm"}).fskd
-    fit.add(layerwise.Tap(None, y, x + 1), layerwise.Tap(None, y, x), torch.full((2,), 1.0))
+    fit.add(taps.Tap(None, y, x + 1), taps.Tap(None, y, x), torch.full((2,), 1.0))
     seen = fit.rows[0]
     assert torch.allclose(seen[1], torch.full((32, 8), -1.0), atol=1e-5)
 

@@ -155,11 +155,8 @@ def test_nan_in_a_score_is_refused():
 
 
 def chosen(teacher, plan, few, aux=None, w=None, **settings):
-    widths = plans.plan_widths(plan, teacher.model, teacher.architecture)
-    layers = surgery.weight_layers(teacher.model, teacher.architecture)
-    readers = {name: surgery.consumer(layers, teacher.model, name) for name in widths}
-    return widths, importance.choose_filters(
-        task(teacher, few, aux, small(**{"contribution": "activation", **settings}), w), widths, readers)
+    asked = task(teacher, few, aux, small(**{"contribution": "activation", "plan": plan, **settings}), w)
+    return plans.pruned_layers(asked)[0], importance.choose_filters(asked)
 
 
 @pytest.mark.parametrize("architecture, plan", [(VGG, "half"), (RESNET, "all_inner")])

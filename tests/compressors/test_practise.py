@@ -23,7 +23,7 @@ from conftest import (
 )
 from torch import nn
 
-from oefsmc_lib.compressors import compress, importance, plans, practise, surgery
+from oefsmc_lib.compressors import adaptors, compress, importance, plans, practise, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.parameters.experiment import Practise
@@ -57,7 +57,7 @@ def test_candidates_are_the_specifications():
 
 
 def places(name, unit):
-    return practise.adaptor_places(Architecture(name, 10, image_size=64).build(), unit)
+    return adaptors.places(Architecture(name, 10, image_size=64).build(), unit)
 
 
 def test_adaptor_places_of_resnet34():
@@ -89,7 +89,7 @@ def test_adaptor_places_of_other_networks():
 def test_places_are_convolutions_of_fitting_width_without_the_dropped_block(architecture):
     teacher = make_teacher(architecture)
     for unit in plans.droppable_units(teacher.model):
-        found = practise.adaptor_places(teacher.model, unit)
+        found = adaptors.places(teacher.model, unit)
         assert found and len(found) == len({name for name, _ in found})
         for name, side in found:
             assert isinstance(teacher.model.get_submodule(name), nn.Conv2d) and not name.startswith(f"{unit}.") and name != unit
@@ -104,7 +104,7 @@ def test_identity_adaptors_equal_the_plain_network_without_the_block(architectur
         plain = copy.deepcopy(teacher.model)
         surgery.drop_units(plain, [unit])
         adapted = copy.deepcopy(plain)
-        adaptors = practise.insert_adaptors(adapted, practise.adaptor_places(teacher.model, unit))
+        adaptors = adaptors.insert(adapted, adaptors.places(teacher.model, unit))
         assert all(q.bias is None and q.in_channels == q.out_channels and q.kernel_size == (1, 1) for q in adaptors)
         assert torch.allclose(logits(adapted, x), logits(plain, x), atol=1e-5)
         assert not torch.allclose(logits(plain, x), logits(teacher.model, x), atol=1e-3)
@@ -115,14 +115,14 @@ def test_merged_adaptors_do_the_same_work(architecture):
     """Invariant 3, for a network with every adaptor of a unit off the identity."""
     teacher, x = make_teacher(architecture), inputs(3, architecture)
     unit = plans.droppable_units(teacher.model)[-2]
-    found = practise.adaptor_places(teacher.model, unit)
+    found = adaptors.places(teacher.model, unit)
     model = copy.deepcopy(teacher.model)
     surgery.drop_units(model, [unit])
     merged = copy.deepcopy(model)
-    for q, (name, side) in zip(practise.insert_adaptors(model, found), found):
+    for q, (name, side) in zip(adaptors.insert(model, found), found):
         q.weight.data = 0.05 * normal(q.weight.shape, "adaptor", name) + torch.eye(len(q.weight))[:, :, None, None]
         parent, _, child = name.rpartition(".")
-        merged.get_submodule(parent).register_module(child, practise.merge_adaptor(merged.get_submodule(name), q, side))
+        merged.get_submodule(parent).register_module(child, adaptors.merged(merged.get_submodule(name), q, side))
     expected = logits(model, x)
     assert float((logits(merged, x) - expected).abs().max()) < 1e-4 * max(1, float(expected.abs().max()))
 
@@ -134,7 +134,7 @@ def test_merging_is_exact_with_a_bias_too(side):
         randomise(layer, name)
     x = normal((2, 4, 5, 5), "merging")
     expected = q(conv(x)) if side == "after" else conv(q(x))
-    assert torch.allclose(practise.merge_adaptor(conv, q, side)(x), expected, atol=1e-5)
+    assert torch.allclose(adaptors.merged(conv, q, side)(x), expected, atol=1e-5)
 
 
 # --- scores ------------------------------------------------------------------------------------------

@@ -32,6 +32,15 @@ def setting(**changes):
     return small(**{"variant": "ours", "finetune.epochs": 1, "finetune.lr": LR, "finetune.stop": "fixed", **named})
 
 
+def of(e):
+    """An experiment and the settings of its stage, resolved."""
+    return e, stage.schedule_of(e, None, RATES)[0]
+
+
+def rate(e):
+    return of(e)[1].lr
+
+
 def run(teacher, few, aux, watch=None, **changes):
     """(model, report)"""
     model = copy.deepcopy(teacher.model)
@@ -103,7 +112,7 @@ def test_auxiliary_images_leave_the_order_of_the_few_alone(vgg, count_forwards):
 
 
 def test_auxiliary_images_come_in_turn_before_any_comes_again():
-    steps = stage.Steps(samples(9, VGG), samples(8, VGG, seed=3), RATES, setting(batch=4))
+    steps = stage.Steps(samples(9, VGG), samples(8, VGG, seed=3), RATES, *of(setting(batch=4)))
     drawn = [steps._next_aux().tolist() for _ in range(4)]
     assert all(len(part) == 4 for part in drawn)
     assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == list(range(8)) and drawn[:2] != drawn[2:]
@@ -148,7 +157,7 @@ def test_batch_norms_see_what_their_mode_says(teacher, sets):
 # --- rebalancing controls ----------------------------------------------------------------------------
 def few_loss(kind, logits, labels=FEW_LABELS):
     few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
-    return stage.Steps(few, None, RATES, setting(rebalance=kind))._few_loss(logits, labels)
+    return stage.Steps(few, None, RATES, *of(setting(rebalance=kind)))._few_loss(logits, labels)
 
 
 def test_class_weights_make_every_class_with_images_weigh_the_same():
@@ -169,7 +178,7 @@ def test_logit_adjustment_adds_the_log_prior_and_leaves_absent_classes_out():
 
 def test_oversampling_repeats_every_class_up_to_the_largest():
     few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
-    steps = stage.Steps(few, None, RATES, setting(rebalance="oversample"))
+    steps = stage.Steps(few, None, RATES, *of(setting(rebalance="oversample")))
     epochs = [torch.cat([part for part, _ in steps.epoch()]) for _ in range(2)]
     for order in epochs:
         assert torch.bincount(FEW_LABELS[order], minlength=CLASSES).tolist() == [4, 4, 4, 4, 0]
@@ -182,10 +191,10 @@ def test_scale_lr_is_the_step_of_eq_9_for_the_few_alone():
     factor = 1 + 2.5 * float((RATES * CLASSES * RATES).sum())
     for variant, expected in (("native_ft", LR * factor), ("wo_ft", LR * factor), ("ours", LR)):
         e = setting(variant=variant, scale_lr=True)
-        assert stage.learning_rate(e, RATES, False) == pytest.approx(expected), variant
-    assert stage.learning_rate(setting(variant="native_ft"), RATES, False) == LR
+        assert rate(e) == pytest.approx(expected), variant
+    assert rate(setting(variant="native_ft")) == LR
     even = setting(variant="native_ft", scale_lr=True, gamma="one")
-    assert stage.learning_rate(even, RATES, False) == pytest.approx(3.5 * LR)
+    assert rate(even) == pytest.approx(3.5 * LR)
 
 
 def recorded(monkeypatch, teacher, few, **changes):
