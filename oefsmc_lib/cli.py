@@ -245,9 +245,9 @@ def run(
         student, row = pipeline.run(experiment, profile=used.name)
         store.write(row)
         if save:
-            from oefsmc_lib.compressors import surgery
+            from oefsmc_lib.student import saved
 
-            surgery.save(student, save)
+            saved.save(student, save)
         rows = [row]
     if as_json:
         print(json.dumps(rows[0].flat()))

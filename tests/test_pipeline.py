@@ -10,13 +10,12 @@ from conftest import CLASSES, experiment, make_teacher, pictures, same_state, st
 from safetensors.torch import load_file, save_file
 
 from oefsmc_lib import compressors, pipeline
-from oefsmc_lib.compressors import surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
 from oefsmc_lib.images import sets as data
 from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.student import evaluation, saved
 from oefsmc_lib.teacher import cost, teachers
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
@@ -360,12 +359,12 @@ READ = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
-from oefsmc_lib.compressors import surgery
+from oefsmc_lib.student import saved
 torch.set_num_threads(int(sys.argv[1]))                   # as many as wrote: more threads may add in another order
 x = load_file(sys.argv[2])["x"].contiguous(memory_format=torch.channels_last)
 for folder in sys.argv[3:]:
     with torch.no_grad():
-        save_file({"y": surgery.load(folder).model(x)}, folder + "/output.safetensors")
+        save_file({"y": saved.load(folder).model(x)}, folder + "/output.safetensors")
 """
 
 
@@ -376,7 +375,7 @@ def test_students_of_every_method_have_the_same_logits_in_a_new_process(tiny, tm
     for network, settings in NETWORKS.items():
         for method in METHODS:
             students[network, method] = run(method=method, variant="ours", **settings)[0]
-            surgery.save(students[network, method], tmp_path / network / method)
+            saved.save(students[network, method], tmp_path / network / method)
     folders = [str(tmp_path / network / method) for network, method in students]
     words = [sys.executable, "-c", READ, str(torch.get_num_threads()), str(tmp_path / "x.safetensors"), *folders]
     done = subprocess.run(words, capture_output=True, text=True)

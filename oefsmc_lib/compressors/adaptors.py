@@ -31,41 +31,41 @@ def _vgg_places(model: VGG, unit: str) -> list[tuple[str, str]]:
         stage += isinstance(module, nn.MaxPool2d)
         if isinstance(module, nn.Conv2d):
             here[index] = stage
-    places = [(i, "after") for i in here if here[i] == here[at] and i < at]
-    places += [(i, "before") for i in here if here[i] == here[at] and i > at]
-    places += [(i, "before") for i in here if here[i] == here[at] + 1][:1]
-    return [(f"features.{i}", side) for i, side in places]
+    found = [(i, "after") for i in here if here[i] == here[at] and i < at]
+    found += [(i, "before") for i in here if here[i] == here[at] and i > at]
+    found += [(i, "before") for i in here if here[i] == here[at] + 1][:1]
+    return [(f"features.{i}", side) for i, side in found]
 
 
 def _residual_places(model: nn.Module, stage: int, dropped: int) -> list[tuple[str, str]]:
     layer, following = getattr(model, f"layer{stage}"), getattr(model, f"layer{stage + 1}", None)
-    places = []
+    found = []
     if getattr(layer[0], "downsample", None) is not None:
-        places.append((f"layer{stage}.0.downsample.0", "after"))
+        found.append((f"layer{stage}.0.downsample.0", "after"))
     last = "conv3" if hasattr(layer[0], "conv3") else "conv2"
-    places += [(f"layer{stage}.{i}.{last}", "after") for i in range(dropped)]
-    places += [(f"layer{stage}.{i}.conv1", "before") for i in range(dropped + 1, len(layer))]
+    found += [(f"layer{stage}.{i}.{last}", "after") for i in range(dropped)]
+    found += [(f"layer{stage}.{i}.conv1", "before") for i in range(dropped + 1, len(layer))]
     if following is not None:
-        places.append((f"layer{stage + 1}.0.conv1", "before"))
+        found.append((f"layer{stage + 1}.0.conv1", "before"))
         if getattr(following[0], "downsample", None) is not None:
-            places.append((f"layer{stage + 1}.0.downsample.0", "before"))
-    return places
+            found.append((f"layer{stage + 1}.0.downsample.0", "before"))
+    return found
 
 
 def _inverted_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
     blocks = [(name, piece) for name, piece in segments(model) if hasattr(piece, "use_res_connect")]
     names = [name for name, _ in blocks]
     at = names.index(unit)
-    width, places = blocks[at][1].out_channels, []
+    width, found = blocks[at][1].out_channels, []
     for name, block in reversed(blocks[:at]):
         if block.out_channels != width:
             break
-        places.insert(0, (f"{name}.{_convs(block)[-1]}", "after"))
+        found.insert(0, (f"{name}.{_convs(block)[-1]}", "after"))
     for name, block in blocks[at + 1 :]:
-        places.append((f"{name}.{_convs(block)[0]}", "before"))
+        found.append((f"{name}.{_convs(block)[0]}", "before"))
         if block.out_channels != width:
             break
-    return places
+    return found
 
 
 def _convs(block: nn.Module) -> list[str]:
@@ -74,27 +74,28 @@ def _convs(block: nn.Module) -> list[str]:
 
 def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
     """Put a bias-free 1x1 convolution, the identity at first, after or before each place, in place."""
-    adaptors = []
+    inserted = []
     for name, side in places:
         conv = model.get_submodule(name)
         channels = conv.out_channels if side == "after" else conv.in_channels
         q = nn.Conv2d(channels, channels, 1, bias=False).to(conv.weight.device)
         nn.init.dirac_(q.weight)
-        adaptors.append(q)
+        inserted.append(q)
         parent, _, child = name.rpartition(".")
         model.get_submodule(parent).register_module(
             child, nn.Sequential(*((conv, q) if side == "after" else (q, conv)))
         )
-    return adaptors
+    return inserted
 
 
 def merged(conv: nn.Conv2d, q: nn.Conv2d, side: str) -> nn.Conv2d:
-    """The one convolution that does the work of both: W' = Q W (b' = Q b) after, W' = W Q before."""
-    merged, matrix = copy.deepcopy(conv), q.weight[:, :, 0, 0].double()
+    """The one convolution that does the work of both: W' = Q W and b' = Q b after, W' = W Q before."""
+    result, matrix, weight = copy.deepcopy(conv), q.weight[:, :, 0, 0].double(), conv.weight.double()
     with torch.no_grad():
-        rule = "po,oikl->pikl" if side == "after" else "oikl,ij->ojkl"
-        operands = (matrix, conv.weight.double()) if side == "after" else (conv.weight.double(), matrix)
-        merged.weight.copy_(torch.einsum(rule, *operands))
-        if side == "after" and conv.bias is not None:
-            merged.bias.copy_(matrix @ conv.bias.double())
-    return merged
+        if side == "before":
+            result.weight.copy_(torch.einsum("oikl,ij->ojkl", weight, matrix))
+            return result
+        result.weight.copy_(torch.einsum("po,oikl->pikl", matrix, weight))
+        if conv.bias is not None:
+            result.bias.copy_(matrix @ conv.bias.double())
+    return result

@@ -6,15 +6,12 @@ is built again without its teacher.
 """
 
 import copy
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import writable_folder, write_whole
 from oefsmc_lib.teacher.networks import VGG, Architecture
 
 
@@ -167,61 +164,8 @@ def _mixed_rows(mixed: Tensor, weight: Tensor, groups: int) -> Tensor:
     return torch.einsum("oc,cikl->oikl", mixed, weight)
 
 
-def rebuild(structure: Structure) -> nn.Module:
-    """An untrained network of this structure: build, drop, remove channels."""
-    model = structure.architecture.build().eval()
-    drop_units(model, structure.dropped)
-    remove_channels(model, structure.kept, structure.architecture)
-    return model
-
-
 def pruned_copy(teacher, kept: dict[str, list[int]]) -> Student:
     """The teacher with channels removed: every method of channels starts here."""
     model = copy.deepcopy(teacher.model)
     remove_channels(model, kept, teacher.architecture)
     return Student(model, Structure(teacher.architecture, kept=kept))
-
-
-# --- saving, without pickle ------------------------------------------------------------------
-
-
-def save(student: Student, folder: Path) -> None:
-    """Write ``student.safetensors`` and ``plan.json``, each whole or not at all."""
-    from safetensors.torch import save as to_bytes
-
-    folder = writable_folder(Path(folder))
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
-    write_whole(folder / "student.safetensors", to_bytes(tensors))
-    write_whole(folder / "plan.json", json.dumps(asdict(student.structure), indent=1))
-
-
-def load(folder: Path) -> Student:
-    """A saved student, in eval mode, without its teacher; the same logits bit for bit.
-
-    Its memory is laid out channels last, as :mod:`oefsmc_lib.student.evaluation` runs it.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    try:
-        plan = json.loads((folder / "plan.json").read_text())
-        plan["architecture"] = Architecture(**plan["architecture"])
-        structure = Structure(**plan)
-        weights = folder / "student.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(2, "no such file", str(weights))
-        state = load_file(weights)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"No student in {folder}: {Path(error.filename).name} is missing; "
-            "it is written by `oefsmc run ... --save FOLDER`."
-        ) from error
-    except (ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
-    try:
-        model = rebuild(structure)
-        model.load_state_dict(state)
-    except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
-        raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
-    return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure)

@@ -9,7 +9,7 @@ from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.compressors import importance, plans, surgery
+from oefsmc_lib.compressors import importance, plans
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples

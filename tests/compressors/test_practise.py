@@ -104,8 +104,8 @@ def test_identity_adaptors_equal_the_plain_network_without_the_block(architectur
         plain = copy.deepcopy(teacher.model)
         surgery.drop_units(plain, [unit])
         adapted = copy.deepcopy(plain)
-        adaptors = adaptors.insert(adapted, adaptors.places(teacher.model, unit))
-        assert all(q.bias is None and q.in_channels == q.out_channels and q.kernel_size == (1, 1) for q in adaptors)
+        inserted = adaptors.insert(adapted, adaptors.places(teacher.model, unit))
+        assert all(q.bias is None and q.in_channels == q.out_channels and q.kernel_size == (1, 1) for q in inserted)
         assert torch.allclose(logits(adapted, x), logits(plain, x), atol=1e-5)
         assert not torch.allclose(logits(plain, x), logits(teacher.model, x), atol=1e-3)
 
