@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from oefsmc_lib.compressors.surgery import Structure, Student, drop_units, remove_channels
