@@ -25,9 +25,7 @@ def stage(experiment, ready, literal=False, loader=False):
     """
     if experiment.method == "fskd":
         teacher = ready.teacher
-        widths = plans.plan_widths(experiment.resolved_plan, teacher.model, teacher.architecture)
-        kept = importance.choose_filters(compressors.Task(teacher, ready.few, experiment), widths, {})
-        pruned = surgery.pruned_copy(teacher, kept)
+        pruned = surgery.pruned_copy(teacher, importance.choose_filters(compressors.Task(teacher, ready.few, experiment)))
 
         def run(student):
             fskd.recover(student, compressors.Task(teacher, ready.few, experiment), literal_passes=literal)

@@ -228,7 +228,7 @@ def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
     cache, key = shared or Shared(), _key(keys.reads(experiment, "training"), ready, ready.source_fingerprint)
     recovery = w = None
     if experiment.recovers_jointly and experiment.recovery_size:
-        recovery = ready.ordered_pool if experiment.recovers_pool else ready.aux.images
+        recovery = ready.ordered_pool if experiment.recovers_pool or ready.aux is None else ready.aux.images
     if experiment.weighs_classes:
         w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates)
     return compressors.Task(

@@ -2,10 +2,12 @@
 
 import copy
 import re
+from typing import Any
 
 import torch
 from torch import nn
 
+from oefsmc_lib.compressors.surgery import convolution
 from oefsmc_lib.teacher.networks import VGG, segments
 
 
@@ -56,7 +58,8 @@ def _inverted_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
     blocks = [(name, piece) for name, piece in segments(model) if hasattr(piece, "use_res_connect")]
     names = [name for name, _ in blocks]
     at = names.index(unit)
-    width, found = blocks[at][1].out_channels, []
+    width: Any = blocks[at][1].out_channels
+    found: list[tuple[str, str]] = []
     for name, block in reversed(blocks[:at]):
         if block.out_channels != width:
             break
@@ -76,7 +79,7 @@ def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
     """Put a bias-free 1x1 convolution, the identity at first, after or before each place, in place."""
     inserted = []
     for name, side in places:
-        conv = model.get_submodule(name)
+        conv = convolution(model, name)
         channels = conv.out_channels if side == "after" else conv.in_channels
         q = nn.Conv2d(channels, channels, 1, bias=False).to(conv.weight.device)
         nn.init.dirac_(q.weight)
@@ -96,6 +99,6 @@ def merged(conv: nn.Conv2d, q: nn.Conv2d, side: str) -> nn.Conv2d:
             result.weight.copy_(torch.einsum("oikl,ij->ojkl", weight, matrix))
             return result
         result.weight.copy_(torch.einsum("po,oikl->pikl", matrix, weight))
-        if conv.bias is not None:
+        if conv.bias is not None and result.bias is not None:
             result.bias.copy_(matrix @ conv.bias.double())
     return result

@@ -20,12 +20,14 @@ dead filters are cut out instead of zeroed.
 """
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.compressors import importance, layerwise, plans, released, surgery
+from oefsmc_lib.compressors.squares import Dual, Primal
 from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG
@@ -62,7 +64,7 @@ def compress(task) -> surgery.Student:
     settings = experiment.cd.model_copy(update={"rho": experiment.cd_rho, "mu": mu})
     weights = channel_weights(task, readers)
     fits = {
-        name: Fit(model.get_submodule(name), widths[producer], weights[producer], len(images), settings)
+        name: Fit(surgery.convolution(model, name), widths[producer], weights[producer], len(images), settings)
         for name, producer in producers.items()
     }
     layerwise.walk(model, reference, fits, images, shares, whole_passes=train)
@@ -82,11 +84,12 @@ def channel_weights(task, readers) -> dict[str, Tensor | None]:
     }
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
+def patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """im2col: (N, Ci, H, W) -> P(X)^T (Ci k k, N H'W'), rows grouped by input channel; a linear layer's is X^T."""
     if isinstance(layer, nn.Linear):
         return x.T
-    return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(0, 1).flatten(1)
+    padding = cast(tuple[int, int], layer.padding)
+    return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(0, 1).flatten(1)
 
 
 class Fit:
@@ -96,9 +99,9 @@ class Fit:
     :meth:`finish`, ``kept`` has the input channels that are left.
     """
 
-    channels = None  # every channel of the teacher's output is asked for
+    channels: list[int] | None = None  # every channel of the teacher's output is asked for
 
-    def __init__(self, layer: nn.Module, keep: int, weight: Tensor | None, images: int, settings):
+    def __init__(self, layer: nn.Conv2d | nn.Linear, keep: int, weight: Tensor | None, images: int, settings):
         self.layer, self.keep, self.weight, self.images, self.settings = layer, keep, weight, images, settings
         self.rows: list[Tensor] = []
         self.gram: Tensor | None = None
@@ -131,8 +134,8 @@ class Fit:
         else:
             teacher = before.flatten(1).T.double()  # (Ci k k, Co)
             size = before[0, 0].numel() if before.dim() == 4 else 1
-            rows = torch.cat(self.rows, 1) if self.rows else None
-            solved, self.kept = prune(teacher, rows, self.gram, size, self.keep, self.weight, self.settings)
+            system = Dual(torch.cat(self.rows, 1)) if self.gram is None else Primal(self.gram)
+            solved, self.kept = prune(teacher, system, size, self.keep, self.weight, self.settings)
             weight = solved.T.reshape(before.shape).to(before)
         self.layer.weight.copy_(weight)
         # Called on the module itself, the layer would run its hooks again.
@@ -151,107 +154,29 @@ def group_scores(weight: Tensor, size: int, channel_weight: Tensor | None) -> Te
 
 
 def prune(
-    teacher: Tensor,
-    rows: Tensor | None,
-    gram: Tensor | None,
-    size: int,
-    keep: int,
-    channel_weight: Tensor | None,
-    settings,
+    teacher: Tensor, system: Primal | Dual, size: int, keep: int, channel_weight: Tensor | None, settings
 ) -> tuple[Tensor, list[int]]:
     """Milestones of {solve on the channels left; drop the weakest}, then the exact solution on the kept set.
 
-    ``teacher`` (Ci k k, Co) in float64, and either ``rows`` A^T (Ci k k, R) or ``gram`` A^T A. Returns the
-    full weight with zeros, and the kept channels. Raises :class:`InputError` for numbers that are not finite.
+    ``teacher`` is W_T (Ci k k, Co) in float64 and ``size`` k k. Returns the full weight with zeros, and the kept
+    channels. Raises :class:`InputError` for numbers that are not finite.
     """
-    if not torch.isfinite(gram if rows is None else rows).all():
+    if not torch.isfinite(system.numbers).all():
         raise InputError("CD met activations that are not finite; check the teacher's weights and the images.")
-    mean_diagonal = float(gram.diagonal().mean() if rows is None else rows.square().sum() / len(rows))
-    ridge = settings.rho * mean_diagonal
+    ridge = settings.rho * system.mean_diagonal
     # Along the path a ridge is needed even where the solution has none.
-    path = (_PrimalPath if rows is None else _DualPath)(
-        teacher, gram if rows is None else rows, max(ridge, 1e-9 * mean_diagonal, 1e-30)
-    )
-    channels = len(teacher) // size
+    system.start(teacher, max(ridge, 1e-9 * system.mean_diagonal, 1e-30))
+    channels, inside = len(teacher) // size, torch.arange(size, device=teacher.device)
     left = torch.arange(channels, device=teacher.device)
     for count in schedule(channels, keep, settings.milestones) if keep < channels else []:
         if count == len(left):
             continue
-        scores = group_scores(path.weight, size, None if channel_weight is None else channel_weight[left])
+        scores = group_scores(system.weight, size, None if channel_weight is None else channel_weight[left])
         chosen = torch.tensor(importance.top_channels(scores, count), device=left.device)
-        path.keep((chosen[:, None] * size + torch.arange(size, device=left.device)).flatten())
+        system.keep((chosen[:, None] * size + inside).flatten())
         left = left[chosen]
     weight = torch.zeros_like(teacher)
-    columns = (left[:, None] * size + torch.arange(size, device=left.device)).flatten()
-    weight[columns] = solve_on(columns, teacher, rows, gram, ridge)
+    columns = (left[:, None] * size + inside).flatten()
+    # With nothing removed the teacher's weight is optimal.
+    weight[columns] = teacher if keep == channels else system.solve(columns, teacher, ridge)
     return weight, left.tolist()
-
-
-def solve_on(columns: Tensor, teacher: Tensor, rows: Tensor | None, gram: Tensor | None, ridge: float) -> Tensor:
-    r"""W_S = W_{T,S} + (A_S^T A_S + rho I)^{-1} A_S^T A_{S'} W_{T,S'}, primal or dual; rho = 0 is minimum change.
-
-    The dual form A_S^T (A_S A_S^T + rho I)^{-1} is the same and cheaper where rows are fewer than columns.
-    float64 throughout.
-    """
-    others = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
-    others[columns] = False
-    if not others.any():
-        return teacher[columns]  # nothing removed: the teacher's weight is optimal
-    if rows is not None:
-        a, lost = rows[columns].double(), rows[others].double().T @ teacher[others]
-        if ridge == 0:
-            return teacher[columns] + torch.linalg.pinv(a.T) @ lost
-        return teacher[columns] + a @ torch.cholesky_solve(lost, _factor(a.T @ a, ridge))
-    near = gram[columns]
-    inner, lost = near[:, columns].double(), near[:, others].double() @ teacher[others]
-    if ridge == 0:
-        return teacher[columns] + torch.linalg.pinv(inner, hermitian=True) @ lost
-    return teacher[columns] + torch.cholesky_solve(lost, _factor(inner, ridge))
-
-
-def _factor(matrix: Tensor, ridge: float) -> Tensor:
-    """The Cholesky factor of ``matrix`` + ridge I; the ridge grows while rounding leaves the sum indefinite."""
-    while True:
-        inner = matrix.clone()
-        inner.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(inner)
-        if not failed:
-            return factor
-        ridge *= 10
-
-
-class _PrimalPath:
-    """Weights along the schedule from P = (G + rho I)^{-1}: dropping D is W -= P_{:,D} P_DD^{-1} W_D."""
-
-    def __init__(self, teacher: Tensor, gram: Tensor, ridge: float):
-        # The path only ranks channels, so the Gram matrix's own precision serves.
-        self.inverse = torch.cholesky_inverse(_factor(gram, ridge))
-        self.weight = teacher.to(gram)
-
-    def keep(self, columns: Tensor) -> None:
-        gone = torch.ones(len(self.weight), dtype=torch.bool, device=columns.device)
-        gone[columns] = False
-        tall = self.inverse[:, gone][columns]
-        corner = torch.linalg.solve(self.inverse[gone][:, gone], torch.cat([self.weight[gone], tall.T], 1))
-        self.weight = self.weight[columns] - tall @ corner[:, : self.weight.shape[1]]
-        self.inverse = self.inverse[columns][:, columns] - tall @ corner[:, self.weight.shape[1] :]
-
-
-class _DualPath:
-    """The same weights from A itself, for fewer rows than columns: K = A_S A_S^T + rho I shrinks with S, and
-    the output that is lost, A_D W_{T,D}, grows."""
-
-    def __init__(self, teacher: Tensor, rows: Tensor, ridge: float):
-        self.rows, self.weight, self.ridge = rows, teacher.to(rows), ridge
-        self.teacher, self.lost = self.weight, torch.zeros(rows.shape[1], teacher.shape[1]).to(teacher)
-        self.inner = rows.T.double() @ rows.double()
-
-    def keep(self, columns: Tensor) -> None:
-        gone = torch.ones(len(self.rows), dtype=torch.bool, device=columns.device)
-        gone[columns] = False
-        a = self.rows[gone].double()
-        self.inner -= a.T @ a
-        self.lost += a.T @ self.teacher[gone].double()
-        self.rows, self.teacher = self.rows[columns], self.teacher[columns]
-        change = torch.cholesky_solve(self.lost, _factor(self.inner, self.ridge))
-        self.weight = self.teacher + self.rows @ change.to(self.rows)

@@ -6,6 +6,7 @@ all fitted, so that no pass starts from the images again. This saves memory and 
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ class Maps:
     """Maps of one chunk after another: in memory up to ``limit`` bytes, then in a file that goes with this object."""
 
     def __init__(self, limit: int):
-        self.left, self.file = limit, None
+        self.left = limit
+        self.file: IO[bytes] | None = None
         self.kept: list[Tensor | tuple] = []
 
     def append(self, maps: Tensor) -> None:
@@ -90,23 +92,23 @@ class Maps:
             return
         order = maps.permute(0, 2, 3, 1) if maps.dim() == 4 else maps  # channels last, as networks keep them
         try:
-            self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this object)
-            at = self.file.seek(0, 2)
-            self.file.write(order.contiguous().cpu().numpy().data)
-            self.file.flush()
+            file = self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this object)
+            at = file.seek(0, 2)
+            file.write(order.contiguous().cpu().numpy().data)
+            file.flush()
         except OSError as error:
             raise InputError(
                 f"Cannot keep the maps of {len(maps)} images in {tempfile.gettempdir()}: "
                 f"{error.strerror or error}; make room, or set TMPDIR to a larger folder."
             ) from error
-        self.kept.append((at, size, order.shape, maps.dtype, maps.device))
+        self.kept.append((file, at, size, order.shape, maps.dtype, maps.device))
 
     def __iter__(self) -> Iterator[Tensor]:
         for kept in self.kept:
             if isinstance(kept, Tensor):
                 yield kept
                 continue
-            at, size, shape, dtype, device = kept
-            self.file.seek(at)
-            maps = torch.frombuffer(bytearray(self.file.read(size)), dtype=dtype).view(shape).to(device)
+            file, at, size, shape, dtype, device = kept
+            file.seek(at)
+            maps = torch.frombuffer(bytearray(file.read(size)), dtype=dtype).view(shape).to(device)
             yield maps.permute(0, 3, 1, 2) if maps.dim() == 4 else maps

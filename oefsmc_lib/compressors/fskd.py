@@ -14,6 +14,8 @@ OE-FSMC: filters by eq. (5), the least squares over both sets by eq. (7): Gram m
 G = lambda G_few / M + (1 - lambda) G_aux / m.
 """
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,10 +60,9 @@ def recover(student: surgery.Student, task, literal_passes: bool = False) -> Non
     ours, theirs = (taps.blocks_closed_by(net, list(ends)) for net in (model, reference))
     fits = {}
     for end, name in ends.items():
-        norm = model.get_submodule(norms[name]) if name in norms else None
-        fit = Fit(
-            model.get_submodule(name), norm, (ours.get(end), theirs.get(end)), task.experiment.fskd, outputs.get(name)
-        )
+        norm = cast(nn.BatchNorm2d, model.get_submodule(norms[name])) if name in norms else None
+        blocks = (ours.get(end), theirs.get(end))
+        fit = Fit(surgery.convolution(model, name), norm, blocks, task.experiment.fskd, outputs.get(name))
         fits[end] = None if name in alike else fit
     images, weights = task.joined()
     layerwise.walk(model, reference, fits, images, weights, literal_passes)
@@ -88,9 +89,9 @@ def untouched(layers: list[str], kept: dict[str, list[int]]) -> set[str]:
 
 def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]) -> dict[str, list[int]]:
     """Kept channels of every convolution's output: a depthwise one keeps those of its input."""
-    outputs, previous = dict(kept), None
+    outputs, previous = dict(kept), ""
     for name in layers:
-        if model.get_submodule(name).groups > 1 and previous in outputs:
+        if surgery.convolution(model, name).groups > 1 and previous in outputs:
             outputs[name] = outputs[previous]
         previous = name
     return outputs
@@ -99,23 +100,24 @@ def kept_outputs(model: nn.Module, layers: list[str], kept: dict[str, list[int]]
 class Fit:
     """The least-squares problem of one layer: collects rows, solves for Q, merges it.
 
-    ``blocks`` are the residual blocks of student and teacher that close with this layer, or None. ``channels`` are those
-    of the teacher's output that the student kept.
+    ``blocks`` are the residual blocks of student and teacher that close with this layer, or None. ``channels`` are
+    those of the teacher's output that the student kept.
     """
 
     def __init__(
         self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, blocks, settings, channels: list[int] | None = None
     ):
         self.conv, self.norm, self.settings, self.channels = conv, norm, settings, channels
-        self.shortcuts = [block and taps.shortcut(block) for block in blocks]
-        self.gram: Tensor | float = 0.0
-        self.cross: Tensor | float = 0.0
+        self.shortcuts: list[Any] = [] if None in blocks else [taps.shortcut(block) for block in blocks]
+        self.gram: Any = 0.0  # F_S^T F_S and F_S^T (F_T - F_S), or their diagonals, once images are added
+        self.cross: Any = 0.0
         self.rows: list[tuple[Tensor, Tensor]] = []
 
     def add(self, student: Tap, teacher: Tap, weights: Tensor) -> None:
         """Outputs (N, C', H, W) of the student's layer and the same channels of the teacher's, which are used up."""
-        target, (ours, theirs) = teacher.output, self.shortcuts
-        if ours is not None:
+        target = teacher.output
+        if self.shortcuts:
+            ours, theirs = self.shortcuts
             # The block's output is matched: what the shortcut lacks, the branch makes up for.
             target = target + (theirs(teacher.around) - ours(student.around))
         rest = target.sub_(student.output)  # in place, since a new map would cost as much again

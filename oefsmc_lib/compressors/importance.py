@@ -17,6 +17,8 @@ some. On CIFAR's development draws it won back most of what ``activation`` lost,
 none of them was better than ||W||_1 on both networks (notebook 06).
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ def class_shares(kind: str, few: Samples, aux: Samples | None, gamma_rates: Tens
 
 
 def class_means(values: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Per-image values (N, ...) -> s_{k,j}: means (K, ...) over the images of each class, and which classes have any."""
+    """Values by image (N, ...) -> s_{k,j}, means (K, ...) over each class's images; and which classes have any."""
     counts = torch.bincount(labels, minlength=classes).to(values)
     sums = torch.zeros(classes, *values.shape[1:], dtype=values.dtype, device=values.device)
     sums.index_add_(0, labels, values)
@@ -121,7 +123,7 @@ def channel_taylor(model: nn.Module, readers: list[str], samples: Samples, chunk
             for images, labels in zip(samples.images.split(chunk), samples.labels.split(chunk)):
                 nn.functional.cross_entropy(model(images), labels, reduction="sum").backward()
                 for name, a in seen.items():
-                    product = a.detach() * a.grad
+                    product = a.detach() * cast(Tensor, a.grad)
                     kept[name].append((product.mean((2, 3)) if product.dim() == 4 else product).abs())
     finally:
         for handle in handles:

@@ -11,7 +11,7 @@ behind it see the changed output. There are two ways to walk. They give the same
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ MAP_BYTES = 2**30  # maps of the teacher that are held at once; a larger set is 
 
 
 class Fit(Protocol):
-    """The fit of one layer."""
+    """The fit of one layer. ``channels`` are those of the teacher's output that it asks for; None stands for all."""
 
-    channels: list[int] | None  # the channels of the teacher's output that it asks for; None: all
+    channels: list[int] | None
 
     def add(self, student: Tap, teacher: Tap, weights: Tensor) -> None:
         """Collect what both networks have at the layer for some images, and the images' weights (N,) of eq. (7)."""
@@ -39,7 +39,7 @@ class Fit(Protocol):
 def walk(
     student: nn.Module,
     teacher: nn.Module,
-    fits: Mapping[str, Fit | None],
+    fits: Mapping[str, Any],
     images: Tensor,
     weights: Tensor,
     whole_passes: bool = False,

@@ -32,12 +32,11 @@ class Feature:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.map: Tensor | None = None
         module = model.get_submodule(feature_module(model))
         self.handle = module.register_forward_hook(self._see)
 
     def _see(self, _module, _inputs, output):
-        self.map = output
+        self.map: Tensor = output
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(images)

@@ -6,6 +6,7 @@ the *inputs* of the next convolution instead; that is the same number (methods o
 
 import copy
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,16 +16,13 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG, Architecture, ResNet, segments
 
 # VGG-16, conv1..13; "-" keeps all. Sources: FSKD release; CD release (inputs of conv l+1 = outputs of conv l).
-_CD_A = (32, 64, 128, 128, *[256] * 8, "-")
-_CD_B = (26, 52, 103, 103, 205, 205, 205, 205, 256, 205, 205, 205, "-")
-_CD_C = (26, 32, 64, 64, *[128] * 5, 205, 205, 205, "-")
-VGG_PLANS = {
-    "half": (32, 32, 64, 64, 128, 128, 128, *[256] * 6),
-    "prune_a": (32, 64, 128, 128, *[256] * 9),
-    "cd_half": (32, 32, 64, 64, 128, 128, 128, *[256] * 5, "-"),
-    "cfg_a": _CD_A,
-    "cfg_b": _CD_B,
-    "cfg_c": _CD_C,
+VGG_PLANS: dict[str, list[int | str]] = {
+    "half": [32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 256, 256, 256],
+    "prune_a": [32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256],
+    "cd_half": [32, 32, 64, 64, 128, 128, 128, 256, 256, 256, 256, 256, "-"],
+    "cfg_a": [32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, "-"],
+    "cfg_b": [26, 52, 103, 103, 205, 205, 205, 205, 256, 205, 205, 205, "-"],
+    "cfg_c": [26, 32, 64, 64, 128, 128, 128, 128, 128, 205, 205, 205, "-"],
 }
 # Residual networks: the share that conv1 of a block keeps, and the blocks that are left alone.
 RESIDUAL_PLANS = ("all_inner", "skip_first", "skip_ends", "cd_half")
@@ -71,16 +69,17 @@ def _vgg_widths(plan: str, model: VGG, architecture: Architecture) -> dict[str, 
     convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     widths = {}
     for (name, conv), kept in zip(convolutions, VGG_PLANS[plan], strict=True):
-        kept = conv.out_channels if kept == "-" else int(kept * architecture.width)
-        if kept != conv.out_channels:
-            widths[name] = kept
+        width = int(kept * architecture.width) if isinstance(kept, int) else conv.out_channels
+        if width != conv.out_channels:
+            widths[name] = width
     return widths
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, nn.Module, int, int, int]]:
+def _blocks(model: nn.Module) -> list[tuple[str, Any, int, int, int]]:
     """Basic residual blocks: (name, block, stage from 0, index in the stage, blocks in the stage)."""
     found = []
-    for stage, (name, layer) in enumerate((n, m) for n, m in model.named_children() if re.fullmatch(r"layer\d", n)):
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in model.named_children() if re.fullmatch(r"layer\d", n)]
+    for stage, (name, layer) in enumerate(layers):
         for index, block in enumerate(layer):
             if not (hasattr(block, "conv2") and not hasattr(block, "conv3")):
                 return []  # bottlenecks: the plans speak of two convolutions

@@ -134,7 +134,8 @@ class Stages:
         self.names = [name for name, _ in segments(self.teacher)]
         few = task.few.images
         self.judged = few if judged is None else torch.cat([few, judged.images])  # whose errors R_b averages
-        self.start, self.banks = -1, []
+        self.start = -1
+        self.banks: list = []
 
     @torch.no_grad()
     def _prefix(self, images: Tensor, start: int) -> Tensor:

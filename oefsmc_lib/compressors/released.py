@@ -4,6 +4,8 @@ They are the ``literal`` solvers of the tables: ``fskd.solver=minnorm`` and ``cd
 PRACTISE (``mir.views=0``, ``practise.cache=false``) are in :mod:`oefsmc_lib.compressors.mimic`.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ def group_norms(weight: Tensor, channel_weight: Tensor | None) -> Tensor:
 
 
 @torch.enable_grad()
-def cd_by_adam(layer: nn.Module, taps, keep: int, channel_weight: Tensor | None, settings) -> tuple[Tensor, list[int]]:
+def cd_by_adam(layer, taps, keep: int, channel_weight: Tensor | None, settings) -> tuple[Tensor, list[int]]:
     """CD's layer fit by ``settings.iterations`` steps of Adam on one fixed batch: (weight, kept input channels).
 
     ``taps`` are (student's input, teacher's input, image weights of eq. 7) of several parts. Over the first third of
@@ -58,14 +60,14 @@ def cd_by_adam(layer: nn.Module, taps, keep: int, channel_weight: Tensor | None,
         loss = mu * correction + (1 - mu) * imitation
         optimiser.zero_grad()
         loss.backward()
-        weight.grad.mul_(mask.view(shape))
+        cast(Tensor, weight.grad).mul_(mask.view(shape))
         optimiser.step()
         if not torch.isfinite(loss):
             raise InputError(f"CD's loss is not finite at Adam step {step}; lower cd.lr or check the teacher.")
     return weight.detach(), mask.nonzero().flatten().tolist()
 
 
-def _forward(layer: nn.Module):
+def _forward(layer: nn.Conv2d | nn.Linear):
     """The layer as a function of its input and a weight, without its bias."""
     if isinstance(layer, nn.Linear):
         return F.linear

@@ -7,6 +7,7 @@ is built again without its teacher.
 
 import copy
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,11 @@ def consumer(layers: list[str], model: nn.Module, name: str) -> str:
     raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
 
 
+def convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution of this name."""
+    return cast(nn.Conv2d, model.get_submodule(name))
+
+
 def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: Architecture) -> None:
     """Keep only the named output channels of each convolution, in place.
 
@@ -101,7 +107,7 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
     with torch.enable_grad():
         graph = tp.DependencyGraph().build_dependency(model, example)
     for name, keep in kept.items():
-        conv = model.get_submodule(name)
+        conv = convolution(model, name)
         if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
             raise InputError(
                 f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
@@ -118,7 +124,7 @@ def drop_units(model: nn.Module, names: list[str]) -> None:
     """Replace blocks by the identity, in place; of VGG-16 a convolution with its BN and ReLU."""
     for name in names:
         parent, _, child = name.rpartition(".")
-        stack = model.get_submodule(parent)
+        stack = cast(nn.Sequential, model.get_submodule(parent))
         stack[int(child)] = nn.Identity()
         if isinstance(model, VGG):
             stack[int(child) + 1] = nn.Identity()
@@ -143,14 +149,15 @@ def merge(q: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> Non
         mixed, scale = full, torch.ones_like(full[0])
         rows = _mixed_rows(mixed, old, conv.groups)
     else:
-        spread = (norm.running_var.double() + norm.eps).sqrt()
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        spread = (variance.double() + norm.eps).sqrt()
         mixed = full * (norm.weight.double() / spread)
         rows = _mixed_rows(mixed, old, conv.groups)
         lengths = [w.flatten(1).norm(dim=1) for w in (rows, old)]
         alive = (lengths[0] > 0) & (lengths[1] > 0)
         scale = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(alive, lengths[0] / lengths[1], 1.0)
         rows = torch.where(alive.view(-1, 1, 1, 1), rows, old * scale.view(-1, 1, 1, 1))
-        norm.running_mean.copy_(mixed @ norm.running_mean.double() / scale)
+        mean.copy_(mixed @ mean.double() / scale)
         norm.bias.copy_(full @ norm.bias.double())
         norm.weight.copy_(torch.where(alive, scale, 0.0) * spread)
     if conv.bias is not None:

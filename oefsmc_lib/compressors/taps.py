@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def tapped(
 def shortcut(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What a residual block adds to its main branch, as a function of the block's input; None for other modules."""
     if hasattr(module, "conv2") and hasattr(module, "downsample"):  # torchvision's residual blocks
-        return nn.Identity() if module.downsample is None else module.downsample
+        return cast(nn.Module | None, module.downsample) or nn.Identity()
     if getattr(module, "use_res_connect", False):  # MobileNetV2
         return nn.Identity()
     own = getattr(module, "shortcut", None)  # option A, of the small ResNets

@@ -23,7 +23,7 @@ def predictions(model: nn.Module, images, normalise, device) -> Tensor:
     So a class is float32's unless an image lost more than ``CAUTION`` times what all checked ones did. None was
     seen (``bench/evaluation.py``), and rows from before are equal class by class, so ``ALGORITHM_VERSION`` stayed.
     """
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    model = model.eval().to(device).to(memory_format=torch.channels_last)
 
     def run(indices: Tensor) -> Tensor:
         return logits(model, images, indices, normalise, device)
@@ -48,7 +48,7 @@ def predictions(model: nn.Module, images, normalise, device) -> Tensor:
 
 
 def _most_lost(rough: Tensor, exact: Tensor) -> float:
-    """The most by which the largest logit of ``rough`` leads another one too far, over the images (n, K) that are finite."""
+    """The most by which the largest logit of ``rough`` leads another one too far, over finite images (n, K)."""
     error = exact - rough
     lost = error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]
     return float(lost[lost.isfinite()].max()) if lost.isfinite().any() else 0.0

@@ -63,10 +63,10 @@ class Watch:
 def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment, watch=None) -> dict:
     """Fine-tune ``model`` in place.
 
-    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few. ``watch(model)`` is the distance that
-    ``finetune.stop=watch`` keeps smallest. Returns ``epochs`` (run), ``kept`` (the epoch whose weights the model has, 0
-    for those it came with), ``loss`` (one an epoch) and ``distances`` (before the first epoch and after each; empty for
-    other rules). Raises :class:`InputError` when the loss or the distance stops being finite.
+    ``gamma_rates`` (K,) are eq. (4). ``aux`` is None for cross-entropy on the few images alone. ``watch(model)`` is the
+    distance that ``finetune.stop=watch`` keeps smallest. Returns ``epochs`` (run), ``kept`` (the epoch whose weights
+    the model has, 0 for those it came with), ``loss`` (one an epoch) and ``distances`` (before the first epoch and
+    after each; empty for other rules). Raises :class:`InputError` when the loss or the distance stops being finite.
 
     >>> from oefsmc_lib import Experiment, pipeline
     >>> experiment = Experiment(num=10, finetune={"epochs": 3, "stop": "fixed"})
@@ -152,7 +152,7 @@ class Steps:
         """Pairs of positions: a batch of the few, and one of the auxiliary set, which cycles."""
         order = self._few_epoch()
         for part in order.split(self.settings.batch):
-            yield part.to(self.device), None if self.aux is None else self._next_aux().to(self.device)
+            yield part.to(self.device), None if self.aux is None else self._next_aux(len(self.aux)).to(self.device)
 
     def _few_epoch(self) -> Tensor:
         if self.settings.rebalance != "oversample":
@@ -167,19 +167,19 @@ class Steps:
         order = torch.cat(picked)
         return order[torch.randperm(len(order), generator=self.few_order)]
 
-    def _next_aux(self) -> Tensor:
-        size = min(self.settings.batch, len(self.aux))
+    def _next_aux(self, count: int) -> Tensor:
+        size = min(self.settings.batch, count)
         if len(self.aux_left) < size:
-            self.aux_left = torch.randperm(len(self.aux), generator=self.aux_order)
+            self.aux_left = torch.randperm(count, generator=self.aux_order)
         part, self.aux_left = self.aux_left[:size], self.aux_left[size:]
         return part
 
     def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None) -> Tensor:
         """Eq. (9) on one pair of batches."""
         x, y = self.few.images[few_part], self.few.labels[few_part]
-        if aux_part is None:
+        if aux_part is None or self.aux is None:
             return losses.total(self._few_loss(model(x), y), None, 0.0)
-        x_aux, y_aux = self.aux.images[aux_part], self._labels(aux_part)
+        x_aux, y_aux = self.aux.images[aux_part], self._labels(self.aux, aux_part)
         if self.settings.bn == "separate":
             few_logits, aux_logits = model(x), _without_statistics(model, x_aux)
         else:
@@ -187,9 +187,9 @@ class Steps:
         second = losses.regulariser(aux_logits, y_aux, self.gamma, self.experiment.gamma_mean)
         return losses.total(self._few_loss(few_logits, y), second, self.experiment.eta)
 
-    def _labels(self, part: Tensor) -> Tensor:
+    def _labels(self, aux: Samples, part: Tensor) -> Tensor:
         if not self.experiment.redraw:
-            return self.aux.labels[part]
+            return aux.labels[part]
         labels = elsewhere.draw_labels(self.rates, len(part), self.experiment.label_sampling, self.aux_order)
         return labels.to(self.device)
 
@@ -208,13 +208,12 @@ class Steps:
 
 def _without_statistics(model: nn.Module, images: Tensor) -> Tensor:
     """A forward pass in train mode that leaves the running statistics of batch norms alone."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum, norm.kept_momentum = 0.0, norm.momentum
+    norms = [(m, m.momentum) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 0.0
     logits = model(images)
-    for norm in norms:
-        norm.momentum = norm.kept_momentum
-        del norm.kept_momentum
+    for norm, momentum in norms:
+        norm.momentum = momentum
     return logits
 
 
@@ -227,7 +226,8 @@ class Stop:
 
     def __init__(self, kind: str, model: nn.Module, watch):
         self.kind, self.model, self.watch = kind, model, watch
-        self.best, self.best_epoch, self.epoch, self.state = math.inf, 0, 0, None
+        self.best, self.best_epoch, self.epoch = math.inf, 0, 0
+        self.state: dict | None = None
         self.distances: list[float] = []
         if kind == "watch":
             self._see_distance()

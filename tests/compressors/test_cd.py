@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from oefsmc_lib.compressors import cd, compress, importance, layerwise, plans, surgery, taps
+from oefsmc_lib.compressors.squares import Dual, Primal
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher.networks import Architecture
@@ -130,18 +131,18 @@ def test_primal_equals_dual(mu, rho):
                       for x, part in ((x_t, mu), (x_s, 1 - mu)) if part], 1).double()
     gram, setting = rows @ rows.T, small(**{"cd.rho": rho}).cd
     assert rows.shape[1] < rows.shape[0]
-    (primal, one), (dual, other) = (cd.prune(teacher, *pair, 9, 3, None, setting) for pair in ((None, gram), (rows, None)))
+    (primal, one), (dual, other) = (cd.prune(teacher, s, 9, 3, None, setting) for s in (Primal(gram), Dual(rows)))
     assert one == other and torch.allclose(primal, dual, atol=1e-6)
 
 
 def test_few_rows_are_solved_dual_and_many_primal(monkeypatch):
     used = []
     original = cd.prune
-    monkeypatch.setattr(cd, "prune", lambda teacher, rows, gram, *rest: (
-        used.append("primal" if rows is None else "dual"), original(teacher, rows, gram, *rest))[1])
+    monkeypatch.setattr(cd, "prune", lambda teacher, system, *rest: (
+        used.append(type(system)), original(teacher, system, *rest))[1])
     for images, size in ((1, 2), (12, 6)):
         fitted(*problem(images, size=size), keep=3)
-    assert used == ["dual", "primal"]
+    assert used == [Dual, Primal]
 
 
 @pytest.mark.parametrize("path", ["primal", "dual"])
@@ -150,13 +151,14 @@ def test_the_path_equals_solving_again_at_each_milestone(path):
     teacher, rows = layer.weight.flatten(1).T.double(), cd.patches(layer, x_s).double()
     gram = rows @ rows.T
     ridge = 1e-3 * float(gram.diagonal().mean())
-    way = cd._PrimalPath(teacher, gram, ridge) if path == "primal" else cd._DualPath(teacher, rows, ridge)
+    way = Primal(gram) if path == "primal" else Dual(rows)
+    way.start(teacher, ridge)
     left = torch.arange(6)
     for stay in ([0, 1, 3, 4, 5], [0, 2, 3, 4], [1, 3]):  # positions among those left
         way.keep((torch.tensor(stay)[:, None] * 9 + torch.arange(9)).flatten())
         left = left[stay]
         columns = (left[:, None] * 9 + torch.arange(9)).flatten()
-        again = cd.solve_on(columns, teacher, *((None, gram) if path == "primal" else (rows, None)), ridge)
+        again = way.solve(columns, teacher, ridge)
         assert torch.allclose(way.weight.double(), again, atol=1e-6)
 
 
@@ -168,11 +170,11 @@ def test_prune_chooses_by_the_path_and_returns_its_end(channel_weight):
     left = torch.arange(6)
     for count in (4, 3, 2):                               # from 6 to 2: floor(4 (1 - i/3)) + 2
         columns = (left[:, None] * 9 + torch.arange(9)).flatten()
-        weight = cd.solve_on(columns, teacher, None, gram, 1e-3 * float(gram.diagonal().mean()))
+        weight = Primal(gram).solve(columns, teacher, 1e-3 * float(gram.diagonal().mean()))
         rms = None if channel_weight is None else channel_weight[left]
         left = left[importance.top_channels(cd.group_scores(weight, 9, rms), count)]
     assert cd.schedule(6, 2, 3) == [4, 3, 2]
-    found, channels = cd.prune(teacher, None, gram, 9, 2, channel_weight, setting)
+    found, channels = cd.prune(teacher, Primal(gram), 9, 2, channel_weight, setting)
     assert channels == left.tolist() and not found.unflatten(0, (6, 9))[[i for i in range(6) if i not in channels]].any()
 
 
