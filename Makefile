@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures report exercises test test-slow test-browser test-faults test-cluster evidence bench lab clean
+.PHONY: help figures report exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -28,11 +28,15 @@ exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 
 # Tests and notebooks share one temporary store, so that a row is computed once and nothing is written into the checkout.
 # nbval runs every notebook with its defaults and compares the cells that carry a claim.
-test: $(STAMP) ## Run the tests, then every notebook
+test: lint ## Check the code, run the tests and the examples, then every notebook
 	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_OUTPUTS="$$store/outputs" OEFSMC_QUIET=1 && \
 	$(BIN)/python -m pytest tests && \
+	$(BIN)/python -m pytest --doctest-modules oefsmc_lib && \
 	$(BIN)/oefsmc figures --rows-only && \
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
+
+lint: $(STAMP) ## Check the library's format, style and types (ruff, mypy)
+	@$(BIN)/ruff format --check -q oefsmc_lib && $(BIN)/ruff check -q oefsmc_lib && $(BIN)/mypy
 
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests

@@ -51,3 +51,37 @@ def test_rooms_of_rows_load_no_torch(room):
 def test_every_room_says_what_is_in_it_and_which_notebook_uses_it(room):
     text = ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text())) or ""
     assert "May import" in text and "otebook" in text, room
+
+
+# --- size ------------------------------------------------------------------------------------------------
+LIMITS = {"the library": 7500, "the core": 2500, "a file": 300, "a function": 40}
+# What a reader of the method finishes at one sitting. The other modules of these rooms read files, save, or are slow on purpose.
+THE_CORE = ("pipeline", "parameters/experiment", "images/fewshot", "images/elsewhere", "images/views", "student/finetune",
+            "student/evaluation", *(f"compressors/{name}" for name in (
+                "__init__", "importance", "plans", "surgery", "taps", "layerwise", "losses", "fskd", "cd", "squares", "mir",
+                "mimic", "practise", "adaptors")))
+
+
+def functions(path: Path):
+    """Each function's name and length without its docstring; those that say why they are long (``# long: ...``) are left out."""
+    text = path.read_text()
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[0]
+            docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+            length = node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if docstring else 0)
+            if not any("# long: " in line for line in lines[node.lineno - 1:node.end_lineno]):
+                yield f"{path.relative_to(LIBRARY)}:{node.name}", length
+
+
+def test_the_library_is_thin(capsys):
+    files = {path: len(path.read_text().splitlines()) for path in sorted(LIBRARY.rglob("*.py"))}
+    lengths = dict(pair for path in files for pair in functions(path))
+    found = {"the library": sum(files.values()), "the core": sum(files[LIBRARY / f"{name}.py"] for name in THE_CORE),
+             "a file": max(files.values()), "a function": max(lengths.values())}
+    with capsys.disabled():
+        print("\nlines:", ", ".join(f"{name} {found[name]} (at most {LIMITS[name]})" for name in LIMITS), end=" ")
+    too_long = [str(path.relative_to(LIBRARY)) for path in files if files[path] > LIMITS["a file"]]
+    too_long += [name for name in lengths if lengths[name] > LIMITS["a function"]]
+    assert not too_long and found["the library"] <= LIMITS["the library"] and found["the core"] <= LIMITS["the core"]
