@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from oefsmc_lib.compressors import mimic
+from oefsmc_lib.compressors import banks
 
 WORKERS = 4
 
@@ -39,7 +39,7 @@ def transform(kind: str, size: int, mean, std):
 
 
 class Loaded:
-    """Stands in for :class:`mimic.Fresh`: the loader draws images and views by itself."""
+    """Stands in for :class:`banks.Fresh`: the loader draws images and views by itself."""
 
     def __init__(self, teacher, batch, workers, images, kind, look):
         raw = (images.cpu() * teacher.std.cpu() + teacher.mean.cpu()).mul(255).round().to(torch.uint8)
@@ -70,7 +70,7 @@ def as_released(teacher, batch: int, workers: int = WORKERS):
         made.append(Loaded(teacher, batch, workers, images, kind, look))
         return made[-1]
     try:
-        with mock.patch.object(mimic, "Fresh", fresh):
+        with mock.patch.object(banks, "Fresh", fresh):
             yield
     finally:
         for loaded in made:

@@ -8,7 +8,7 @@ import loading
 import torch
 
 from oefsmc_lib import compressors
-from oefsmc_lib.compressors import cd, fskd, importance, mir, plans, practise, surgery
+from oefsmc_lib.compressors import cd, fskd, mir, plans, practise, surgery
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher import teachers
 from oefsmc_lib.teacher.networks import Architecture
@@ -25,7 +25,7 @@ def stage(experiment, ready, literal=False, loader=False):
     """
     if experiment.method == "fskd":
         teacher = ready.teacher
-        pruned = surgery.pruned_copy(teacher, importance.choose_filters(compressors.Task(teacher, ready.few, experiment)))
+        pruned = surgery.pruned_copy(teacher, plans.choose_filters(compressors.Task(teacher, ready.few, experiment)))
 
         def run(student):
             fskd.recover(student, compressors.Task(teacher, ready.few, experiment), literal_passes=literal)

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import importance, layerwise, plans, released, surgery
+from oefsmc_lib.compressors import criteria, importance, layerwise, plans, released, surgery
 from oefsmc_lib.compressors.squares import Dual, Primal
 from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
@@ -80,7 +80,7 @@ def channel_weights(task, readers) -> dict[str, Tensor | None]:
     squares = task.experiment.contribution in ("activation", "evidence", "evidence_max")
     return {
         name: score.clamp_min(0).sqrt() if squares else score
-        for name, score in importance.class_aware_scores(task, readers, power=2).items()
+        for name, score in criteria.class_aware_scores(task, readers, power=2).items()
     }
 
 

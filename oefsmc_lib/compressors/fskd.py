@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import importance, layerwise, released, surgery, taps
+from oefsmc_lib.compressors import layerwise, plans, released, surgery, taps
 from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
 
@@ -39,7 +39,7 @@ def compress(task) -> surgery.Student:
     >>> student.model.features[0].out_channels, len(student.structure.kept["features.0"])
     (8, 8)
     """
-    student = surgery.pruned_copy(task.teacher, importance.choose_filters(task))
+    student = surgery.pruned_copy(task.teacher, plans.choose_filters(task))
     recover(student, task)
     return student
 

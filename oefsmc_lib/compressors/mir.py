@@ -8,7 +8,7 @@ PRACTISE's implementation, the length is counted in iterations.
 OE-FSMC: the loss over both sets by eq. (7). ||W||_1 looks at no image, so eq. (5) leaves it as it is.
 """
 
-from oefsmc_lib.compressors import importance, surgery
+from oefsmc_lib.compressors import plans, surgery
 from oefsmc_lib.compressors.mimic import mimic
 
 
@@ -24,6 +24,6 @@ def compress(task) -> surgery.Student:
     >>> student.model.features[0].out_channels, len(student.notes["loss"])
     (8, 2)
     """
-    student = surgery.pruned_copy(task.teacher, importance.choose_filters(task))
+    student = surgery.pruned_copy(task.teacher, plans.choose_filters(task))
     student.notes["loss"] = mimic(student.model, task, task.experiment.mir)
     return student

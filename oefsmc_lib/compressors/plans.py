@@ -1,4 +1,4 @@
-"""Pruning plans: how many channels each convolution keeps, and which blocks could be dropped.
+"""Pruning plans: how many channels each convolution keeps, which ones, and which blocks could be dropped.
 
 Every plan of the four papers becomes one form, ``{convolution: output channels kept}``. CD lists
 the *inputs* of the next convolution instead; that is the same number (methods of CD, §1.1).
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oefsmc_lib.compressors import surgery
+from oefsmc_lib.compressors import criteria, importance, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG, Architecture, ResNet, segments
 
@@ -63,6 +63,20 @@ def pruned_layers(task) -> tuple[dict[str, int], dict[str, str]]:
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     widths = {name: widths[name] for name in layers if name in widths}  # in forward order
     return widths, {name: surgery.consumer(layers, teacher.model, name) for name in widths}
+
+
+def choose_filters(task) -> dict[str, list[int]]:
+    """The filters that FSKD and MiR keep: {convolution: channels}.
+
+    By default those with the largest ||W[o]||_1. That looks at no image, so imbalance cannot bias it and eq. (5) cannot
+    mend it. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
+    """
+    widths, readers = pruned_layers(task)
+    scores = {name: task.teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}
+    if task.w is not None:
+        for name, s in criteria.class_aware_scores(task, readers).items():
+            scores[name] = scores[name] * s / s.mean().clamp_min(1e-12)
+    return {name: importance.top_channels(scores[name], keep) for name, keep in widths.items()}
 
 
 def _vgg_widths(plan: str, model: VGG, architecture: Architecture) -> dict[str, int]:

@@ -22,7 +22,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import adaptors, importance, mimic, plans, surgery
+from oefsmc_lib.compressors import adaptors, banks, importance, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.progress import bar
@@ -154,9 +154,9 @@ class Stages:
 
         def bank(images: Tensor, name: str):
             if not self.settings.cache:
-                return mimic.Fresh(images, experiment.augment, look)
+                return banks.Fresh(images, experiment.augment, look)
             steps = self.settings.scoring_iterations
-            return mimic.views_of(images, experiment, self.settings, look, f"scoring-bank-{name}", steps)
+            return banks.views_of(images, experiment, self.settings, look, f"scoring-bank-{name}", steps)
 
         self.banks = [bank(images, name) for images, _, name in self.task.sets()]
 

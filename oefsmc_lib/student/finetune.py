@@ -28,6 +28,7 @@ from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.parameters.experiment import Finetune
 from oefsmc_lib.progress import bar
+from oefsmc_lib.student import rebalance
 
 PATIENCE = 5  # epochs without progress after which the stage ends
 WATCH_BATCH = 64  # fastest on CPUs
@@ -155,17 +156,9 @@ class Steps:
             yield part.to(self.device), None if self.aux is None else self._next_aux(len(self.aux)).to(self.device)
 
     def _few_epoch(self) -> Tensor:
-        if self.settings.rebalance != "oversample":
-            return torch.randperm(len(self.few), generator=self.few_order)
-        # Random over-sampling: every class that has images is repeated up to the largest.
-        labels, most = self.few.labels.cpu(), int(self.counts.max())
-        picked = []
-        for j in self.counts.nonzero().flatten().tolist():
-            members = (labels == j).nonzero().flatten()
-            extra = torch.randint(0, len(members), (most - len(members),), generator=self.few_order)
-            picked.append(torch.cat([members, members[extra]]))
-        order = torch.cat(picked)
-        return order[torch.randperm(len(order), generator=self.few_order)]
+        if self.settings.rebalance == "oversample":
+            return rebalance.oversampled(self.few.labels.cpu(), self.counts, self.few_order)
+        return torch.randperm(len(self.few), generator=self.few_order)
 
     def _next_aux(self, count: int) -> Tensor:
         size = min(self.settings.batch, count)
@@ -194,15 +187,8 @@ class Steps:
         return labels.to(self.device)
 
     def _few_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        kind = self.settings.rebalance
-        if kind == "class_weights":
-            # M / (classes that have images * m_j): every such class weighs the same in all.
-            weight = self.counts.sum() / (self.counts.count_nonzero() * self.counts.clamp_min(1))
-            return (weight.to(self.device)[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
-        if kind == "logit_adjustment":
-            # Menon et al. 2021: add log prior; a class without images is out of the softmax.
-            prior = (self.counts / self.counts.sum()).clamp_min(1e-12)
-            logits = logits + prior.log().to(self.device)
+        if self.settings.rebalance in ("class_weights", "logit_adjustment"):
+            return rebalance.loss(self.settings.rebalance, logits, labels, self.counts)
         return F.cross_entropy(logits, labels)
 
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from oefsmc_lib.compressors import cd, compress, importance, layerwise, plans, surgery, taps
+from oefsmc_lib.compressors import cd, compress, criteria, importance, layerwise, plans, surgery, taps
 from oefsmc_lib.compressors.squares import Dual, Primal
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
@@ -368,7 +368,7 @@ def test_class_aware_scores_are_group_norms_times_the_weighted_rms(vgg):
     w = torch.tensor([0.4, 0.3, 0.2, 0.1, 0]).double()
     found = cd.channel_weights(task(vgg, few, aux, setting(vgg, variant="ours", contribution="activation"), w),
                                {"features.7": "features.10"})["features.7"]
-    squares = importance.channel_activations(vgg.model, ["features.10"], torch.cat([few.images, aux.images]), power=2)[0]
+    squares = criteria.channel_activations(vgg.model, ["features.10"], torch.cat([few.images, aux.images]), power=2)[0]
     expected = importance.weighted(squares["features.10"], torch.cat([few.labels, aux.labels]), w).sqrt()
     assert torch.allclose(found, expected, atol=1e-6)
     weight = vgg.model.features[10].weight.flatten(1).T

@@ -9,7 +9,7 @@ from conftest import CLASSES, RESNET, VGG, same_state, samples, small, state_of,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.compressors import importance, plans
+from oefsmc_lib.compressors import criteria, importance, plans
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples
@@ -92,8 +92,8 @@ READERS = {"vgg": {"features.0": "features.3", "features.40": "classifier"},
 def test_activations_are_the_inputs_of_the_reading_layer(teacher):
     few = samples(5, teacher.architecture)
     readers = list(READERS["vgg" if teacher.architecture.name == "vgg16" else "resnet"].values())
-    found = importance.channel_activations(teacher.model, readers, few.images, chunk=2)[0]
-    squares = importance.channel_activations(teacher.model, readers, few.images, power=2)[0]
+    found = criteria.channel_activations(teacher.model, readers, few.images, chunk=2)[0]
+    squares = criteria.channel_activations(teacher.model, readers, few.images, power=2)[0]
     seen = {}
     handles = [teacher.model.get_submodule(name).register_forward_pre_hook(
         lambda _m, x, name=name: seen.__setitem__(name, x[0].clone())) for name in readers]
@@ -111,7 +111,7 @@ def test_activations_are_the_inputs_of_the_reading_layer(teacher):
 def test_taylor_is_activation_times_gradient_and_uses_the_label(teacher):
     few, before = samples(4, teacher.architecture), state_of(teacher.model)
     reader = list(READERS["vgg" if teacher.architecture.name == "vgg16" else "resnet"].values())[0]
-    found = importance.channel_taylor(teacher.model, [reader], few, chunk=3)[reader]
+    found = criteria.channel_taylor(teacher.model, [reader], few, chunk=3)[reader]
     # By hand for image 0: a gate of one at every entry of the map, and the gradient with respect to it.
     gates = {}
 
@@ -123,14 +123,14 @@ def test_taylor_is_activation_times_gradient_and_uses_the_label(teacher):
     handle.remove()
     assert torch.allclose(found[0], gates["g"].grad.mean((2, 3))[0].abs(), atol=1e-6)
     other = Samples(few.images, (few.labels + 1) % CLASSES)
-    assert not torch.allclose(importance.channel_taylor(teacher.model, [reader], other)[reader], found)
+    assert not torch.allclose(criteria.channel_taylor(teacher.model, [reader], other)[reader], found)
     assert same_state(before, state_of(teacher.model)) and all(p.grad is None for p in teacher.model.parameters())
 
 
 def test_bn_scale_is_the_batch_norm_behind_the_convolution(vgg):
     e = small(contribution="bn_scale")
     few = samples(5, VGG)
-    found = importance.class_aware_scores(task(vgg, few, None, e, torch.full((5,), 0.2)), {"features.3": "features.7"})
+    found = criteria.class_aware_scores(task(vgg, few, None, e, torch.full((5,), 0.2)), {"features.3": "features.7"})
     assert torch.equal(found["features.3"], vgg.model.features[4].weight.abs())
 
 
@@ -156,7 +156,7 @@ def test_nan_in_a_score_is_refused():
 
 def chosen(teacher, plan, few, aux=None, w=None, **settings):
     asked = task(teacher, few, aux, small(**{"contribution": "activation", "plan": plan, **settings}), w)
-    return plans.pruned_layers(asked)[0], importance.choose_filters(asked)
+    return plans.pruned_layers(asked)[0], plans.choose_filters(asked)
 
 
 @pytest.mark.parametrize("architecture, plan", [(VGG, "half"), (RESNET, "all_inner")])
@@ -174,7 +174,7 @@ def test_class_aware_filters_weigh_the_l1_norm_by_the_activation(vgg):
     few, aux, w = samples(6, VGG), samples(6, VGG, seed=3), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).double()
     widths, kept = chosen(vgg, "half", few, aux, w)
     both = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
-    s = importance.weighted(importance.channel_activations(vgg.model, ["features.10"], both.images)[0]["features.10"],
+    s = importance.weighted(criteria.channel_activations(vgg.model, ["features.10"], both.images)[0]["features.10"],
                             both.labels, w)
     score = vgg.model.features[7].weight.abs().sum((1, 2, 3)) * s / s.mean()
     assert kept["features.7"] == sorted(score.topk(widths["features.7"]).indices.tolist())
@@ -182,7 +182,7 @@ def test_class_aware_filters_weigh_the_l1_norm_by_the_activation(vgg):
 
 
 def test_flat_activations_leave_the_native_choice(vgg, monkeypatch):
-    monkeypatch.setattr(importance, "channel_activations",
+    monkeypatch.setattr(criteria, "channel_activations",
                         lambda model, names, images, power: ({n: torch.ones(len(images), 512) for n in names}, None))
     monkeypatch.setattr(importance, "weighted", lambda values, labels, w: torch.tensor(3.0))
     few = samples(5, VGG)
@@ -193,12 +193,12 @@ def test_evidence_gives_every_class_a_mean_weighted_by_the_teachers_posteriors()
     """By hand: three images, two channels, two classes; class 1 has no image labelled so, yet has evidence."""
     values = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 8.0]])
     posteriors = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
-    found = importance.class_evidence(values, posteriors)
+    found = criteria.class_evidence(values, posteriors)
     assert torch.allclose(found, torch.tensor([[(1 + 1.5 + 1.25) / 1.75, (1 + 2) / 1.75], [(1.5 + 3.75) / 1.25, (1 + 6) / 1.25]]))
     # With certain posteriors it is the class mean of eq. 5.
     certain = torch.eye(2)[[0, 1, 1]]
     means, present = importance.class_means(values, torch.tensor([0, 1, 1]), 2)
-    assert present.all() and torch.allclose(importance.class_evidence(values, certain), means)
+    assert present.all() and torch.allclose(criteria.class_evidence(values, certain), means)
 
 
 @pytest.mark.parametrize("contribution", ["evidence", "evidence_max"])
@@ -206,12 +206,12 @@ def test_evidence_reads_the_few_and_the_whole_pool_without_labels(vgg, contribut
     few, pool, w = samples(4, VGG), samples(9, VGG, seed=5).images, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0])
     e = small(contribution=contribution)
     given = dataclasses.replace(task(vgg, few, None, e, w), pool=pool)
-    found = importance.class_aware_scores(given, {"features.3": "features.7"})["features.3"]
-    values, logits = importance.channel_activations(vgg.model, ["features.7"], torch.cat([few.images, pool]))
-    by_class = importance.class_evidence(values["features.7"], logits.softmax(1))
+    found = criteria.class_aware_scores(given, {"features.3": "features.7"})["features.3"]
+    values, logits = criteria.channel_activations(vgg.model, ["features.7"], torch.cat([few.images, pool]))
+    by_class = criteria.class_evidence(values["features.7"], logits.softmax(1))
     assert torch.allclose(found, by_class.max(0).values if contribution == "evidence_max" else w @ by_class)
     other = dataclasses.replace(given, few=Samples(few.images, (few.labels + 1) % CLASSES))
-    assert torch.equal(found, importance.class_aware_scores(other, {"features.3": "features.7"})["features.3"])
+    assert torch.equal(found, criteria.class_aware_scores(other, {"features.3": "features.7"})["features.3"])
 
 
 @pytest.mark.parametrize("contribution", ["activation", "taylor", "bn_scale"])

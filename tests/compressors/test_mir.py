@@ -24,7 +24,7 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oefsmc_lib.compressors import compress, losses, mimic, plans, surgery
+from oefsmc_lib.compressors import banks, compress, losses, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import views
 from oefsmc_lib.images.fewshot import Samples
@@ -161,7 +161,7 @@ def test_a_banks_maps_are_the_teachers_maps_of_its_views(teacher):
     with mimic.Feature(teacher.model) as reference, torch.no_grad():
         def look(images):
             return (reference(images)[0].clone(),)
-        bank = mimic.Bank(few.images, "crop_flip", 4, look, source(1))
+        bank = banks.Bank(few.images, "crop_flip", 4, look, source(1))
         for seed in range(3):
             picked, made = bank.pick(torch.tensor([3, 0, 3]), source(seed))
             x.append(picked)
@@ -175,19 +175,19 @@ def test_a_bank_has_fewer_views_past_its_bytes_and_gives_way_to_fresh_ones(monke
 
     def made(augment="crop", views=32, steps=100):
         e = small(method="mir", augment=augment, **{"mir.views": views})
-        return mimic.views_of(images, e, e.mir, look, "views", steps)
+        return banks.views_of(images, e, e.mir, look, "views", steps)
     assert len(made().images) == 32 and len(made("none").images) == 1 and len(made(views=1).images) == 1
     a_view = 4 * (images[0].numel() + 3) * 4
     for room, views in ((5, 5), (2, 2), (1, 0), (0.5, 0)):
-        monkeypatch.setattr(mimic, "BANK_BYTES", int(room * a_view))
+        monkeypatch.setattr(banks, "BANK_BYTES", int(room * a_view))
         found = made()
-        assert len(found.images) == views if views else isinstance(found, mimic.Fresh), room
-    assert isinstance(made("none"), mimic.Fresh) and isinstance(made(views=0), mimic.Fresh)
-    monkeypatch.setattr(mimic, "BANK_BYTES", a_view)
+        assert len(found.images) == views if views else isinstance(found, banks.Fresh), room
+    assert isinstance(made("none"), banks.Fresh) and isinstance(made(views=0), banks.Fresh)
+    monkeypatch.setattr(banks, "BANK_BYTES", a_view)
     assert len(made("none").images) == 1
     monkeypatch.undo()
     # Fewer draws than the bank would hold views: without one the teacher sees fewer images.
-    assert len(made(steps=32).images) == 32 and isinstance(made(steps=31), mimic.Fresh)
+    assert len(made(steps=32).images) == 32 and isinstance(made(steps=31), banks.Fresh)
     assert len(made("none", steps=1).images) == 1
 
 

@@ -70,14 +70,14 @@ def test_the_released_loader_draws_the_same_views(bench):
     teacher = SimpleNamespace(mean=mean, std=std)
     for workers in (0, 2):
         with loading.as_released(teacher, 8, workers):
-            source = loading.mimic.Fresh(images, "crop", lambda x: (x.sum((1, 2, 3)),))
+            source = loading.banks.Fresh(images, "crop", lambda x: (x.sum((1, 2, 3)),))
             passes = [source.pick(None, None) for _ in range(3)]
         assert source.passing is None                      # no workers stay behind
         for views, (sums,) in passes:
             assert views.shape == (8, 1, 16, 16) and torch.equal(sums, views.sum((1, 2, 3)))
             assert all((crops - view).abs().amax((1, 2, 3)).min() < 1e-5 for view in views)
         assert not torch.equal(passes[0][0], passes[1][0])
-    assert loading.mimic.Fresh.__module__ == "oefsmc_lib.compressors.mimic"
+    assert loading.banks.Fresh.__module__ == "oefsmc_lib.compressors.banks"
 
 
 def test_mirs_literal_side_is_timed_with_the_loader_too(bench, monkeypatch):

@@ -113,7 +113,7 @@ def test_auxiliary_images_leave_the_order_of_the_few_alone(vgg, count_forwards):
 
 def test_auxiliary_images_come_in_turn_before_any_comes_again():
     steps = stage.Steps(samples(9, VGG), samples(8, VGG, seed=3), RATES, *of(setting(batch=4)))
-    drawn = [steps._next_aux().tolist() for _ in range(4)]
+    drawn = [steps._next_aux(8).tolist() for _ in range(4)]
     assert all(len(part) == 4 for part in drawn)
     assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == list(range(8)) and drawn[:2] != drawn[2:]
 
