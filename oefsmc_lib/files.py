@@ -2,7 +2,9 @@
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from oefsmc_lib.errors import InputError
 
@@ -54,8 +56,8 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write ``content`` to ``path`` so that no reader, crash or full disk ever sees a part of it.
+def write_whole(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Write ``content``, or let it write, so that no reader, crash or full disk ever sees a part of a file.
 
     A temporary file in the same folder is written, synced and renamed. Its name starts with a dot
     and ends in ``.tmp``: a kill leaves it behind, and every reader passes over it.
@@ -66,7 +68,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
     try:
         writable_folder(path.parent)
         with open(temporary, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -301,9 +301,7 @@ def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str,
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
     """The row that the run writes."""
-    fingerprint = sets.fingerprint(
-        experiment.dataset, image_size=experiment.image_size, skip_broken=experiment.skip_broken
-    )
+    fingerprint = sets.fingerprint(ready.train, ready.test)
     elsewhere = ready.source_fingerprint
     classes = len(ready.draw.counts)
     return Row.of(

@@ -225,7 +225,6 @@ def tiny(monkeypatch):
     from oefsmc_lib.images import elsewhere
     elsewhere._known.cache_clear()
     monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr(data, "fingerprint", lambda name, **_: f"print-{name}")
     monkeypatch.setattr(teachers, "load", load_teacher)
     yield sets
     elsewhere._known.cache_clear()

@@ -426,7 +426,7 @@ def test_the_id_hangs_on_teacher_data_and_source(tiny, monkeypatch):
 
 # --- refusals ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("settings, words", [
-    ({"n": 73, "m": 10}, "has 72 usable images besides the watch set, but the pool needs n=73"),
+    ({"n": 73, "m": 10}, "needs a pool of n=73 images, but the OOD source elsewhere has 90 usable images, of which 18 are set aside"),
     ({"ood_exclude": ("bus",)}, "ood_exclude names 'bus', but elsewhere has no such class"),
     ({"num": 80, "n": 80}, "training images, but the draw needs"),
     ({"imbalance": "counts", "counts": (5, 5)}, "counts names 2 classes, but tiny has 5"),

@@ -69,10 +69,9 @@ def _refuse_others(row: Row, experiment, ready) -> None:
     """Another teacher, other images or another version of the algorithm give another row, not this one."""
     from oefsmc_lib.images import sets
 
-    prints = sets.fingerprint(row.dataset, image_size=experiment.image_size, skip_broken=experiment.skip_broken)
     here = {
         "teacher_sha256": ready.teacher.sha256,
-        "data_fingerprint": prints,
+        "data_fingerprint": sets.fingerprint(ready.train, ready.test),
         "ood_fingerprint": ready.pool and ready.pool.fingerprint,
         "algorithm": ALGORITHM_VERSION,
         "few_indices": ready.draw.indices,

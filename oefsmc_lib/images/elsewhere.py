@@ -1,6 +1,7 @@
-"""OOD images, images from elsewhere: the pool and its purity filter, the watch set, eq. 4, and the labels of D_aux."""
+"""OOD images, images from elsewhere: eq. 4 and the labels of D_aux, the watch set, the pool and its purity filter."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.images import sets
 from oefsmc_lib.images.fewshot import generator, largest_remainder
+from oefsmc_lib.images.views import augment
+from oefsmc_lib.parameters.experiment import Experiment
 
 WATCHED = 128  # images of the watch set; a fifth of a source below 640
 
@@ -18,12 +22,13 @@ WATCHED = 128  # images of the watch set; a fifth of a source below 640
 NEAR_DUPLICATE = 0.98
 
 
+# --- eq. 4 and the labels of D_aux -------------------------------------------------------------
 def rates(beta: Tensor, alpha_min: str = "all") -> Tensor:
     r"""Eq. (4): complementary sampling rates Gamma_j = (alpha - beta_j) / (K alpha - 1).
 
-    ``beta`` (K,) are the class shares of D_few; alpha = max beta + min beta, so Gamma >= 0 and
-    sums to 1. ``alpha_min="nonzero"`` takes the minimum over classes that have images. With an
-    empty class, min beta = 0 and the head class gets no OOD image at all.
+    ``beta`` (K,) are the class shares of D_few, and alpha = max beta + min beta, so Gamma (K,) is never negative and
+    sums to 1. ``alpha_min="nonzero"`` takes the minimum over the classes that have images: with an empty class,
+    min beta = 0, and the head class gets no OOD image at all.
     """
     beta = beta.double()
     smallest = beta[beta > 0].min() if alpha_min == "nonzero" else beta.min()
@@ -33,15 +38,16 @@ def rates(beta: Tensor, alpha_min: str = "all") -> Tensor:
 
 
 def class_weights(gamma_rates: Tensor, kind: str = "k_gamma") -> Tensor:
-    """The class weight gamma_j of eq. (8), undefined in the paper: K Gamma_j, as in Open-Sampling.
+    """The class weights gamma_j of eq. (8), (K,) float32, from the rates Gamma of eq. (4).
 
-    ``one`` weighs all classes alike; ``normalised`` scales K Gamma so that its mean over drawn
-    labels is 1. (K,), float32.
+    The paper does not define them. ``k_gamma`` is K Gamma_j, as in Open-Sampling (Wei et al., 2022); ``normalised``
+    scales it so that its mean over drawn labels is 1; ``one`` weighs all classes alike.
     """
     k_gamma = len(gamma_rates) * gamma_rates
     if kind == "one":
         return torch.ones_like(gamma_rates).float()
     if kind == "normalised":
+        # K Gamma_j / sum_i Gamma_i K Gamma_i
         return (k_gamma / (gamma_rates * k_gamma).sum()).float()
     return k_gamma.float()
 
@@ -60,67 +66,15 @@ def draw_labels(gamma_rates: Tensor, m: int, sampling: str, source: torch.Genera
     return labels[torch.randperm(m, generator=source)]
 
 
+# --- the watch set, the pool and D_aux ---------------------------------------------------------
 @dataclass(frozen=True)
 class Pool:
-    """n unlabelled OOD images, as uint8 in the shape of the data."""
+    """Unlabelled OOD images, in the shape of the data."""
 
-    images: Tensor  # (n, C, H, W)
-    indices: list[int]  # positions in the source
+    images: Tensor  # (n, C, H, W) uint8
+    indices: list[int]  # (n,) positions in the source
     removed: int  # images that the purity filter took out
-    fingerprint: str
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, 256) mean-free unit vectors of 16x16 luma."""
-    from oefsmc_lib.images.sets import fit
-
-    gray = fit(images, (1, *images.shape[2:])).float()
-    small = F.adaptive_avg_pool2d(gray, 16).flatten(1)
-    small = small - small.mean(1, keepdim=True)
-    return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
-
-
-def _hashes(images: Tensor) -> list[bytes]:
-    return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.contiguous()]
-
-
-@lru_cache(maxsize=2)
-def _known(dataset: str, image_size: int | None, skip_broken: bool) -> tuple[frozenset, Tensor]:
-    """Hashes and thumbnails of every training and test image; labels are not looked at."""
-    from oefsmc_lib.images import sets
-
-    hashes: set[bytes] = set()
-    vectors = []
-    for split in ("train", "test"):
-        for images, _ in sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken).batches(2048):
-            hashes.update(_hashes(images))
-            vectors.append(_thumbnails(images).half())
-    return frozenset(hashes), torch.cat(vectors)
-
-
-def impure(images: Tensor, hashes: frozenset, thumbnails: Tensor) -> Tensor:
-    """Which images (N, C, H, W) are, exactly or nearly, in the known set: bool (N,)."""
-    exact = torch.tensor([digest in hashes for digest in _hashes(images)])
-    vectors = _thumbnails(images)
-    nearest = torch.full((len(images),), -1.0)
-    for chunk in thumbnails.split(20_000):
-        nearest = torch.maximum(nearest, (vectors @ chunk.float().T).amax(1))
-    return exact | (nearest >= NEAR_DUPLICATE)
-
-
-def draw_watch(experiment, shape: tuple[int, int, int]) -> Pool:
-    """The watch set: images of the source that only early stopping looks at, drawn by a generator of their own.
-
-    ``WATCHED`` pure images, or a fifth of what the source has where it has fewer than five times as many. They are
-    set aside before the pool is drawn, so neither n, m nor the rule of stopping changes either set.
-    """
-    source, allowed = _source(experiment, shape)
-    size = watch_size(len(allowed))
-    return (
-        _pure(experiment, shape, source, allowed, "watch", size)
-        if size
-        else Pool(torch.empty(0, *shape, dtype=torch.uint8), [], 0, source.fingerprint)
-    )
+    fingerprint: str  # of the source
 
 
 def watch_size(usable: int) -> int:
@@ -128,59 +82,106 @@ def watch_size(usable: int) -> int:
     return min(WATCHED, usable // 5)
 
 
-def draw_pool(experiment, shape: tuple[int, int, int], watch: Pool) -> Pool:
+def draw_watch(experiment: Experiment, shape: tuple[int, int, int]) -> Pool:
+    """The watch set: images of the source that only early stopping looks at.
+
+    These are ``WATCHED`` pure images, or a fifth of a source that has fewer than five times as many. They have a
+    generator of their own and are set aside before the pool is drawn, so neither n, m nor the rule of stopping changes
+    either set. Raises :class:`InputError` when the source holds hardly anything but pictures of the data set.
+    """
+    source, allowed = _source(experiment, shape)
+    size = watch_size(len(allowed))
+    watch = _pure(experiment, shape, source, allowed, "watch", size)
+    if (found := len(watch.indices)) < size:
+        raise InputError(
+            f"Without pictures of {experiment.dataset}, the OOD source {experiment.ood_source} has {found} images, too "
+            f"few for the watch set of {size}; name another ood_source."
+        )
+    return watch
+
+
+def draw_pool(experiment: Experiment, shape: tuple[int, int, int], watch: Pool) -> Pool:
     """n images of the source, without the excluded classes, the watch set, and pictures of the data set.
 
-    The source is shuffled by the seed and read until n pure images are found; a larger pool of a
-    seed contains the smaller one. Raises :class:`InputError` when the source has too few.
+    The seed shuffles the source, which is then read until n pure images are found. A larger pool of a seed therefore
+    contains the smaller one. Raises :class:`InputError` when the source has too few.
     """
     source, allowed = _source(experiment, shape)
     rest = allowed[~torch.isin(allowed, torch.tensor(watch.indices, dtype=torch.int64))]
-    return _pure(experiment, shape, source, rest, "pool", experiment.pool_size)
+    pool = _pure(experiment, shape, source, rest, "pool", experiment.pool_size)
+    watched, found = len(watch.indices), len(pool.indices)
+    if found < experiment.pool_size:
+        raise InputError(f"The run {shortage(experiment, watched + found, watched)}.")
+    return pool
 
 
-def _source(experiment, shape: tuple[int, int, int]):
+def draw_aux(pool: Pool, m: int, seed: int) -> Tensor:
+    """Positions in the pool (m,) of the auxiliary images, without replacement; m grows by adding to it."""
+    return torch.randperm(len(pool.images), generator=generator(seed, "aux"))[:m]
+
+
+def augmented_copies(images: Tensor, m: int, experiment: Experiment) -> tuple[Tensor, Tensor]:
+    """The control without OOD images: m augmented copies of the few in turn, and whose copy each is (m,)."""
+    origin = torch.arange(m) % len(images)
+    return augment(images[origin], experiment.augment, generator(experiment.seed, "aux")), origin
+
+
+def _source(experiment: Experiment, shape: tuple[int, int, int]) -> tuple[sets.ImageSet, Tensor]:
     """The source's images, and the positions (n,) of those whose class is not excluded."""
-    from oefsmc_lib.images import sets
-
-    source = sets.load(
-        experiment.ood_source,
-        "train",
-        skip_broken=experiment.skip_broken,
-        image_size=shape[1] if experiment.ood_source.startswith(sets.FOLDER) else None,
-    )
-    excluded = excluded_classes(experiment, source.class_names)
-    return source, torch.tensor([label not in excluded for label in source.labels.tolist()]).nonzero().flatten()
+    name = experiment.ood_source
+    size = shape[1] if name.startswith(sets.FOLDER) else None
+    source = sets.load(name, "train", image_size=size, skip_broken=experiment.skip_broken)
+    excluded = torch.tensor(excluded_classes(experiment, source.class_names), dtype=torch.int64)
+    return source, (~torch.isin(source.labels, excluded)).nonzero().flatten()
 
 
-def excluded_classes(experiment, class_names) -> set[int]:
+def _pure(
+    experiment: Experiment, shape: tuple[int, int, int], source: sets.ImageSet, allowed: Tensor, purpose: str, size: int
+) -> Pool:
+    """The first ``size`` pure images of these positions (fewer if there are no more), in the order of the seed."""
+    order = allowed[torch.randperm(len(allowed), generator=generator(experiment.seed, purpose))]
+    kept: list[int] = []
+    images, removed = [torch.empty(0, *shape, dtype=torch.uint8)], 0
+    for chunk in order.split(max(size, 256)):
+        if len(kept) == size:
+            break
+        candidates = sets.fit(source.take(chunk), shape)
+        bad = impure(candidates, *_known(experiment.dataset, experiment.image_size, experiment.skip_broken))
+        enough = (~bad).cumsum(0) <= size - len(kept)
+        images.append(candidates[~bad & enough])
+        kept += chunk[~bad & enough].tolist()
+        removed += int((bad & enough).sum())
+    return Pool(torch.cat(images), kept, removed, source.fingerprint)
+
+
+# --- is the source large enough? ---------------------------------------------------------------
+def excluded_classes(experiment: Experiment, class_names: Sequence[str]) -> list[int]:
     """Labels of the source's classes that ``ood_exclude`` names; refuses a name that the source does not have."""
     if unknown := sorted(set(experiment.ood_exclude) - set(class_names)):
         raise InputError(f"ood_exclude names {unknown[0]!r}, but {experiment.ood_source} has no such class.")
-    return {class_names.index(name) for name in experiment.ood_exclude}
+    return [class_names.index(name) for name in experiment.ood_exclude]
 
 
-def usable_images(experiment) -> int | None:
+def usable_images(experiment: Experiment) -> int | None:
     """Images of the source without the excluded classes, by its labels alone; None where the source is not here.
 
     Raises :class:`InputError` for a name in ``ood_exclude`` that the source does not have, and for a source that
     cannot be read.
     """
-    from oefsmc_lib.images import sets
-
-    counts = sets.class_counts(experiment.ood_source, skip_broken=experiment.skip_broken)
+    counts = sets.class_counts(experiment.ood_source)
     if counts is None:
         return None
     excluded = excluded_classes(experiment, [name for name, _ in counts])
     return sum(count for label, (_, count) in enumerate(counts) if label not in excluded)
 
 
-def shortage(experiment, usable: int) -> str | None:
+def shortage(experiment: Experiment, usable: int, watched: int | None = None) -> str | None:
     """Why a source with so many usable images cannot serve a run, and the way out; None where it can.
 
-    Pictures of the data set, which the purity filter takes out, are not known here; :func:`too_few` is about them.
+    ``watched`` of them are the watch set, by default as many as :func:`watch_size` says. Before a run, ``usable`` is
+    counted by labels; after the purity filter it is what the filter left.
     """
-    watch = watch_size(usable)
+    watch = watch_size(usable) if watched is None else watched
     room = usable - watch
     has = f"the OOD source {experiment.ood_source} has {usable} usable images" + (
         " without the classes of ood_exclude" if experiment.ood_exclude else ""
@@ -202,46 +203,36 @@ def shortage(experiment, usable: int) -> str | None:
     return None
 
 
-def _pure(experiment, shape, source, candidates_at: Tensor, purpose: str, size: int) -> Pool:
-    """The first ``size`` pure images among these positions of the source, in an order that seed and purpose decide."""
-    from oefsmc_lib.images import sets
-
-    order = candidates_at[torch.randperm(len(candidates_at), generator=generator(experiment.seed, purpose))]
-    hashes, thumbnails = _known(experiment.dataset, experiment.image_size, experiment.skip_broken)
-    kept, images, removed = [], [], 0
-    for chunk in order.split(max(size, 256)):
-        candidates = sets.fit(source.take(chunk), shape)
-        bad = impure(candidates, hashes, thumbnails)
-        enough = (~bad).cumsum(0) <= size - len(kept)
-        images.append(candidates[~bad & enough])
-        kept += chunk[~bad & enough].tolist()
-        removed += int((bad & enough).sum())
-        if len(kept) == size:
-            return Pool(torch.cat(images), kept, removed, source.fingerprint)
-    raise too_few(experiment, purpose, len(kept), size)
+# --- the purity filter -------------------------------------------------------------------------
+def impure(images: Tensor, hashes: frozenset[bytes], thumbnails: Tensor) -> Tensor:
+    """Which images (N, C, H, W) are, exactly or nearly, in the known set: bool (N,)."""
+    exact = torch.tensor([digest in hashes for digest in _hashes(images)], dtype=torch.bool)
+    vectors = _thumbnails(images)
+    nearest = torch.full((len(images),), -1.0)
+    for chunk in thumbnails.split(20_000):
+        nearest = torch.maximum(nearest, (vectors @ chunk.float().T).amax(1))
+    return exact | (nearest >= NEAR_DUPLICATE)
 
 
-def too_few(experiment, purpose: str, usable: int, size: int) -> InputError:
-    """What is said where a source cannot fill the pool or the watch set."""
-    if purpose == "watch":
-        return InputError(
-            f"The OOD source {experiment.ood_source} has {usable} usable images, but early stopping watches "
-            f"{size}; use another ood_source or finetune.stop=fixed."
-        )
-    return InputError(
-        f"The OOD source {experiment.ood_source} has {usable} usable images besides the watch set, but the pool "
-        f"needs n={size}; lower n and m, or name another ood_source."
-    )
+@lru_cache(maxsize=2)
+def _known(dataset: str, image_size: int | None, skip_broken: bool) -> tuple[frozenset[bytes], Tensor]:
+    """Hashes and thumbnails (N, 256) of every training and test image; labels are not looked at."""
+    hashes: set[bytes] = set()
+    vectors = []
+    for split in ("train", "test"):
+        for images, _ in sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken).batches(2048):
+            hashes.update(_hashes(images))
+            vectors.append(_thumbnails(images).half())
+    return frozenset(hashes), torch.cat(vectors)
 
 
-def draw_aux(pool: Pool, m: int, seed: int) -> Tensor:
-    """Positions in the pool (m,) of the auxiliary images, without replacement; m grows by adding to it."""
-    return torch.randperm(len(pool.images), generator=generator(seed, "aux"))[:m]
+def _hashes(images: Tensor) -> list[bytes]:
+    return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.contiguous()]
 
 
-def augmented_copies(images: Tensor, m: int, experiment) -> tuple[Tensor, Tensor]:
-    """The control without OOD images: m augmented copies of the few, in turn; and whose copy each is."""
-    from oefsmc_lib.images.views import augment
-
-    origin = torch.arange(m) % len(images)
-    return augment(images[origin], experiment.augment, generator(experiment.seed, "aux")), origin
+def _thumbnails(images: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 -> (N, 256): 16x16 luma as mean-free vectors of length 1."""
+    gray = sets.fit(images, (1, *images.shape[2:])).float()
+    small = F.adaptive_avg_pool2d(gray, 16).flatten(1)
+    small = small - small.mean(1, keepdim=True)
+    return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""The few images: how many of each class, in which class order, and which ones."""
+"""The few images, D_few: how many of each class, in which class order, and which ones."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.experiment import Experiment
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
     """A generator for one purpose ("few", "pool", "labels", "training"), independent of the others.
 
-    So adding OOD images leaves the few-shot draw as it was, and variants of a seed are paired.
+    Adding OOD images therefore leaves the few images as they were, and the variants of a seed are paired.
     """
     number = int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:7], "big")
     return torch.Generator().manual_seed(number)
 
 
+# --- how many of each class --------------------------------------------------------------------
 def largest_remainder(weights: list[float], total: int) -> list[int]:
     """Integers that add up to ``total``, in proportion to ``weights``; ties go to the earlier class."""
     scale = total / sum(weights)
@@ -30,8 +32,12 @@ def largest_remainder(weights: list[float], total: int) -> list[int]:
 
 
 def rounded(weights: list[float], num: int, rounding: str) -> list[int]:
-    """Integers in proportion to ``weights``: ``largest_remainder`` adds up to ``num`` and may leave classes empty;
-    ``floor`` loses images (10 become 7); ``at_least_one`` first gives each class one (10 become balanced)."""
+    """Integers in proportion to ``weights`` by one of three rules.
+
+    ``largest_remainder`` adds up to ``num`` and may leave classes empty. ``floor`` loses images: 10 become 7.
+    ``at_least_one`` first gives each class one image, so 10 images of 10 classes become balanced. It raises
+    :class:`InputError` when there are fewer images than classes.
+    """
     if rounding == "floor":
         return [int(num * weight / sum(weights) + 1e-9) for weight in weights]
     if rounding == "at_least_one":
@@ -42,23 +48,24 @@ def rounded(weights: list[float], num: int, rounding: str) -> list[int]:
 
 
 def long_tailed_counts(num: int, classes: int, ratio: float, rounding: str = "largest_remainder") -> list[int]:
-    """``num`` images, class j in proportion to ratio^(-j/(K-1)); classes may get none.
+    """``num`` images in a long tail: class j = 0 ... K-1 in proportion to ratio^(-j/(K-1)).
 
     With few images the integers cannot keep the ratio: 10 images of 10 classes at ratio 100 are
-    4 2 2 1 1 0 0 0 0 0. Differs from LDAM's convention, which fixes the largest class instead.
+    4 2 2 1 1 0 0 0 0 0. Differs from the convention of LDAM (Cao et al., 2019), which fixes the largest class instead
+    of the total.
     """
     return rounded([ratio ** (-j / max(classes - 1, 1)) for j in range(classes)], num, rounding)
 
 
 def step_counts(num: int, classes: int, ratio: float, rounding: str = "largest_remainder") -> list[int]:
-    """The first half of the classes (rounded up) weighs ``ratio`` times the second half."""
+    """``num`` images in a step: a class of the first half (rounded up) weighs ``ratio`` times one of the second."""
     head = (classes + 1) // 2
     return rounded([1.0] * head + [1 / ratio] * (classes - head), num, rounding)
 
 
-def counts_by_rank(experiment, classes: int) -> list[int]:
-    """Images of the head class first, in the order of ranks, whatever the imbalance."""
-    if experiment.imbalance == "counts":
+def counts_by_rank(experiment: Experiment, classes: int) -> list[int]:
+    """Images of each class (K,) in the order of ranks, the head class first."""
+    if experiment.counts is not None:  # imbalance=counts
         if len(experiment.counts) != classes:
             raise InputError(f"counts names {len(experiment.counts)} classes, but {experiment.dataset} has {classes}.")
         return list(experiment.counts)
@@ -68,34 +75,51 @@ def counts_by_rank(experiment, classes: int) -> list[int]:
     return rule(experiment.num, classes, experiment.ratio, experiment.rounding)
 
 
-def class_order(experiment, classes: int) -> list[int]:
-    """Which class has which rank: permuted by the seed, so that no class is always the head."""
+def groups(counts: list[int]) -> list[str]:
+    """The group of each class: ``head`` (m_j > M/K), ``tail`` (1 ... M/K) or ``absent`` (0)."""
+    even = sum(counts) / len(counts)
+    return ["absent" if not c else "head" if c > even else "tail" for c in counts]
+
+
+# --- which ones --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Draw:
+    """D_few as positions in the training set."""
+
+    indices: list[int]  # (M,)
+    counts: list[int]  # (K,) images m_j of each class
+    order: list[int]  # (K,) classes from head to tail
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images as a network reads them, with their labels."""
+
+    images: Tensor  # (N, C, H, W) float32, normalised
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def class_order(experiment: Experiment, classes: int) -> list[int]:
+    """Which class has which rank. The seed permutes the classes, so that no class is always the head."""
     if experiment.class_order == "index":
         return list(range(classes))
     return torch.randperm(classes, generator=generator(experiment.seed, "classes")).tolist()
 
 
-@dataclass(frozen=True)
-class Draw:
-    """D_few: positions in the training set, images per class, and the classes from head to tail."""
-
-    indices: list[int]
-    counts: list[int]  # by class index
-    order: list[int]  # class indices, head first
-
-
-def draw(labels: Tensor, classes: int, experiment) -> Draw:
+def draw(labels: Tensor, classes: int, experiment: Experiment) -> Draw:
     """Draw D_few from training labels (N,), without replacement.
 
-    Each class is shuffled once by the seed and its first m_j images are taken, so of two draws of a
-    seed the one with more images of a class contains the other's of that class. Raises
-    :class:`InputError` when a class has too few images.
+    The seed shuffles each class once, and its first m_j images are taken. Of two draws of a seed, the one with more
+    images of a class therefore contains the other's images of that class. Raises :class:`InputError` when a class has
+    too few images, or when rounding leaves none at all.
     """
     order = class_order(experiment, classes)
+    count_of = dict(zip(order, counts_by_rank(experiment, classes)))
+    counts = [count_of[j] for j in range(classes)]
     source = generator(experiment.seed, "few")
-    counts = [0] * classes
-    for rank, count in enumerate(counts_by_rank(experiment, classes)):
-        counts[order[rank]] = count
     indices: list[int] = []
     for j in range(classes):
         members = (labels == j).nonzero().flatten()
@@ -109,20 +133,3 @@ def draw(labels: Tensor, classes: int, experiment) -> Draw:
     if not indices:
         raise InputError(f"rounding={experiment.rounding} leaves no image of num={experiment.num}; raise num.")
     return Draw(indices, counts, order)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images ready for a network: float32 (N, C, H, W), normalised; labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def groups(counts: list[int]) -> list[str]:
-    """Class groups: ``head`` (m_j > M/K), ``tail`` (1 ... M/K) and ``absent`` (0)."""
-    even = sum(counts) / len(counts)
-    return ["absent" if not c else "head" if c > even else "tail" for c in counts]

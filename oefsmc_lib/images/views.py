@@ -1,33 +1,33 @@
-"""Random views of images: fresh ones, or a bank drawn once so that a teacher sees each only once."""
+"""Random views of images, which training sees instead of the images themselves."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BANK_BYTES = 2**30
+BANK_BYTES = 2**30  # the most memory that a bank of views may take
 
 
 def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
-    """A random view of each image (N, C, H, W), same shape and dtype.
+    """A random view of each image (N, C, H, W), of the same shape and type.
 
-    ``crop``: a crop from a reflected border of 1/8 of the side (4 pixels of 32); ``crop_flip``
-    adds a mirror at even odds; ``resized_crop_flip`` is ImageNet's (8-100 % of the area);
-    ``none`` returns the images.
+    ``crop`` reflects a border of an eighth of the side (4 pixels of 32) around the image and crops; ``crop_flip`` also
+    mirrors every second image on average; ``resized_crop_flip`` is ImageNet's crop of 8 to 100 % of the area, with
+    mirroring; ``none`` returns the images.
     """
     if kind == "none":
         return images
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     if kind == "resized_crop_flip":
         views = torch.stack([_resized_crop(image, source) for image in images])
     else:
-        border = height // 8
+        border, device = height // 8, images.device
         padded = F.pad(images.float(), (border,) * 4, mode="reflect").to(images.dtype)
-        rows, columns = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(images.device)
-        row = rows[:, None] + torch.arange(height, device=images.device)
-        column = columns[:, None] + torch.arange(width, device=images.device)
-        pick = torch.arange(count, device=images.device)[:, None, None, None]
-        channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-        views = padded[pick, channel, row[:, None, :, None], column[:, None, None, :]]
+        tops, lefts = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(device)  # (N,) each
+        rows = tops[:, None] + torch.arange(height, device=device)  # (N, H)
+        columns = lefts[:, None] + torch.arange(width, device=device)  # (N, W)
+        image = torch.arange(count, device=device)[:, None, None, None]
+        channel = torch.arange(channels, device=device)[None, :, None, None]
+        views = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]  # (N, C, H, W)
     if kind.endswith("flip"):
         mirrored = torch.rand(count, generator=source).to(images.device) < 0.5
         views = torch.where(mirrored[:, None, None, None], views.flip(3), views)
@@ -35,7 +35,10 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
 
 
 def _resized_crop(image: Tensor, source: torch.Generator) -> Tensor:
-    """Area 8-100 %, aspect 3/4-4/3, resized back; the centre when ten tries do not fit."""
+    """A crop (C, h, w) of 8-100 % of the area and of aspect 3/4-4/3, resized to (C, H, W).
+
+    The whole image is returned when ten drawn crops did not fit into it.
+    """
     _, height, width = image.shape
     for _ in range(10):
         area, aspect = torch.rand(2, generator=source).tolist()

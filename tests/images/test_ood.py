@@ -141,7 +141,8 @@ def test_excluded_classes_stay_out(tiny):
 
 
 def test_a_source_with_too_few_images_is_refused(tiny):
-    with pytest.raises(InputError, match="has 72 usable images besides the watch set, but the pool needs n=73; lower n and m"):
+    with pytest.raises(InputError, match="^The run needs a pool of n=73 images, .* has 90 usable images, of which 18 are set aside .*; "
+                                         "set n to at most 72, or name a larger ood_source"):
         pool_of(experiment(n=73))
 
 
@@ -221,8 +222,21 @@ def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
     tiny["elsewhere", "train"].images[30:] = clean
     watch, pool = elsewhere.draw_watch(experiment(), SHAPE), pool_of(experiment(n=66))      # 24 of 120 are watched
     assert sorted(watch.indices + pool.indices) == list(range(30, 120)) and pool.removed <= 30 and watch.removed <= 30
-    with pytest.raises(InputError, match="has 66 usable images"):
+    with pytest.raises(InputError, match="n=67 images, .* has 90 usable images, of which 24 are set aside .* at most 66"):
         pool_of(experiment(n=67))
+
+
+def test_a_source_of_pictures_of_the_data_set_has_no_watch_set(tiny):
+    tiny["elsewhere", "train"].images[:80] = tiny["tiny", "train"].images[:80]
+    with pytest.raises(InputError, match="Without pictures of tiny, .* elsewhere has 10 images, too few for .* of 18; name"):
+        elsewhere.draw_watch(experiment(), SHAPE)
+
+
+def test_a_source_whose_classes_are_all_excluded_is_empty_and_refused(tiny):
+    nothing = {"ood_exclude": tiny["elsewhere", "train"].class_names}
+    assert elsewhere.draw_watch(experiment(**nothing), SHAPE).images.shape == (0, *SHAPE)
+    with pytest.raises(InputError, match="has 0 usable images without the classes of ood_exclude, of which 0 are set aside"):
+        pool_of(experiment(**nothing))
 
 
 @pytest.mark.parametrize("exclude", [(), ("elsewhere-1",), ("elsewhere-0", "elsewhere-2")])
@@ -234,8 +248,9 @@ def test_a_source_is_said_to_be_too_small_exactly_where_the_draw_fails(tiny, mon
     assert usable == 90 - 30 * len(exclude)
     most = next(n for n in range(90, 0, -1) if elsewhere.shortage(experiment(n=n, **wanted), usable) is None)
     assert len(pool_of(experiment(n=most, **wanted)).indices) == most == usable - elsewhere.watch_size(usable)
-    with pytest.raises(InputError, match="usable images besides the watch set"):
+    with pytest.raises(InputError) as refusal:
         pool_of(experiment(n=most + 1, **wanted))
+    assert str(refusal.value) == f"The run {elsewhere.shortage(experiment(n=most + 1, **wanted), usable)}."
 
 
 def test_flat_images_are_no_duplicates_of_each_other():
