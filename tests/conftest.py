@@ -49,6 +49,15 @@ def one_store():
         del os.environ["OEFSMC_OUTPUTS"]
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty data folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("OEFSMC_DATA", str(folder))
+    return folder
+
+
 def source(seed=0):
     """A generator for code that asks for torch's. What it draws is torch's matter, so no test may hang on it."""
     return torch.Generator().manual_seed(seed)

@@ -18,9 +18,10 @@ def read(name: str, root: Path) -> Arrays:
 
     Raises :class:`InputError` when a file is missing or is not the published one.
     """
+    from torchvision import datasets
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    reader = _reader(name)
+    reader = getattr(datasets, name.upper())  # CIFAR10 or CIFAR100
     place, archive = root / reader.base_folder, root / reader.filename
     with TemporaryDirectory() as scratch:
         if not place.is_dir():
@@ -40,7 +41,9 @@ def read(name: str, root: Path) -> Arrays:
 
 def download(name: str, root: Path) -> None:
     """Download and unpack the published files; :class:`InputError` says what to do where that fails."""
-    reader = _reader(name)
+    from torchvision import datasets
+
+    reader = getattr(datasets, name.upper())
     try:
         reader(root, download=True)
     except (OSError, RuntimeError) as error:  # no network, a proxy's page, a full disk
@@ -48,8 +51,3 @@ def download(name: str, root: Path) -> None:
             f"{name} could not be downloaded ({first_line(error)}); put {reader.filename} in {root} by other means."
         ) from error
 
-
-def _reader(name: str):
-    from torchvision import datasets  # here, because importing it takes seconds
-
-    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]

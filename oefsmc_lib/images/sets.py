@@ -217,7 +217,7 @@ def get(name: str) -> str:
     """Download a set or build its cache; returns where it is. :class:`InputError` says how to get the others."""
     if source_of(name).reads == "cifar" and locate(name) is None:
         cifar.download(name, writable_folder(data_folder()))
-    if _here(name).archived:
+    if f"{name}.npz" in _here(name).places:
         load(name, "train")  # caches it
     return str(locate(name))
 
@@ -252,17 +252,16 @@ def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
         return images
     if {images.shape[1], channels} - {1, 3}:
         raise ValueError(f"fit knows gray and RGB, not {images.shape[1]} and {channels} channels")
-    return torch.cat([_fit_floats(part.float(), channels, height, width) for part in images.split(1000)])
-
-
-def _fit_floats(images: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """:func:`fit` for float images of 0 to 255; rounding once, at the end."""
-    if channels < images.shape[1]:
-        images = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     scale = max(height / images.shape[2], width / images.shape[3])
     size = max(height, round(images.shape[2] * scale)), max(width, round(images.shape[3] * scale))
-    if size != tuple(images.shape[2:]):
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    images = images[:, :, top : top + height, left : left + width]
-    return images.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1).contiguous()
+    parts = []
+    for part in images.split(1000):  # floats take four times the memory
+        pixels = part.float()
+        if channels < images.shape[1]:
+            pixels = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if size != tuple(images.shape[2:]):
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+        pixels = pixels[:, :, top : top + height, left : left + width].round().clamp(0, 255).to(torch.uint8)
+        parts.append(pixels.expand(-1, channels, -1, -1))
+    return torch.cat(parts)

@@ -38,11 +38,6 @@ class Source:
         """A user's own folder, which has no record."""
         return self.name.startswith(FOLDER)
 
-    @property
-    def archived(self) -> bool:
-        """It may lie in the data folder as ``<name>.npz``."""
-        return f"{self.name}.npz" in self.places
-
     def tree(self) -> Path:
         """The folder of a ``tree`` or ``lazy`` set."""
         return data_folder() / self.places[-1]  # an absolute path, as a user's own is, stays as it is

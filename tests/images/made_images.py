@@ -11,15 +11,6 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import sets
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """An empty data folder."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("OEFSMC_DATA", str(folder))
-    return folder
-
-
 def mark(name, splits=("train", "test"), **settings):
     """The fingerprint of a set as a run has it, over all splits."""
     return sets.fingerprint(*(sets.load(name, split, **settings) for split in splits))

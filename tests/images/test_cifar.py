@@ -8,11 +8,13 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from made_images import batch, cifar_arrays, home, mark, pixels, publish, remove, save, save_batches, sentence, truncate  # noqa: F401
+from made_images import batch, cifar_arrays, mark, pixels, publish, remove, save, save_batches, sentence, truncate
 from torchvision import datasets
 
 from oefsmc_lib.images import sets
 from oefsmc_lib.images.sources import SOURCES
+
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_fingerprint_is_of_content_not_of_the_file(home, monkeypatch):
@@ -31,7 +33,8 @@ def test_fingerprint_is_of_content_not_of_the_file(home, monkeypatch):
     with tarfile.open(home / "cifar-10-python.tar.gz", "w:gz") as tar:
         tar.add(folder, "cifar-10-batches-py")
     remove(folder)
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5((home / "cifar-10-python.tar.gz").read_bytes()).hexdigest())
+    checksum = hashlib.md5((home / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", checksum)
     assert mark("cifar10") == both
 
 

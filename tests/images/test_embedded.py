@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from made_images import home, mark, sentence  # noqa: F401
+from made_images import mark, sentence
 
 from oefsmc_lib.images import embedded, sets
+
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_mnist5k_is_mlxtends_digits_split_by_class_and_padded():

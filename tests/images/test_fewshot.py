@@ -1,5 +1,4 @@
-"""The draw of the few images: counts, class order, nesting, saved draws."""
-
+"""The draw of the few images: counts, class order, nesting."""
 
 import pytest
 import torch
@@ -133,13 +132,14 @@ def test_imbalance_leaves_the_class_order_and_num_the_images_alone():
 
 
 def test_purposes_have_generators_of_their_own():
-    numbers = {purpose: torch.rand(3, generator=fewshot.generator(0, purpose)).tolist() for purpose in ("few", "pool", "labels")}
+    numbers = {purpose: torch.rand(3, generator=fewshot.generator(0, purpose)).tolist()
+               for purpose in ("few", "pool", "labels")}
     assert len({tuple(value) for value in numbers.values()}) == 3
     assert numbers["few"] == torch.rand(3, generator=fewshot.generator(0, "few")).tolist()
 
 
 def test_a_class_with_too_few_images_is_refused():
-    with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; lower num"):
+    with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; lower"):
         fewshot.draw(LABELS, 10, Experiment(num=400))
 
 
@@ -147,5 +147,3 @@ def test_groups_are_head_tail_and_absent():
     assert fewshot.groups([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]) == ["head"] * 3 + ["tail"] * 2 + ["absent"] * 5
     assert fewshot.groups([2, 2]) == ["tail", "tail"]                     # even: none is above M / K
 
-
-# --- saved draws ---------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_images import WNIDS, home, imagenet, mark, picture, published_tiny_imagenet, sentence, tree, truncate  # noqa: F401
+from made_images import WNIDS, imagenet, mark, picture, published_tiny_imagenet, sentence, tree, truncate
 from PIL import Image
 
 from oefsmc_lib.images import folders, sets
+
+pytestmark = pytest.mark.usefixtures("home")
 
 
 # --- a folder per class ------------------------------------------------------------------------
@@ -139,8 +141,8 @@ def broken_file(root, kind):
 def test_broken_image_is_named_or_left_out_and_counted(tmp_path, kind):
     root = tree(tmp_path / "set")
     path = broken_file(root, kind)
-    for call in (sets.load, lambda name, split: sets.check(name)):
-        sentence(lambda: call(f"folder:{root}", "train"), path, "skip_broken=true")
+    for call in (lambda: sets.load(f"folder:{root}", "train"), lambda: sets.check(f"folder:{root}")):
+        sentence(call, path, "skip_broken=true")
     train, test = (sets.load(f"folder:{root}", split, skip_broken=True) for split in ("train", "test"))
     assert (len(train), train.broken, len(test), test.broken) == (6, 1, 6, 0)
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from made_images import home, pixels, save, sentence, truncate  # noqa: F401
+from made_images import pixels, save, sentence, truncate
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
 from oefsmc_lib.images import sets
+
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"\x80\x04K\x01.", "half"])

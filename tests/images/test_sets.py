@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_images import (  # noqa: F401
+from made_images import (
     WNIDS,
     cifar_arrays,
-    home,
     imagenet,
     mark,
     picture,
@@ -33,10 +33,12 @@ from oefsmc_lib.images.sources import SOURCES
 REAL = os.environ.get("OEFSMC_TEST_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="OEFSMC_TEST_DATA names no folder of real image sets")
 
+pytestmark = pytest.mark.usefixtures("home")
+
 
 def test_import_loads_no_heavy_package_and_touches_no_disk(tmp_path):
-    code = ("import sys, oefsmc_lib.images.sets; print([m for m in ('torchvision', 'sklearn', 'mlxtend', 'PIL', 'scipy', "
-            "'pandas') if m in sys.modules])")
+    code = ("import sys, oefsmc_lib.images.sets; print([m for m in ('torchvision', 'sklearn', 'mlxtend', 'PIL', "
+            "'scipy', 'pandas') if m in sys.modules])")
     absent = tmp_path / "absent"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                              env=os.environ | {"OEFSMC_DATA": str(absent),
@@ -128,9 +130,10 @@ def unclean(home):
     picture(root / "train" / "dog" / "deeper" / "0.png", color=(1, 2, 3))
 
 
-MADE = {                                                # name -> what makes it in the data folder
+MADE = {                                                   # name -> what makes it in the data folder
     **dict.fromkeys(embedded.SETS, lambda home: None), "cifar10": save, "imagenet": imagenet,
-    "scenes": lambda home: np.savez(home / "scenes.npz", x_train=pixels(9), y_train=np.arange(9) % 3),   # three have none
+    # three classes have none
+    "scenes": lambda home: np.savez(home / "scenes.npz", x_train=pixels(9), y_train=np.arange(9) % 3),
     "cifar10 batches": lambda home: None, "tiny-imagenet": published_tiny_imagenet,
     "tiny-imagenet npz": own_npz_beside_the_tree, "folder:unclean": unclean}
 
@@ -261,7 +264,7 @@ def test_every_made_set_has_a_function_and_a_record():
 def test_get_of_the_others(home, tmp_path):
     assert sets.get("mnist5k") and sets.get("photos")
     for name in ("scenes", "textures", "imagenet", "tiny-imagenet", "folder:" + str(tmp_path / "absent")):
-        sentence(lambda: sets.get(name))
+        sentence(partial(sets.get, name))
     published_tiny_imagenet(home)
     assert sets.get("tiny-imagenet") == str(home / "tiny-imagenet.npz")
 
