@@ -50,4 +50,3 @@ def download(name: str, root: Path) -> None:
         raise InputError(
             f"{name} could not be downloaded ({first_line(error)}); put {reader.filename} in {root} by other means."
         ) from error
-

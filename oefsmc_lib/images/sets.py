@@ -35,9 +35,7 @@ class ImageSet:
     images: Tensor | LazyImages  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
     class_names: tuple[str, ...]  # (K,)
-    fingerprint: (
-        str  # 12 hex digits of SHA-256 over shape, labels and pixels; of a lazy set, over the names of its files
-    )
+    fingerprint: str  # SHA-256 (12 digits) over shape, labels and pixels; of a lazy set, over the names of its files
     broken: int = 0  # images that were left out because they do not decode
 
     def __len__(self) -> int:
@@ -139,7 +137,10 @@ def _arrays(
 
 
 def _is_current(archive: Path, listing: Listing | None) -> bool:
-    """Whether an archive may be used. One without ``source`` is a user's own; one whose folder is gone stays good."""
+    """Whether an archive still holds what the folder holds.
+
+    One without ``source`` is a user's own and is taken as it is; one whose folder is gone stays good.
+    """
     if not archive.exists():
         return False
     notes = npz.read(archive, splits=())
@@ -147,7 +148,7 @@ def _is_current(archive: Path, listing: Listing | None) -> bool:
 
 
 def _splits(source: Source, arrays: Arrays) -> tuple[str, ...]:
-    """The splits that must be whole among these arrays: both of CIFAR, else ``train`` and what is there."""
+    """The splits that these arrays ought to hold: both of CIFAR; of others ``train``, and ``test`` if it is there."""
     return SPLITS if source.reads == "cifar" or arrays.keys() & {"x_test", "y_test"} else SPLITS[:1]
 
 
