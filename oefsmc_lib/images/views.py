@@ -11,8 +11,8 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     """A random view of each image (N, C, H, W), same shape and dtype.
 
     ``crop``: a crop from a reflected border of 1/8 of the side (4 pixels of 32); ``crop_flip``
-    adds a mirror at even odds; ``resized_crop_flip`` is ImageNet's (8-100 % of the area);
-    ``none`` returns the images.
+    adds a mirror at even odds; ``shift`` moves by up to 2 pixels, onto black; ``resized_crop_flip`` is ImageNet's
+    (8-100 % of the area); ``none`` returns the images.
     """
     if kind == "none":
         return images
@@ -20,8 +20,8 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     if kind == "resized_crop_flip":
         views = torch.stack([_resized_crop(image, source) for image in images])
     else:
-        border = height // 8
-        padded = F.pad(images.float(), (border,) * 4, mode="reflect").to(images.dtype)
+        border, mode = (2, "constant") if kind == "shift" else (height // 8, "reflect")
+        padded = F.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype)
         rows, columns = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(images.device)
         row = rows[:, None] + torch.arange(height, device=images.device)
         column = columns[:, None] + torch.arange(width, device=images.device)
