@@ -1,14 +1,12 @@
 """Every switch of one run: typed, validated, hashable.
 
-An :class:`Experiment` is all that decides an outcome besides the data and the teacher. Its
-``key`` hashes only the switches that its method and variant read, so that two experiments that
-must give the same numbers share a key; ``pipeline`` adds the checksums of data and teacher.
-Defaults are those of ``params/`` and are explained there and in each field below.
+An :class:`Experiment` is all that decides an outcome besides the data and the teacher. Its ``key`` hashes only the
+switches that its method and variant read, so that two experiments that must give the same numbers share a key;
+``pipeline`` adds the checksums of data and teacher. Each field is explained beside it.
 """
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
@@ -145,9 +143,7 @@ class Experiment(Settings):
                 "use contribution=own"
             )
         if self.kd == "kl" and self.method in ("fskd", "cd"):
-            raise ValueError(
-                f"kd=kl adds a loss on logits, but {self.method} solves layer by layer; use mir or practise"
-            )
+            raise ValueError(f"kd=kl is a loss on logits, but {self.method} solves layer by layer; use mir or practise")
         if practise and plan and not re.fullmatch(r"drop[1-9]\d*", plan):
             raise ValueError(f"plan={plan} removes channels, but practise drops blocks; use plan=drop1, drop2, ...")
         if not practise and re.fullmatch(r"drop\d+", plan):
@@ -197,9 +193,8 @@ class Experiment(Settings):
     @property
     def finetuning(self) -> str:
         """``none``, ``cd`` (CD's own recipe) or ``common`` (the stage that every variant shares)."""
-        if PARTS[self.variant].finetuning == "own":
-            return "cd" if self.method == "cd" else "none"
-        return "common"
+        own = "cd" if self.method == "cd" else "none"
+        return own if PARTS[self.variant].finetuning == "own" else "common"
 
     @property
     def reads_aux(self) -> bool:
@@ -280,7 +275,6 @@ class Experiment(Settings):
             raise InputError(parse.sentence(error, where)) from None
 
 
-@cache
 def known_keys() -> tuple[str, ...]:
     """Every key of an experiment, dotted: ``num``, ``fskd.rho``, ..."""
     return tuple(parse.flat(Experiment().model_dump()))
