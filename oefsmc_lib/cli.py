@@ -178,7 +178,7 @@ def teacher_train(
     again: bool = False,
 ) -> None:
     """Train a teacher: dataset=... model=... [width=...] [image_size=...]. Resumes where it was killed."""
-    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.parameters import profiles
     from oefsmc_lib.teacher import teachers
 
     chosen = settings_of(settings)
@@ -187,7 +187,7 @@ def teacher_train(
         raise InputError(
             f"A teacher has no switch {unknown[0]!r}; it has dataset, model, width, image_size and device."
         )
-    experiment = grid.profile_for(chosen, profile).experiment(chosen)
+    experiment = profiles.profile_for(chosen, profile).experiment(chosen)
     name = teachers.name_of(experiment.model, experiment.width, experiment.dataset)
     if teachers.exists(name) and not again:
         raise InputError(f"The teacher {name} is there already; --again trains it anew, which makes other rows.")
@@ -229,11 +229,11 @@ def run(
     again: Annotated[bool, typer.Option(help="compute although the row is there")] = False,
 ) -> None:
     """One run, one row. Without a data set the embedded one; its defaults come from the data set's profile."""
-    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.parameters import profiles
     from oefsmc_lib.rows.store import Store
 
-    chosen = (grid.read_yaml(file) if file else {}) | settings_of(settings)
-    used = grid.profile_for(chosen, profile)
+    chosen = (profiles.read_yaml(file) if file else {}) | settings_of(settings)
+    used = profiles.profile_for(chosen, profile)
     experiment = used.experiment(chosen, str(file) if file else "the settings")
     store = Store()
     rows = [] if again or save else store.find(experiment.key)

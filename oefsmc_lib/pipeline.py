@@ -31,6 +31,7 @@ from oefsmc_lib.rows.row import Row
 from oefsmc_lib.student import evaluation
 from oefsmc_lib.student.finetune import Watch, finetune
 from oefsmc_lib.teacher import networks, teachers
+from oefsmc_lib.teacher.devices import device_named
 
 
 @dataclass(frozen=True)
@@ -95,23 +96,10 @@ class Shared:
         return store[key]
 
 
-def device_of(experiment: Experiment) -> torch.device:
-    """``auto`` is the GPU where there is one; a device that is missing is refused."""
-    name = experiment.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {experiment.device!r} is not here; use device=cpu or device=auto.") from error
-    return device
-
-
 def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     """Load, draw and label; everything that can be refused is refused here, before long work."""
     shared = shared or Shared()
-    device = device_of(experiment)
+    device = device_named(experiment.device)
     name, size, skip = experiment.dataset, experiment.image_size, experiment.skip_broken
     train, test = (
         shared.get(
@@ -288,7 +276,9 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
-    guessed = evaluation.predictions(student.model, ready.test, ready.teacher.normalise, device_of(experiment))
+    guessed = evaluation.predictions(
+        student.model, ready.test, ready.teacher.normalise, device_named(experiment.device)
+    )
     return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | evaluation.cost(
         student.model, ready.teacher, student.structure
     )
@@ -323,5 +313,5 @@ def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, pro
         kept={name: len(channels) for name, channels in student.structure.kept.items()},
         dropped=student.structure.dropped,
         **measured,
-        **provenance.here(device_of(experiment)),
+        **provenance.here(device_named(experiment.device)),
     )

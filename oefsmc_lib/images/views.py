@@ -11,8 +11,8 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     """A random view of each image (N, C, H, W), of the same shape and type.
 
     ``crop`` reflects a border of an eighth of the side (4 pixels of 32) around the image and crops; ``crop_flip`` also
-    mirrors every second image on average; ``resized_crop_flip`` is ImageNet's crop of 8 to 100 % of the area, with
-    mirroring; ``none`` returns the images.
+    mirrors every second image on average; ``shift`` moves the image by up to 2 pixels onto black;
+    ``resized_crop_flip`` is ImageNet's crop of 8 to 100 % of the area, with mirroring; ``none`` returns the images.
     """
     if kind == "none":
         return images
@@ -20,8 +20,8 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     if kind == "resized_crop_flip":
         views = torch.stack([_resized_crop(image, source) for image in images])
     else:
-        border, device = height // 8, images.device
-        padded = F.pad(images.float(), (border,) * 4, mode="reflect").to(images.dtype)
+        border, mode = (2, "constant") if kind == "shift" else (height // 8, "reflect")
+        padded, device = F.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype), images.device
         tops, lefts = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(device)  # (N,) each
         rows = tops[:, None] + torch.arange(height, device=device)  # (N, H)
         columns = lefts[:, None] + torch.arange(width, device=device)  # (N, W)

@@ -1,8 +1,7 @@
 """Grids: YAML in ``params/grids`` becomes validated experiments.
 
 A grid is blocks of products over switches, on a profile's defaults (:mod:`oefsmc_lib.parameters.profiles`). Nothing
-here decides a number: the experiments carry every switch, and tables show exactly the rows that their
-grid expands to.
+here decides a number: the experiments carry every switch, and tables show exactly the rows that their grid expands to.
 """
 
 import itertools
@@ -15,17 +14,8 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import Experiment, known_keys
 from oefsmc_lib.parameters.keys import digest
-from oefsmc_lib.parameters.profiles import (
-    Profile,
-    find,
-    flat,
-    load_profile,
-    names,
-    nearest,
-    profile_for,
-    read_yaml,
-    union,
-)  # noqa: F401
+from oefsmc_lib.parameters.parse import flat, nearest
+from oefsmc_lib.parameters.profiles import Profile, find, load_profile, read_yaml, union
 
 
 @dataclass(frozen=True)
@@ -41,11 +31,10 @@ class Grid:
     def cells(self) -> dict[str, list[Experiment]]:
         """Experiments that share a teacher and a draw: all seeds and variants of one method, data set and num."""
         grouped: dict[str, list[Experiment]] = {}
-        for experiment in self.experiments:
-            mark = digest([experiment.dataset, experiment.model, experiment.width, experiment.method])
-            dataset = re.sub(r"\W+", "_", experiment.dataset)  # folder:PATH must not become a path
-            label = f"{experiment.method}-{dataset}-{experiment.num}-{experiment.imbalance}-{mark[:4]}"
-            grouped.setdefault(label, []).append(experiment)
+        for e in self.experiments:
+            mark = digest([e.dataset, e.model, e.width, e.method])[:4]
+            dataset = re.sub(r"\W+", "_", e.dataset)  # folder:PATH must not become a path
+            grouped.setdefault(f"{e.method}-{dataset}-{e.num}-{e.imbalance}-{mark}", []).append(e)
         return grouped
 
 
@@ -53,6 +42,7 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
     """Expand and validate a grid of ``params/grids`` (or a path to one) under a profile, as a whole.
 
     ``only`` keeps the experiments whose switches have these values; a list names several that will do.
+    Raises :class:`InputError` with the file, the block and the switch at fault.
     """
     profile = load_profile(profile) if isinstance(profile, str) else profile
     own = name.endswith((".yaml", ".yml"))
@@ -60,36 +50,40 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
     content = read_yaml(path)
     unknown = sorted(set(content) - {"title", "blocks"})
     if unknown or not isinstance(content.get("blocks"), list) or not content["blocks"]:
-        raise InputError(
-            f"{path} needs a list `blocks`, and may have a `title`" + (f"; it has {unknown[0]!r}." if unknown else ".")
-        )
+        has = f"; it has {unknown[0]!r}" if unknown else ""
+        raise InputError(f"{path} needs a list `blocks`, and may have a `title`{has}.")
     found: dict[str, Experiment] = {}
     for number, block in enumerate(content["blocks"], 1):
-        where = f"{path.name}, block {number}"
-        for experiment in _expand(block, profile, where):
+        for experiment in _expand(block, profile, f"{path.name}, block {number}"):
             found.setdefault(experiment.key, experiment)
-    experiments = [e for e in found.values() if _matches(e, only or {})]
-    return Grid(path.stem, profile, str(content.get("title", path.stem)), experiments, str(path) if own else name)
+    for key in only or {}:
+        if key not in known_keys():
+            raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
+    kept = [e for e in found.values() if _matches(e, only or {})]
+    return Grid(path.stem, profile, str(content.get("title", path.stem)), kept, str(path) if own else name)
 
 
-def grids_of(profile: str, only: dict[str, Any] | None = None) -> list[Grid]:
+def grids_of(profile: str) -> list[Grid]:
     """The grids of a profile: those that it or a union (``paper``) names; else all of ``params/grids`` but smoke."""
-    if (members := union(profile)) is not None:
-        return [load_grid(name, member, only) for member, grids in members.items() for name in grids]
-    loaded = load_profile(profile)
-    listed = [name for name in names("params/grids") if name != "smoke"] if loaded.grids is None else loaded.grids
-    return [load_grid(name, loaded, only) for name in listed]
+    return chosen(None, profile)
 
 
 def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -> list[Grid]:
-    """A named grid under a profile, once for each member of a union; without a name, every grid of the profile."""
-    if name is None or (members := union(profile)) is None:
-        found = grids_of(profile, only) if name is None else [load_grid(name, profile, only)]
+    """A named grid under a profile, once for each member of a union; without a name, every grid of the profile.
+
+    Raises :class:`InputError` where the union has no such grid, and where ``only`` leaves no experiment.
+    """
+    if (members := union(profile)) is None:
+        loaded = load_profile(profile)
+        pairs = [(loaded, each) for each in ([name] if name else loaded.listed())]
     else:
-        found = [load_grid(name, member, only) for member, grids in members.items() if name in grids]
-        if not found:
-            known = sorted({grid for grids in members.values() for grid in grids})
-            raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {nearest(name, known)}?")
+        pairs = [
+            (load_profile(part), each) for part, grids in members.items() for each in grids if name in (None, each)
+        ]
+        if not pairs:
+            near = nearest(name, itertools.chain(*members.values()))
+            raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {near}?")
+    found = [load_grid(each, part, only) for part, each in pairs]
     if only and not any(grid.experiments for grid in found):
         wanted = ", ".join(f"{key}={' or '.join(map(str, _listed(values)))}" for key, values in only.items())
         raise InputError(
@@ -100,6 +94,7 @@ def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -
 
 
 def _expand(block: Any, profile: Profile, where: str) -> Iterable[Experiment]:
+    """The product of a block's switches."""
     if not isinstance(block, dict):
         raise InputError(f"In {where}, a block should hold `switch: value` pairs, but holds {type(block).__name__}.")
     axes = []
@@ -114,29 +109,22 @@ def _expand(block: Any, profile: Profile, where: str) -> Iterable[Experiment]:
                 )
             value = profile.lists[value[1:]]
         # A switch whose value is itself a list (ood_exclude) is written as a list of lists.
-        axes.append([(key, item) for item in (value if isinstance(value, list) else [value])])
+        axes.append([(key, item) for item in _listed(value)])
     for combination in itertools.product(*axes):
-        settings = dict(combination)
-        yield profile.experiment(_relative(settings, where), where)
+        yield profile.experiment(_relative(dict(combination), where), where)
 
 
 def _relative(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """``m: 2M`` stands for twice the few images, ``m: M/2`` for half."""
-    m = settings.get("m")
-    if isinstance(m, str) and "M" in m and isinstance(settings.get("num"), int):
-        factor, _, divisor = m.partition("M")
-        try:
-            size = int(settings["num"] * (float(factor) if factor else 1) / (float(divisor[1:]) if divisor else 1))
-        except ValueError as error:
-            raise InputError(f"In {where}, m={m!r} is not a number of images; write 20, 2M or M/2.") from error
-        return settings | {"m": size}
-    return settings
+    m, num = settings.get("m"), settings.get("num")
+    if not (isinstance(m, str) and "M" in m and isinstance(num, int)):
+        return settings
+    if not (parts := re.fullmatch(r"(\d+(?:\.\d+)?)?M(?:/([1-9]\d*))?", m)):
+        raise InputError(f"In {where}, m={m!r} is not a number of images; write 20, 2M or M/2.")
+    return settings | {"m": int(num * float(parts[1] or 1) / int(parts[2] or 1))}
 
 
 def _matches(experiment: Experiment, only: dict[str, Any]) -> bool:
-    for key in only:
-        if key not in known_keys():
-            raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
     have = flat(experiment.model_dump()) | experiment.switches()  # the second with plan, m and n resolved
     return all(any(_same(have[key], value) for value in _listed(values)) for key, values in only.items())
 

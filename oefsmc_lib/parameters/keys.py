@@ -1,36 +1,37 @@
 """Which switches each stage reads, as one table, and the key that hashes them.
 
-A run's key covers exactly what the run reads, so two experiments that must give the same numbers share a key. The stages
-that variants share (a draw, a training, a recovered student, a finished student) have keys of the same kind.
+A run's key covers exactly what the run reads, so two experiments that must give the same numbers share a key. The
+stages that variants share (a draw, a training, a recovered student, a finished student) have keys of the same kind.
 """
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oefsmc_lib.parameters.experiment import Experiment
 
 
 def _always(_experiment) -> bool:
     return True
 
 
-# (stage, what it reads, when). A name with @ stands for another stage, or for a section of switches (@method, @finetune).
+# Stage, switches that it reads, when it reads them. A name with @ stands for all that another stage reads, or for a
+# section of switches: @finetune, or the method's own, @method.
 READS = (
     ("draw", "dataset image_size skip_broken num imbalance class_order seed", _always),
     ("draw", "ratio rounding", lambda e: e.imbalance in ("long_tail", "step")),
     ("draw", "counts", lambda e: e.imbalance == "counts"),
     ("source", "ood_source ood_exclude", _always),
-    ("aux images", "aux m", _always),  # D_aux without its labels
-    ("aux images", "@source n", lambda e: e.aux == "ood"),
-    ("aux images", "augment", lambda e: e.aux != "ood"),
+    ("aux_images", "aux m", _always),  # D_aux without its labels
+    ("aux_images", "@source n", lambda e: e.aux == "ood"),
+    ("aux_images", "augment", lambda e: e.aux != "ood"),
     ("rates", "ood_labels", _always),  # of eq. 4, which labels, class weights and w=complement read
     ("rates", "alpha_min", lambda e: e.ood_labels == "complementary"),
     ("aux", "@aux_images @rates", _always),  # D_aux with its labels
     ("aux", "label_sampling", lambda e: e.aux == "ood" and e.ood_labels != "teacher"),
-    (
-        "training",
-        "@draw model width method plan @method",
-        _always,
-    ),  # by eq. 7, of a given structure: no label, no importance
+    # The training recovers a given structure by eq. 7, which reads no label and no importance.
+    ("training", "@draw model width method plan @method", _always),
     ("training", "augment kd", lambda e: e.method in ("mir", "practise")),
     ("training", "@aux_images", lambda e: e.recovers_jointly or e.weighs_classes),
     ("training", "lam", lambda e: e.recovers_jointly),
@@ -43,6 +44,7 @@ READS = (
     ("outcome", "@rates eta gamma", lambda e: e.finetuning == "common" and e.finetune.scale_lr),
     ("outcome", "@aux eta gamma gamma_mean redraw", lambda e: e.finetunes_on_aux),
 )
+# Where a key has what a switch comes to, instead of the switch itself.
 RESOLVED = {
     "plan": "resolved_plan",
     "m": "aux_size",
@@ -50,13 +52,14 @@ RESOLVED = {
     "recovery_images": "recovery_size",
     "class_aware": "weighs_classes",
 }
+# What a method's solver leaves alone.
 UNREAD = {("fskd", "minnorm"): ("rho",), ("cd", "exact"): ("iterations", "lr"), ("cd", "adam"): ("rho", "milestones")}
 
 
-def reads(experiment, stage: str) -> dict[str, Any]:
+def reads(experiment: "Experiment", stage: str) -> dict[str, Any]:
     """The switches that a stage of an experiment reads, flat, with what was left open resolved.
 
-    Stages: ``draw``, ``source``, ``aux images``, ``rates``, ``aux``, ``training``, ``recovery``, ``outcome``.
+    Stages: ``draw``, ``source``, ``aux_images``, ``rates``, ``aux``, ``training``, ``recovery``, ``outcome``.
 
     >>> from oefsmc_lib.parameters.experiment import Experiment
     >>> reads(Experiment(variant="native_ft"), "source")
@@ -65,24 +68,22 @@ def reads(experiment, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _, names, _ in (line for line in READS if line[0] == stage and line[2](experiment)):
         for name in names.split():
-            if name == "@method":
-                found |= _method(experiment)
-            elif name == "@finetune":
-                found |= {f"finetune.{key}": value for key, value in experiment.finetune.model_dump().items()}
+            if name in ("@method", "@finetune"):
+                found |= _section(experiment, experiment.method if name == "@method" else "finetune")
             elif name.startswith("@"):
-                found |= reads(experiment, name[1:].replace("_", " "))
+                found |= reads(experiment, name[1:])
             else:
                 found[name] = getattr(experiment, RESOLVED.get(name, name))
     return found
 
 
-def _method(experiment) -> dict[str, Any]:
-    """The section of the method, without what its solver does not read and with CD's ridge resolved."""
-    method, section = experiment.method, getattr(experiment, experiment.method).model_dump()
-    if method == "cd":
+def _section(experiment: "Experiment", name: str) -> dict[str, Any]:
+    """A section of switches, without what its solver does not read and with CD's ridge resolved."""
+    section = getattr(experiment, name).model_dump()
+    if name == "cd":
         section["rho"] = experiment.cd_rho
-    unread = UNREAD.get((method, section.get("solver")), ())
-    return {f"{method}.{key}": value for key, value in section.items() if key not in unread}
+    unread = UNREAD.get((name, section.get("solver")), ())
+    return {f"{name}.{key}": value for key, value in section.items() if key not in unread}
 
 
 def digest(value: Any) -> str:

@@ -1,39 +1,36 @@
 """From plain settings to an experiment's fields, and from a fault to one sentence."""
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from oefsmc_lib.errors import InputError
 
 
-def dotted(model: type[BaseModel]) -> list[str]:
-    """Every key of a model, dotted: ``num``, ``fskd.rho``, ..."""
-    keys = []
-    for name, field in model.model_fields.items():
-        inner = type(field.default).model_fields if isinstance(field.default, BaseModel) else None
-        keys += [name] if inner is None else [f"{name}.{each}" for each in inner]
-    return keys
-
-
-def nest(settings: dict[str, Any], known: list[str], where: str) -> dict[str, Any]:
-    """``{"fskd.rho": 1}`` -> ``{"fskd": {"rho": 1}}``; unknown keys are refused with the nearest right one."""
-    flat: dict[str, Any] = {}
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """``{"fskd": {"rho": 1}}`` -> ``{"fskd.rho": 1}``."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+        found |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def nest(settings: dict[str, Any], known: Iterable[str], where: str) -> dict[str, Any]:
+    """``{"fskd.rho": 1}`` -> ``{"fskd": {"rho": 1}}``; an unknown key is refused with the nearest right one."""
     nested: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in flat(settings).items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else "; see `oefsmc run --help`"
-            raise InputError(f"Unknown key {key!r} in {where}{hint}")
+            raise InputError(f"Unknown key {key!r} in {where}; did you mean {nearest(key, known)}?")
         outer, _, inner = key.partition(".")
-        if inner:
-            nested.setdefault(outer, {})[inner] = value
-        else:
-            nested[outer] = value
+        (nested.setdefault(outer, {}) if inner else nested)[inner or outer] = value
     return nested
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """The known word that is most like a mistyped one."""
+    return (difflib.get_close_matches(str(word), list(known), n=1, cutoff=0) or ["none"])[0]
 
 
 def sentence(error: ValidationError, where: str) -> str:

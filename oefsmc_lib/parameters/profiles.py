@@ -4,8 +4,6 @@
 grids that each of them computes; it has no defaults of its own.
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import project_root
 from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.parameters.parse import flat, nearest
 
 SECTIONS = {"defaults": dict, "lists": dict, "compute": bool, "grids": list}
 
@@ -31,13 +30,9 @@ class Profile:
         """The profile's defaults with ``settings`` over them."""
         return Experiment.parse(flat(self.defaults) | flat(settings), where)
 
-
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """``{"fskd": {"rho": 1}}`` -> ``{"fskd.rho": 1}``."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return found
+    def listed(self) -> list[str]:
+        """The names of its grids."""
+        return [name for name in names("params/grids") if name != "smoke"] if self.grids is None else self.grids
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -55,12 +50,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} should hold `key: value` lines, but holds {type(content).__name__}.")
     return content
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that a mistyped one is likely to mean."""
-    known = list(known)
-    return (difflib.get_close_matches(str(word), known, n=1, cutoff=0.4) or known or ["none"])[0]
 
 
 def names(folder: str) -> list[str]:
@@ -94,42 +83,35 @@ def _sections(path: Path) -> dict[str, Any]:
 
 def load_profile(name: str) -> Profile:
     """``embedded``, ``cifar10``, ``cifar10+cpu``, ...: later parts lie over earlier ones."""
-    defaults, lists, compute, grids = {}, {}, False, None
+    merged: dict[str, Any] = {"defaults": {}, "lists": {}}
     for part in name.split("+"):
         content = _sections(find("params", part, "profile"))
-        defaults |= flat(content.get("defaults", {}))
-        lists |= content.get("lists", {})
-        compute, grids = content.get("compute", compute), content.get("grids", grids)
-    profile = Profile(name, defaults, lists, compute, grids)
+        content["defaults"] = merged["defaults"] | flat(content.get("defaults", {}))
+        merged |= content | {"lists": merged["lists"] | content.get("lists", {})}
+    profile = Profile(name, **merged)
     profile.experiment({}, f"the profile {name}")
     return profile
 
 
 def profile_for(settings: dict[str, Any], name: str | None = None) -> Profile:
     """The named profile; else the one of the settings' data set; else plain defaults; embedded for no data set."""
-    if name:
-        return load_profile(name)
     dataset = settings.get("dataset")
-    if dataset is None:
-        return load_profile("embedded")
+    if name or dataset is None:
+        return load_profile(name or "embedded")
     for candidate in names("params"):
-        content = read_yaml(project_root() / "params" / f"{candidate}.yaml").get("defaults") or {}
+        content = read_yaml(find("params", candidate, "profile")).get("defaults") or {}
         if content.get("dataset") == dataset:
             return load_profile(candidate)
     return Profile("none")
 
 
-def union(name: str) -> dict[str, list[str] | None] | None:
+def union(name: str) -> dict[str, list[str]] | None:
     """``{profile: its grids}`` of a union such as ``paper``; None for a profile of its own."""
     path = project_root() / "params" / f"{name}.yaml"
     if not path.is_file() or "profiles" not in (content := read_yaml(path)):
         return None
     members = content["profiles"]
-    if (
-        set(content) != {"profiles"}
-        or not isinstance(members, dict)
-        or not members
-        or not all(isinstance(grids, list) and grids for grids in members.values())
-    ):
+    fits = set(content) == {"profiles"} and isinstance(members, dict) and members
+    if not fits or not all(isinstance(grids, list) and grids for grids in members.values()):
         raise InputError(f"{path} should hold `profiles:` alone, with a list of grids for each profile.")
     return members

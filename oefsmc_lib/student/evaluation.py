@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from oefsmc_lib.images.fewshot import groups
 from oefsmc_lib.teacher import cost as network_cost
+from oefsmc_lib.teacher.devices import multiplies_bfloat16
 
 EVALUATION_BATCH = 64  # fastest on CPUs; larger batches fall out of cache
 SAMPLE, CAUTION, WORTHWHILE = 200, 2.0, 0.2  # of `predictions` in bfloat16
@@ -29,7 +30,8 @@ def predictions(model: nn.Module, images, normalise, device) -> Tensor:
         return logits(model, images, indices, normalise, device)
 
     every = torch.arange(len(images))
-    if not _multiplies_bfloat16(torch.device(device)) or len(images) < 2 * SAMPLE:
+    device = torch.device(device)
+    if device.type != "cpu" or not multiplies_bfloat16(device) or len(images) < 2 * SAMPLE:
         return run(every).argmax(1)
     sample = every[:: len(images) // SAMPLE]
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,12 +60,6 @@ def _doubtful(rough: Tensor, shift: float, seen: Tensor | bool = False) -> Tenso
     """Indices of images whose largest logit leads by too little; a NaN leads by too little."""
     first, second = rough.topk(2, dim=1).values.unbind(1)
     return (~(first - second > CAUTION * shift) & ~torch.as_tensor(seen)).nonzero()[:, 0]
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether an x86 processor has instructions for it; emulated, it would be slower than float32."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples, generator
-from oefsmc_lib.parameters.experiment import Finetune
+from oefsmc_lib.parameters.sections import Finetune
 from oefsmc_lib.progress import bar
 from oefsmc_lib.student import rebalance
 

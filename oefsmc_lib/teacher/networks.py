@@ -5,15 +5,17 @@ Parameter names are those of the teacher files: ``features.<i>`` and ``classifie
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.parameters.parse import nearest
 
-VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+POOL = 0
+VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512, POOL)
 
 
 class VGG(nn.Module):
@@ -27,7 +29,7 @@ class VGG(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for size in VGG16:
-            if size == "M":
+            if size == POOL:
                 layers.append(nn.MaxPool2d(2))
                 continue
             out = max(1, int(size * width))
@@ -62,22 +64,23 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+def _stage(channels: int, out: int, blocks: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(BasicBlock(channels, out, stride), *(BasicBlock(out, out, 1) for _ in range(blocks - 1)))
+
+
 class ResNet(nn.Module):
     """ResNet-20/32/56 of He et al. 2016 for 32x32 images, 16-32-64 channels."""
 
     def __init__(self, depth: int, classes: int, channels: int = 3, width: float = 1.0):
         super().__init__()
-        sizes = [max(2, 2 * int(8 * 2**stage * width)) for stage in range(3)]
-        self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(sizes[0])
-        before = sizes[0]
-        for stage, size in enumerate(sizes):
-            blocks = []
-            for index in range((depth - 2) // 6):
-                blocks.append(BasicBlock(before, size, 2 if stage and not index else 1))
-                before = size
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(before, classes)
+        first, second, third = (max(2, 2 * int(8 * 2**stage * width)) for stage in range(3))
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(channels, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks, stride=1)
+        self.layer2 = _stage(first, second, blocks, stride=2)
+        self.layer3 = _stage(second, third, blocks, stride=2)
+        self.fc = nn.Linear(third, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -107,30 +110,23 @@ class Architecture:
         """An all-zero input (N, C, H, W) for tracing."""
         return torch.zeros(images, self.channels, self.image_size, self.image_size)
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 def _torchvision(architecture: Architecture) -> nn.Module:
-    import difflib
-
     from torchvision import models
 
-    names = models.list_models(module=models)
-    if architecture.name not in names:
-        ours = ["vgg16", "resnet20", "resnet32", "resnet56"]
-        near = difflib.get_close_matches(architecture.name, ours + names, n=1, cutoff=0.3) or ours[:1]
-        raise InputError(f"Unknown model {architecture.name!r}; did you mean {near[0]}?")
+    name, known = architecture.name, models.list_models(module=models)
+    if name not in known:
+        near = nearest(name, ["vgg16", "resnet20", "resnet32", "resnet56", *known])
+        raise InputError(f"Unknown model {name!r}; did you mean {near}?")
     if architecture.channels != 3:
         raise InputError(
-            f"{architecture.name} reads 3 channels, but the images have {architecture.channels}; "
-            "use model=vgg16 or resnet32."
+            f"{name} reads 3 channels, but the images have {architecture.channels}; use model=vgg16 or resnet32."
         )
     factor = {"width_mult": architecture.width} if architecture.width != 1 else {}
     try:
-        return models.get_model(architecture.name, weights=None, num_classes=architecture.classes, **factor)
+        return models.get_model(name, weights=None, num_classes=architecture.classes, **factor)
     except TypeError as error:
-        raise InputError(f"{architecture.name} has no width factor; use width=1.") from error
+        raise InputError(f"{name} has no width factor; use width=1.") from error
 
 
 def stem(model: str, width: float) -> str:
@@ -145,10 +141,9 @@ def feature_module(model: nn.Module) -> str:
     after its ReLU; MobileNetV2 and its kin: ``features``. Raises :class:`InputError` elsewhere.
     """
     children = dict(model.named_children())
-    if isinstance(children.get("features"), nn.Sequential):
-        stack = list(children["features"])
+    if isinstance(features := children.get("features"), nn.Sequential):
         pools = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-        return f"features.{len(stack) - 2}" if isinstance(stack[-1], pools) else "features"
+        return f"features.{len(features) - 2}" if isinstance(features[-1], pools) else "features"
     for name in ("layer4", "layer3"):
         if name in children:
             return name
@@ -166,20 +161,18 @@ def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """
     last = feature_module(model)
     if last.startswith("features"):
-        stack = list(model.features.named_children())
+        stack = list(model.get_submodule("features").named_children())
         end = int(last.split(".")[1]) + 1 if "." in last else len(stack)
         return [(f"features.{name}", module) for name, module in stack[:end]]
-    stem_pieces: list[tuple[str, nn.Module]] = []
+    pieces: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():
-        if re.fullmatch(r"layer\d", name):
-            stem_pieces += [(f"{name}.{index}", block) for index, block in module.named_children()]
-        elif not stem_pieces or not stem_pieces[-1][0].startswith("layer"):
-            stem_pieces.append((name, module))
+        blocks = [(f"{name}.{index}", block) for index, block in module.named_children()]
+        pieces += blocks if re.fullmatch(r"layer\d", name) else [(name, module)]
         if name == last:
             break
     if isinstance(model, ResNet):  # its ReLU is a function, not a module
-        stem_pieces.insert(2, ("relu", nn.ReLU()))
-    return stem_pieces
+        pieces.insert(2, ("relu", nn.ReLU()))
+    return pieces
 
 
 def run_pieces(pieces: list[tuple[str, nn.Module]], x: Tensor) -> Tensor:

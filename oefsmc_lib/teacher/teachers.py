@@ -9,11 +9,9 @@ set's teachers are trained unasked.
 import hashlib
 import json
 import re
-import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import safetensors.torch
 import torch
@@ -27,12 +25,8 @@ from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.teacher import training
+from oefsmc_lib.teacher.devices import device_named, multiplies_bfloat16
 from oefsmc_lib.teacher.networks import Architecture, stem
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings at once cost time, nothing else
-    fcntl = None
 
 
 class Card(BaseModel):
@@ -52,7 +46,7 @@ class Card(BaseModel):
     sha256: str  # of the weights' file
 
     @model_validator(mode="after")
-    def _statistics_for_each_channel(self):
+    def _statistics_for_each_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need {self.channels} values, one a channel")
         return self
@@ -104,7 +98,7 @@ def load(model: str, width: float, dataset: str, num_classes: int, channels: int
         )
     teacher = read(name) if exists(name) else train(dataset, model, width, image_size=image_size, unless_there=True)
     asked = Architecture(model, num_classes, channels, width, image_size)
-    for field, value in asked.as_dict().items():
+    for field, value in asdict(asked).items():
         if (has := getattr(teacher.architecture, field)) != value:
             raise InputError(
                 f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
@@ -118,15 +112,20 @@ def exists(name: str) -> bool:
     return all((folder() / f"{name}{suffix}").is_file() for suffix in (".json", ".safetensors"))
 
 
-def read_card(name: str) -> dict:
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"The teacher's file {path} cannot be read ({error.strerror}); copy it again or train the teacher."
+        ) from error
+
+
+def read_card(name: str) -> dict[str, Any]:
     """A teacher's card with the defaults of older ones; :class:`InputError` if it is none. Reads no weights."""
     path = folder() / f"{name}.json"
     try:
-        return Card.model_validate_json(path.read_bytes()).model_dump()
-    except OSError as error:
-        raise InputError(
-            f"The teacher's card {path} cannot be read ({error.strerror}); copy it again or train the teacher."
-        ) from error
+        return Card.model_validate_json(_bytes(path)).model_dump()
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "all of it"
@@ -138,24 +137,18 @@ def read_card(name: str) -> dict:
 
 def read(name: str) -> Teacher:
     """The teacher under this name in the data folder, verified as :func:`load` says."""
-    card = read_card(name)
-    path = folder() / f"{name}.safetensors"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The teacher's weights {path} cannot be read ({error.strerror}); copy them again or train the teacher."
-        ) from error
+    card, path = read_card(name), folder() / f"{name}.safetensors"
+    content = _bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if found != card["sha256"]:
         raise InputError(
-            f"The checksum of {path} is {found[:12]}..., but its card says {str(card['sha256'])[:12]}...; "
+            f"The checksum of {path} is {found[:12]}..., but its card says {card['sha256'][:12]}...; "
             "copy both files again or train the teacher."
         )
     return assemble(content, card, path)
 
 
-def assemble(content: bytes, card: dict, path: Path) -> Teacher:
+def assemble(content: bytes, card: dict[str, Any], path: Path) -> Teacher:
     """A teacher from the bytes of its weights and its card; raises :class:`InputError` naming the tensor at fault."""
     try:
         weights = safetensors.torch.load(content)
@@ -166,24 +159,22 @@ def assemble(content: bytes, card: dict, path: Path) -> Teacher:
         model = architecture.build()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     for key in sorted(wanted.keys() | weights.keys()):
-        fault = (
-            "is missing"
-            if key not in weights
-            else "does not belong to this network"
-            if key not in wanted
-            else f"has shape {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
-            if weights[key].shape != wanted[key].shape
-            else "is not finite (NaN or infinity)"
-            if not weights[key].isfinite().all()
-            else None
-        )
-        if fault:
+        if fault := _fault(weights.get(key), wanted.get(key)):
             raise InputError(f"The tensor {key} of {path} {fault}; copy the teacher again or train it.")
     model.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, strict=False)
-    mean, std = (torch.tensor(card[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
-    return Teacher(
-        model.eval().requires_grad_(False), architecture, card, hashlib.sha256(content).hexdigest(), mean, std
-    )
+    mean, std = (per_channel(card[key]) for key in ("mean", "std"))
+    return Teacher(model.eval().requires_grad_(False), architecture, card, card["sha256"], mean, std)
+
+
+def _fault(tensor: Tensor | None, wanted: Tensor | None) -> str | None:
+    """What is wrong with a tensor of a file, by the network's own."""
+    if tensor is None:
+        return "is missing"
+    if wanted is None:
+        return "does not belong to this network"
+    if tensor.shape != wanted.shape:
+        return f"has shape {tuple(tensor.shape)} instead of {tuple(wanted.shape)}"
+    return None if tensor.isfinite().all() else "is not finite (NaN or infinity)"
 
 
 # --- training one ------------------------------------------------------------------------------
@@ -193,58 +184,55 @@ def train(
     width: float,
     *,
     image_size: int | None = None,
-    skip_broken: bool = False,
-    epochs: int | None = None,
-    lr: float | None = None,
-    seed: int = 0,
     device: str = "auto",
     unless_there: bool = False,
+    **changes,
 ) -> Teacher:
     """Train a teacher by the recipe of its data set, save it with its card and return it.
 
-    A killed training goes on after its last finished epoch when called again. The test images are
-    used once, at the end, for the card. One process trains a teacher at a time; with
-    ``unless_there`` the others then take what it made. Raises :class:`InputError` for missing data,
-    an unknown network, divergence or a full disk.
+    ``changes`` are fields of the recipe, such as ``epochs`` and ``seed``; None leaves the recipe's own. A killed
+    training goes on after its last finished epoch when called again. The test images are used once, at the end, for
+    the card. One process trains a teacher at a time; with ``unless_there`` the others then take what it made. Raises
+    :class:`InputError` for missing data, an unknown network, a missing device, divergence or a full disk.
     """
-    name = name_of(model, width, dataset)
-    with _alone(name):
+    name, where = name_of(model, width, dataset), device_named(device)
+    lock = writable_folder(folder()) / f".{name}.lock"
+    with training.alone(lock, f"Another process trains the teacher {name}; waiting for it."):
         if unless_there and exists(name):
             return read(name)
-        images, test = (
-            sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken) for split in ("train", "test")
-        )
-        where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        changes = {key: value for key, value in {"epochs": epochs, "lr": lr}.items() if value is not None}
-        recipe = training.recipe_for(dataset, where, seed=seed, **changes)
-        mean, std = statistics(images)
+        images, test = (sets.load(dataset, split, image_size=image_size) for split in ("train", "test"))
         architecture = Architecture(model, images.num_classes, images.shape[0], width, images.shape[1])
+        asked = {key: value for key, value in changes.items() if value is not None}
+        recipe = replace(training.RECIPES.get(dataset, training.Recipe()), bf16=multiplies_bfloat16(where), **asked)
+        card = _describe(dataset, architecture, images, recipe)
+        mean, std = per_channel(card["mean"]), per_channel(card["std"])
         checkpoint = folder() / f"{name}.partial.safetensors"
         network = training.fit(architecture, images, lambda x: normalise(x, mean, std), recipe, checkpoint, where)
-        size = {"width": width, "channels": architecture.channels, "image_size": architecture.image_size}
-        card = {
-            "model": model,
-            "dataset": dataset,
-            "classes": architecture.classes,
-            **size,
-            "mean": _decimals(mean),
-            "std": _decimals(std),
-            "data_fingerprint": images.fingerprint,
-            "weights": "float16 (vectors float32)",
-            "recipe": str(recipe),
-        }
         _save(name, pack(network), card, test, where)
         checkpoint.unlink(missing_ok=True)
         return read(name)
 
 
-def statistics(images: sets.ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation a channel, (C, 1, 1), of at most 10,000 images evenly spread over the set."""
+def _describe(dataset: str, architecture: Architecture, images: sets.ImageSet, recipe: training.Recipe) -> dict:
+    """What a card says before its teacher is measured; mean and std are of at most 10,000 images, to four digits."""
     sample = images.take(range(0, len(images), -(-len(images) // 10_000)))
-    deviation, mean = torch.std_mean(sample.double().div_(255), dim=(0, 2, 3), correction=0)
-    # rounded as on the card, for the card is what a reader has
-    mean, std = ((10_000 * value).round().div(10_000).float().view(-1, 1, 1) for value in (mean, deviation))
-    return mean, std.clamp(min=1e-4)
+    std, mean = torch.std_mean(sample.double().div_(255), dim=(0, 2, 3), correction=0)
+    size = asdict(architecture)
+    return {
+        "model": size.pop("name"),
+        "dataset": dataset,
+        **size,
+        "mean": mean.round(decimals=4).tolist(),
+        "std": std.round(decimals=4).clamp(min=1e-4).tolist(),
+        "data_fingerprint": images.fingerprint,
+        "weights": "float16 (vectors float32)",
+        "recipe": str(recipe),
+    }
+
+
+def per_channel(values: list[float]) -> Tensor:
+    """One number a channel in the shape (C, 1, 1), float32."""
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
 def pack(model: nn.Module) -> bytes:
@@ -258,11 +246,7 @@ def pack(model: nn.Module) -> bytes:
     )
 
 
-def _decimals(values: Tensor) -> list[float]:
-    return [round(value, 4) for value in values.flatten().tolist()]
-
-
-def _save(name: str, content: bytes, card: dict, test: sets.ImageSet, device: torch.device) -> None:
+def _save(name: str, content: bytes, card: dict[str, Any], test: sets.ImageSet, device: torch.device) -> None:
     """Measure what the file will hold, then write weights and card; weights without a card are no teacher."""
     weights, path = folder() / f"{name}.safetensors", folder() / f"{name}.json"
     teacher = assemble(content, card | {"sha256": hashlib.sha256(content).hexdigest()}, weights)
@@ -270,24 +254,6 @@ def _save(name: str, content: bytes, card: dict, test: sets.ImageSet, device: to
     path.unlink(missing_ok=True)
     write_whole(weights, content)
     write_whole(path, json.dumps(teacher.card | {"test_accuracy": accuracy(teacher, test)}, indent=1) + "\n")
-
-
-@contextmanager
-def _alone(name: str):
-    """Hold a teacher's lock; the system drops it when the process ends, however it ends."""
-    lock = writable_folder(folder()) / f".{name}.lock"
-    try:
-        file = open(lock, "a")
-    except PermissionError as error:
-        raise InputError(f"Cannot write {lock}: permission denied; name another folder with OEFSMC_DATA.") from error
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Another process trains the teacher {name}; waiting for it.", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @torch.inference_mode()
@@ -301,17 +267,17 @@ def accuracy(teacher: Teacher, images: sets.ImageSet, batch: int = 500) -> float
     return right / len(images)
 
 
-def available() -> list[dict]:
+def available() -> list[dict[str, Any]]:
     """The cards in the data folder, each with its ``name`` and, if it cannot be used as it is, a ``problem``."""
     cards = []
     for path in sorted(folder().glob("[!.]*.json")):
         try:
-            card = {"name": path.stem, **read_card(path.stem)}
-            if not path.with_suffix(".safetensors").is_file():
+            card = read_card(path.stem)
+            if not exists(path.stem):
                 card["problem"] = f"{path.with_suffix('.safetensors')} is missing; copy it or train the teacher"
         except InputError as error:
-            card = {"name": path.stem, "problem": str(error)}
-        cards.append(card)
+            card = {"problem": str(error)}
+        cards.append({"name": path.stem, **card})
     return cards
 
 
@@ -329,6 +295,5 @@ def check(name: str, evaluate: bool = False) -> dict:
 
 def _command(model: str, width: float, dataset: str, image_size: int) -> str:
     native = {"tiny-imagenet": 64, "imagenet": 224}.get(dataset, None if dataset.startswith(sets.FOLDER) else 32)
-    return f"oefsmc teacher train dataset={dataset} model={model} width={width:g}" + (
-        f" image_size={image_size}" if image_size != native else ""
-    )
+    size = "" if image_size == native else f" image_size={image_size}"
+    return f"oefsmc teacher train dataset={dataset} model={model} width={width:g}{size}"

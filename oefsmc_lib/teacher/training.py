@@ -2,7 +2,10 @@
 
 import json
 import math
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +30,7 @@ class Recipe:
     epochs: int = 40
     lr: float = 0.1  # its peak: linear up over the warm-up, then linear to 0
     batch: int = 128
-    augment: str = "crop_flip"  # of views.augment, or `shift`
+    augment: str = "crop_flip"  # of views.augment
     warmup: float = 0.15  # share of all steps
     momentum: float = 0.9
     weight_decay: float = 5e-4  # on matrices only
@@ -54,28 +57,33 @@ RECIPES = {
 }
 
 
-def recipe_for(dataset: str, device: torch.device, **changes) -> Recipe:
-    """The recipe of a data set (the general one for folders), in bf16 where the device is made for it."""
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        bf16 = device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return replace(RECIPES.get(dataset, Recipe()), bf16=bf16, **changes)
+@contextmanager
+def alone(path: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock of a file, which the system drops when the process ends, however it ends.
+
+    Says ``waiting`` while another process has it. Raises :class:`InputError` where it cannot be written or locked.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o666)  # other users may train the same teacher
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(waiting, file=sys.stderr, flush=True)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise InputError(f"Cannot lock {path} ({error}); name another folder with OEFSMC_DATA.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def rate(step: int, steps: int, recipe: Recipe) -> float:
     """The learning rate of one step: linear up, then linear to 0."""
     warm = max(1, round(recipe.warmup * steps))
     return recipe.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-
-
-def shift(images: Tensor, source: torch.Generator, pixels: int = 2) -> Tensor:
-    """Each image (N, C, H, W) moved by up to ``pixels`` in both directions, onto black."""
-    count, _, height, width = images.shape
-    places = F.pad(images, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
-    down, right = torch.randint(0, 2 * pixels + 1, (2, count), generator=source)
-    return places[torch.arange(count), :, down, right]
 
 
 def fit(
@@ -89,12 +97,10 @@ def fit(
     """
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(recipe.seed)
-        model = architecture.build().to(device, memory_format=torch.channels_last).train()
+        model = architecture.build().to(device).to(memory_format=torch.channels_last).train()
         optimiser = _sgd(model, recipe)
-        about = json.dumps(
-            {"architecture": architecture.as_dict(), "recipe": asdict(recipe), "data": images.fingerprint}
-        )
-        done = _resume(checkpoint, about, model, optimiser)
+        about = {"architecture": asdict(architecture), "recipe": asdict(recipe), "data": images.fingerprint}
+        done = _resume(checkpoint, json.dumps(about), model, optimiser)
         if isinstance(images.images, Tensor):
             images = replace(images, images=images.images.to(device))
         steps = max(1, len(images) // recipe.batch)  # a smaller last batch is left out
@@ -105,7 +111,9 @@ def fit(
                 raise InputError(
                     f"The training diverged in epoch {epoch + 1} of {recipe.epochs}; use a rate below lr={recipe.lr:g}."
                 )
-            write_whole(checkpoint, _pack(epoch + 1, about, model, optimiser))
+            header = {"epoch": str(epoch + 1), "about": json.dumps(about)}
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in _state(model, optimiser).items()}
+            write_whole(checkpoint, safetensors.torch.save(tensors, header))
         next(ticks, None)  # the bar goes when it is exhausted
     return model
 
@@ -121,8 +129,7 @@ def _epoch(model, optimiser, images: ImageSet, normalise, recipe: Recipe, epoch:
     for chosen, step in zip(order.split(recipe.batch)[:steps], ticks):  # as many steps as batches
         for group in optimiser.param_groups:
             group["lr"] = rate(step, recipe.epochs * steps, recipe)
-        views = images.take(chosen)
-        views = shift(views, source) if recipe.augment == "shift" else augment(views, recipe.augment, source)
+        views = augment(images.take(chosen), recipe.augment, source)
         x = normalise(views.to(device)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             logits = model(x)
@@ -139,19 +146,20 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+    optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+    # Torch starts from no momentum, too, but makes these tensors at the first step: too late for a checkpoint to fill.
+    for parameter in model.parameters():
+        optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 # --- checkpoints: one safetensors file, with the epoch and what is trained in its header ----------
-def _pack(epoch: int, about: str, model: nn.Module, optimiser: torch.optim.SGD) -> bytes:
-    tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
-    tensors |= {
-        f"momentum.{key}": optimiser.state[parameter]["momentum_buffer"] for key, parameter in model.named_parameters()
+def _state(model: nn.Module, optimiser: torch.optim.SGD) -> dict[str, Tensor]:
+    """Every tensor of a training, not a copy: weights, statistics and momentum by name."""
+    momentum = {name: optimiser.state[parameter]["momentum_buffer"] for name, parameter in model.named_parameters()}
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {
+        f"momentum.{name}": tensor for name, tensor in momentum.items()
     }
-    return safetensors.torch.save(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-        {"epoch": str(epoch), "about": about},
-    )
 
 
 def _resume(checkpoint: Path, about: str, model: nn.Module, optimiser: torch.optim.SGD) -> int:
@@ -161,18 +169,12 @@ def _resume(checkpoint: Path, about: str, model: nn.Module, optimiser: torch.opt
     try:
         with safe_open(checkpoint, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("about") != about:
-                warnings.warn(
-                    f"{checkpoint} is of another training (recipe, network, data or machine); "
-                    "this one starts from the beginning.",
-                    stacklevel=3,
-                )
-                return 0
-            model.load_state_dict({key: file.get_tensor(f"model.{key}") for key in model.state_dict()})
-            for key, parameter in model.named_parameters():
-                buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{key}"))
-                optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
-            return int(header["epoch"])
+            if header.get("about") == about:
+                for name, tensor in _state(model, optimiser).items():
+                    tensor.copy_(file.get_tensor(name))
+                return int(header["epoch"])
+        fault = "is of another training (recipe, network, data or machine)"
     except SafetensorError as error:
-        warnings.warn(f"{checkpoint} cannot be read ({error}); the training starts from the beginning.", stacklevel=3)
-        return 0
+        fault = f"cannot be read ({error})"
+    warnings.warn(f"{checkpoint} {fault}; the training starts from the beginning.", stacklevel=3)
+    return 0

@@ -26,7 +26,7 @@ from torch import nn
 from oefsmc_lib.compressors import adaptors, compress, importance, plans, practise, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
-from oefsmc_lib.parameters.experiment import Practise
+from oefsmc_lib.parameters.sections import Practise
 from oefsmc_lib.teacher import cost
 from oefsmc_lib.teacher.networks import Architecture
 

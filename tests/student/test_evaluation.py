@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def native(monkeypatch):
     """As on a processor that multiplies bfloat16; elsewhere torch emulates it, slowly, with the same rounding."""
-    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: device.type == "cpu")
+    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: device.type == "cpu")
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ def test_classes_that_lie_close_together_are_left_to_float32(native, passes):
 
 
 def test_few_images_and_other_processors_never_see_bfloat16(passes, monkeypatch):
-    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: False)
     evaluation.predictions(linear(5), points(), same, CPU)
-    monkeypatch.setattr(evaluation, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: True)
     evaluation.predictions(linear(5), points(300), same, CPU)
     assert passes == {"bfloat16": 0, "float32": 2300}
 
@@ -148,15 +148,13 @@ def test_what_a_second_round_shows_calls_for_a_third(native, passes):
     assert passes == {"bfloat16": 2200, "float32": 203}
 
 
-@pytest.mark.parametrize("capabilities, expected", [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False),
-                                                    ({"avx512_bf16": False, "bf16": True}, False), (None, False)])
-def test_which_processors_run_bfloat16(capabilities, expected, monkeypatch):
-    if capabilities is None:                               # torch before 2.12
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert evaluation._multiplies_bfloat16(CPU) is expected
-    assert evaluation._multiplies_bfloat16(torch.device("cuda")) is False
+def test_a_gpu_runs_float32_alone(passes, monkeypatch):
+    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: True)      # as a GPU does
+    counted = evaluation.logits
+    monkeypatch.setattr(evaluation, "logits", lambda model, images, indices, normalise, device: counted(
+        linear(5), images, indices, normalise, CPU))
+    evaluation.predictions(linear(5), points(), same, torch.device("meta"))          # any that is no CPU
+    assert passes == {"bfloat16": 0, "float32": 2000}
 
 
 @pytest.mark.parametrize("broken", [slice(0, 1), slice(1000, 1010)], ids=["every image", "some images"])

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 from oefsmc_lib import files
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import sets
+from oefsmc_lib.images.views import augment
 from oefsmc_lib.teacher import teachers, training
 from oefsmc_lib.teacher.networks import Architecture
 
@@ -143,7 +145,7 @@ def test_rate_rises_then_falls_to_zero():
 def test_shift_moves_each_image_onto_black():
     images = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
     images[:, 0, 4, 4] = 255
-    moved = training.shift(images, torch.Generator().manual_seed(0))
+    moved = augment(images, "shift", torch.Generator().manual_seed(0))
     assert moved.dtype == torch.uint8 and (moved.flatten(1).sum(1) == 255).all()
     spots = {tuple(spot[1:].tolist()) for spot in moved[:, 0].nonzero()}
     assert spots == {(row, column) for row in range(2, 7) for column in range(2, 7)}
@@ -228,6 +230,33 @@ def test_two_processes_train_an_embedded_teacher_once(home):
                                  env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}) for _ in range(2)]
     said = [child.communicate()[0].split() for child in children]
     assert sorted(map(len, said)) == [1, 2] and said[0][-1] == said[1][-1]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from oefsmc_lib.teacher import training
+with training.alone(Path(sys.argv[1]), ""):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_waits_for_another_process_and_a_killed_one_leaves_no_lock(tmp_path, capsys):
+    path = tmp_path / ".teacher.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    threading.Timer(0.5, holder.kill).start()
+    with training.alone(path, "waiting for it"):
+        assert holder.wait(timeout=10) != 0
+    assert capsys.readouterr().err == "waiting for it\n"
+    with training.alone(path, "waiting for it"):
+        assert not capsys.readouterr().err
+
+
+def test_a_folder_without_locks_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Cannot lock .*OEFSMC_DATA"), training.alone(tmp_path, ""):
+        pass                                               # a folder in the lock's place
 
 
 # --- refused -----------------------------------------------------------------------------------

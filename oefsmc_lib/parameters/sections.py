@@ -1,0 +1,68 @@
+"""The switches of each compressor, and of fine-tuning: sections of an experiment, as in ``fskd.rho``."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Fskd(Settings):
+    solver: Literal["ridge", "minnorm"] = "ridge"  # minnorm is the released code's least squares
+    rho: NotNegative = 1e-4  # ridge towards identity, relative to the mean diagonal
+
+
+class Cd(Settings):
+    solver: Literal["exact", "adam"] = "exact"  # adam is the released procedure
+    # Ridge towards the teacher's weights, relative. None: 1e-3 for VGG, 1e-2 for residual networks, where a smaller one
+    # fits unseen images worse than adam does.
+    rho: NotNegative | None = None
+    milestones: Count = 12  # steps of the schedule of kept channels (exact)
+    mu: Share | None = None  # correction's share; None: 0.6 VGG, 0.9 residual
+    bn: Literal["eval", "train"] = "eval"  # train is the released VGG script
+    iterations: Count = 3000  # Adam steps a layer (adam)
+    lr: Positive = 5e-4  # Adam's rate (adam)
+
+
+class Mimic(Settings):
+    iterations: Count = 2000  # SGD steps; x0.1 after 40 % and 80 % of them
+    lr: Positive = 0.02
+    batch: Count = 64  # images of each set a step
+    bn: Literal["train", "eval"] = "train"
+    views: Natural = 32  # pre-drawn views an image; 0: fresh augmentation (literal)
+
+
+class Mir(Mimic):
+    pass
+
+
+class Practise(Mimic):
+    scoring_iterations: Count = 300  # adaptor steps a candidate; the release runs 2,000
+    scoring_lr: Positive | None = None  # None: lr, in VGG raised for short scoring (compressors/practise.py)
+    saving: Literal["macs", "latency"] = "macs"  # latency: measured, as the release does
+    cache: bool = True  # False: no stage cache, fresh augmentation (literal)
+
+
+class Finetune(Settings):
+    # CD's own rate. The paper prints 5e-4, which is also the rate of CD's layer fits; fine-tuning at it undoes what
+    # recovery won, on the embedded images and for every variant, so the printed rate is an option.
+    lr: Positive = 1e-5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-4
+    epochs: Natural = 40
+    batch: Count = 128
+    bn: Literal["eval", "train", "separate"] = "eval"  # separate: OOD images leave running statistics alone
+    recipe: Literal["constant", "cd"] = "constant"  # cd: lr 1e-5, x0.1 at 50 % and 75 %, train BN
+    # watch: keep the weights that were closest to the teacher on OOD images that no stage trains on, and stop after
+    # five epochs without closer ones (early stopping, section 4.3 of the paper); epochs is then the most
+    stop: Literal["watch", "fixed", "train_loss"] = "watch"
+    scale_lr: bool = False  # control: lr x (1 + eta E[gamma]) on few images alone
+    rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"
