@@ -83,7 +83,7 @@ def unseen(ready):
     """500 training images outside D_few, drawn by lot, and their labels. (Some sets are sorted by class.)"""
     order = torch.randperm(len(ready.train), generator=torch.Generator().manual_seed(0)).tolist()
     outside = [index for index in order if index not in set(ready.draw.indices)][:500]
-    return pipeline.on(ready.few.images.device, ready.teacher.normalise(ready.train.take(outside))), ready.train.labels[outside]
+    return ready.teacher.inputs(ready.train.take(outside)), ready.train.labels[outside]
 
 
 @torch.no_grad()

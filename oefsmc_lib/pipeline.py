@@ -8,11 +8,8 @@ filter of the pool reads test pixels, to keep test pictures out.
 """
 
 import copy
-import dataclasses
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,13 +25,14 @@ from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.row import Row
+from oefsmc_lib.shared import Shared
 from oefsmc_lib.student import evaluation
 from oefsmc_lib.student.finetune import Watch, finetune
 from oefsmc_lib.teacher import networks, teachers
 from oefsmc_lib.teacher.devices import device_named
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """What a run has before any network is changed: data, teacher, few and auxiliary images."""
 
@@ -47,160 +45,77 @@ class Prepared:
     gamma_rates: Tensor  # (K,) eq. 4
     pool: ood.Pool | None = None  # None where no stage reads D_aux
     aux: Samples | None = None
-    aux_indices: list[int] = dataclasses.field(default_factory=list)
+    aux_indices: list[int] = field(default_factory=list)
     ordered_pool: Tensor | None = None  # all n pool images, normalised; those of D_aux first
     watch: Watch | None = None  # what early stopping looks at; None: another rule
     source_fingerprint: str | None = None  # of the OOD source; None where no stage reads it
 
 
-class Shared:
-    """What runs of one process have in common, computed once: data, teachers, pools, recovered and finished students.
-
-    Variants that recover the same student (``native`` and ``native_ft``; ``extra_images``, ``wo_ft`` and ``ours`` where
-    eq. 5 changes nothing) fine-tune copies of one, and those that also fine-tune alike are one finished student, which
-    is tested once. Only the few latest of each kind are kept.
-    """
-
-    LIMITS: ClassVar[dict[str, int]] = {
-        "data": 4,
-        "teacher": 2,
-        "pool": 8,
-        "watch": 4,
-        "part": 4,
-        "recovered": 4,
-        "finished": 4,
-    }
-
-    def __init__(self) -> None:
-        self.kept: dict[str, OrderedDict] = {kind: OrderedDict() for kind in self.LIMITS}
-        self.saved = 0.0  # seconds that what is being made took from here instead of computing it
-
-    def get(self, kind: str, key, make):
-        """What ``make()`` returns, made once for each key."""
-        return self.timed(kind, key, make)[0]
-
-    def timed(self, kind: str, key, make):
-        """The same, and the seconds that it takes to make; parts that were found here count with theirs."""
-        store = self.kept[kind]
-        if key in store:
-            self.saved += store[key][1]
-        else:
-            before, self.saved = self.saved, 0.0
-            begin = time.perf_counter()
-            made = make()
-            store[key] = made, time.perf_counter() - begin + self.saved
-            self.saved += before
-            while len(store) > self.LIMITS[kind]:
-                store.popitem(last=False)
-        store.move_to_end(key)
-        return store[key]
-
-
 def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     """Load, draw and label; everything that can be refused is refused here, before long work."""
-    shared = shared or Shared()
-    device = device_named(experiment.device)
-    name, size, skip = experiment.dataset, experiment.image_size, experiment.skip_broken
-    train, test = (
-        shared.get(
-            "data",
-            (name, split, size, skip),
-            lambda split=split: sets.load(name, split, image_size=size, skip_broken=skip),
-        )
-        for split in ("train", "test")
-    )
+    shared, device = shared or Shared(), device_named(experiment.device)
+    data = (experiment.dataset, experiment.image_size, experiment.skip_broken)
+
+    def load(split: str) -> sets.ImageSet:
+        name, size, skip = data
+        return shared.get("data", (split, *data), lambda: sets.load(name, split, image_size=size, skip_broken=skip))
+
+    train, test = load("train"), load("test")
     channels, height, _ = train.shape
-    teacher = shared.get(
-        "teacher",
-        (experiment.model, experiment.width, name, height, str(device)),
-        lambda: teachers.load(experiment.model, experiment.width, name, train.num_classes, channels, height),
-    )
+    network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, height)
+    teacher = shared.get("teacher", (*network, str(device)), lambda: teachers.load(*network))
     teacher.model.to(device, memory_format=torch.channels_last)
     draw = fewshot.draw(train.labels, train.num_classes, experiment)
-    raw, few_labels = train.take(draw.indices), train.labels[draw.indices]
+    raw, labels = train.take(draw.indices), train.labels[draw.indices].to(device)
     beta = torch.tensor(draw.counts).double() / len(draw.indices)
-    rates = (
-        ood.rates(beta, experiment.alpha_min)
-        if experiment.ood_labels == "complementary"
-        else torch.full_like(beta, 1 / len(beta))
-    )
-    few = Samples(on(device, teacher.normalise(raw)), few_labels.to(device))
-    ready = Prepared(train, test, teacher, draw, few, beta, rates)
+    rates = torch.full_like(beta, 1 / len(beta))
+    if experiment.ood_labels == "complementary":
+        rates = ood.rates(beta, experiment.alpha_min)
+    ready = Prepared(train, test, teacher, draw, Samples(teacher.inputs(raw), labels), beta, rates)
     if experiment.reads_source:
-        ready = _with_source(ready, experiment, shared)
+        _add_source(ready, experiment, shared, (*data, train.shape))
     if experiment.reads_aux and experiment.aux_size and experiment.aux == "augmented_few":
         images, origin = ood.augmented_copies(raw, experiment.aux_size, experiment)
-        aux = Samples(on(device, teacher.normalise(images)), few_labels[origin].to(device))
-        ready = dataclasses.replace(ready, aux=aux, aux_indices=[draw.indices[i] for i in origin.tolist()])
+        ready.aux = Samples(teacher.inputs(images), labels[origin.to(device)])
+        ready.aux_indices = [draw.indices[i] for i in origin.tolist()]
     return ready
 
 
-def _with_source(ready: Prepared, experiment: Experiment, shared: Shared) -> Prepared:
-    """Add what comes from the OOD source: the watch set, and for a stage that reads them pool and D_aux."""
-    teacher, shape, device = ready.teacher, ready.train.shape, ready.few.images.device
-    source = (
-        experiment.dataset,
-        experiment.image_size,
-        experiment.skip_broken,
-        shape,
-        experiment.ood_source,
-        experiment.ood_exclude,
-        experiment.seed,
-    )
-
-    def prepared(images: Tensor) -> Tensor:
-        return on(device, teacher.normalise(images))
-
+def _add_source(ready: Prepared, experiment: Experiment, shared: Shared, data: tuple) -> None:
+    """Add what comes from the OOD source: the watch set and, where a stage reads them, the pool and D_aux."""
+    teacher, shape = ready.teacher, ready.train.shape
+    source = (*data, experiment.ood_source, experiment.ood_exclude, experiment.seed)
     # The watch set is drawn even where no rule watches, since the pool leaves it out.
     watch = shared.get("pool", ("watch", *source), lambda: ood.draw_watch(experiment, shape))
-    ready = dataclasses.replace(ready, source_fingerprint=watch.fingerprint)
+    ready.source_fingerprint = watch.fingerprint
     if experiment.watches:
         if not watch.indices:
             raise InputError(
                 f"The OOD source {experiment.ood_source} has too few images to watch while fine-tuning; "
                 "use another ood_source or finetune.stop=fixed."
             )
-        ready = dataclasses.replace(
-            ready,
-            watch=shared.get(
-                "watch", (teacher.sha256, str(device), *source), lambda: Watch.of(teacher.model, prepared(watch.images))
-            ),
-        )
+        key = (teacher.sha256, str(ready.few.images.device), *source)
+        ready.watch = shared.get("watch", key, lambda: Watch.of(teacher.model, teacher.inputs(watch.images)))
     if not experiment.draws_pool:
-        return ready
+        return
     pool = shared.get("pool", (experiment.pool_size, *source), lambda: ood.draw_pool(experiment, shape, watch))
     chosen = ood.draw_aux(pool, experiment.aux_size, experiment.seed)
-    rest = sorted(set(range(len(pool.images))) - set(chosen.tolist()))
-    aux = None
+    ready.pool, ready.aux_indices = pool, [pool.indices[i] for i in chosen.tolist()]
     if len(chosen):
-        labels = aux_labels(experiment, ready.gamma_rates, teacher, pool.images[chosen])
-        aux = Samples(prepared(pool.images[chosen]), labels.to(device))
-    whole = torch.cat([pool.images[chosen], pool.images[rest]]) if experiment.reads_pool else None
-    return dataclasses.replace(
-        ready,
-        pool=pool,
-        aux=aux,
-        aux_indices=[pool.indices[i] for i in chosen.tolist()],
-        ordered_pool=None if whole is None else prepared(whole),
-    )
-
-
-def on(device, images: Tensor) -> Tensor:
-    """Images on the device, channels last, which convolutions on CPUs and GPUs prefer."""
-    return images.to(device, memory_format=torch.channels_last)
+        images = teacher.inputs(pool.images[chosen])
+        ready.aux = Samples(images, aux_labels(experiment, ready, images).to(images.device))
+    if experiment.reads_pool:
+        rest = sorted(set(range(len(pool.images))) - set(chosen.tolist()))
+        ready.ordered_pool = teacher.inputs(torch.cat([pool.images[chosen], pool.images[rest]]))
 
 
 @torch.no_grad()
-def aux_labels(experiment: Experiment, rates: Tensor, teacher, images: Tensor) -> Tensor:
-    """Labels (m,) of the auxiliary images: drawn from the rates, or the teacher's own guesses."""
+def aux_labels(experiment: Experiment, ready: Prepared, images: Tensor) -> Tensor:
+    """Labels (m,) of the auxiliary images: drawn from the rates of eq. (4), or the teacher's own guesses."""
     if experiment.ood_labels == "teacher":
-        device = next(teacher.model.parameters()).device
-        return torch.cat(
-            [teacher.model(on(device, teacher.normalise(part))).argmax(1).cpu() for part in images.split(64)]
-        )
-    return ood.draw_labels(
-        rates, experiment.aux_size, experiment.label_sampling, fewshot.generator(experiment.seed, "labels")
-    )
+        return torch.cat([ready.teacher.model(part).argmax(1) for part in images.split(64)])
+    source = fewshot.generator(experiment.seed, "labels")
+    return ood.draw_labels(ready.gamma_rates, experiment.aux_size, experiment.label_sampling, source)
 
 
 def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
@@ -276,12 +191,10 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
-    guessed = evaluation.predictions(
-        student.model, ready.test, ready.teacher.normalise, device_named(experiment.device)
-    )
-    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | evaluation.cost(
-        student.model, ready.teacher, student.structure
-    )
+    device, labels = device_named(experiment.device), ready.test.labels
+    guessed = evaluation.predictions(student.model, ready.test, ready.teacher.normalise, device)
+    cost = evaluation.cost(student.model, ready.teacher, student.structure)
+    return evaluation.scores(guessed, labels, ready.draw.counts) | cost
 
 
 def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str, ood_fingerprint: str | None) -> str:
@@ -291,27 +204,23 @@ def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str,
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
     """The row that the run writes."""
-    fingerprint = sets.fingerprint(ready.train, ready.test)
-    elsewhere = ready.source_fingerprint
-    classes = len(ready.draw.counts)
-    return Row.of(
-        experiment,
-        id=identity(experiment, ready.teacher.sha256, fingerprint, elsewhere),
-        profile=profile,
-        data_fingerprint=fingerprint,
-        network=networks.stem(experiment.model, experiment.width),
-        teacher_sha256=ready.teacher.sha256,
-        teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
-        ood_fingerprint=elsewhere,
-        ood_removed=ready.pool.removed if ready.pool else 0,
-        broken_images=ready.train.broken + ready.test.broken,
-        counts=ready.draw.counts,
-        order=ready.draw.order,
-        few_indices=ready.draw.indices,
-        aux_counts=[] if ready.aux is None else torch.bincount(ready.aux.labels.cpu(), minlength=classes).tolist(),
-        aux_indices=ready.aux_indices,
-        kept={name: len(channels) for name, channels in student.structure.kept.items()},
-        dropped=student.structure.dropped,
-        **measured,
-        **provenance.here(device_named(experiment.device)),
-    )
+    fingerprint, elsewhere = sets.fingerprint(ready.train, ready.test), ready.source_fingerprint
+    found: dict = {
+        "id": identity(experiment, ready.teacher.sha256, fingerprint, elsewhere),
+        "profile": profile,
+        "data_fingerprint": fingerprint,
+        "network": networks.stem(experiment.model, experiment.width),
+        "teacher_sha256": ready.teacher.sha256,
+        "teacher_accuracy": 100 * ready.teacher.card["test_accuracy"],
+        "ood_fingerprint": elsewhere,
+        "ood_removed": ready.pool.removed if ready.pool else 0,
+        "broken_images": ready.train.broken + ready.test.broken,
+        "counts": ready.draw.counts,
+        "order": ready.draw.order,
+        "few_indices": ready.draw.indices,
+        "aux_counts": ready.aux.counts(len(ready.beta)) if ready.aux else [],
+        "aux_indices": ready.aux_indices,
+        "kept": {name: len(channels) for name, channels in student.structure.kept.items()},
+        "dropped": student.structure.dropped,
+    }
+    return Row.of(experiment, **found, **measured, **provenance.here(device_named(experiment.device)))

@@ -231,12 +231,12 @@ def tiny(monkeypatch):
             made[architecture] = make_teacher(architecture)
         return made[architecture]
 
-    from oefsmc_lib.images import elsewhere
-    elsewhere._known.cache_clear()
+    from oefsmc_lib.images import purity
+    purity.known.cache_clear()
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(teachers, "load", load_teacher)
     yield sets
-    elsewhere._known.cache_clear()
+    purity.known.cache_clear()
 
 
 SHORT = {"mir.iterations": 4, "mir.views": 2, "practise.iterations": 4, "practise.views": 2,

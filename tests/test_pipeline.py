@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from oefsmc_lib import compressors, pipeline
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
+from oefsmc_lib.images import purity
 from oefsmc_lib.images import sets as data
 from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
@@ -100,7 +102,7 @@ def test_test_images_change_no_weight(tiny, method):
     before, row = run(method=method, variant="ours")
     tiny["tiny", "test"] = dataclasses.replace(tiny["tiny", "test"], images=pictures(40, seed=900),
                                                labels=1 + torch.arange(40) % (CLASSES - 1))   # none of class 0
-    ood._known.cache_clear()
+    purity.known.cache_clear()
     after, other = run(method=method, variant="ours")
     assert same_state(state_of(before.model), state_of(after.model)) and before.structure == after.structure
     assert row.per_class != other.per_class
@@ -126,7 +128,7 @@ def test_test_images_are_read_by_the_purity_filter_and_by_evaluation(tiny, metho
     tiny["tiny", "test"] = Watched(**{f.name: getattr(tiny["tiny", "test"], f.name) for f in dataclasses.fields(data.ImageSet)})
     Watched.readers.clear()
     run(method=method, variant="ours", **{"finetune.stop": stop})
-    assert Watched.readers == [("oefsmc_lib.images.elsewhere", "_known"), ("oefsmc_lib.student.evaluation", "logits")]
+    assert Watched.readers == [("oefsmc_lib.images.purity", "known"), ("oefsmc_lib.student.evaluation", "logits")]
 
 
 def test_every_finished_model_is_evaluated_once(tiny, monkeypatch):
@@ -313,7 +315,7 @@ def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch
     monkeypatch.setattr(mimic, "mimic", lambda *a: (trained["student"].append(a[0]), train(*a))[1])
     # A clock that trainings alone move, so that no other process on the machine does.
     seconds = [0.0]
-    monkeypatch.setattr(pipeline.time, "perf_counter", lambda: seconds[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
     for place, name in ((practise.Stages, "recover"), (mimic, "mimic")):
         monkeypatch.setattr(place, name, lambda *a, work=getattr(place, name): (
             seconds.append(seconds.pop() + 1), work(*a))[1])

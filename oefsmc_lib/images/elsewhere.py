@@ -1,25 +1,15 @@
-"""OOD images, images from elsewhere: eq. 4 and the labels of D_aux, the watch set, the pool and its purity filter."""
+"""OOD images, images from elsewhere: eq. 4 and the labels of D_aux, the watch set, and the pool."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images import sets
+from oefsmc_lib.images import purity, sets, supply
 from oefsmc_lib.images.fewshot import generator, largest_remainder
 from oefsmc_lib.images.views import augment
 from oefsmc_lib.parameters.experiment import Experiment
-
-WATCHED = 128  # images of the watch set; a fifth of a source below 640
-
-# Cosine of two mean-free 16x16 luma thumbnails from which two images count as the same picture.
-# Re-encoding, brightness and contrast leave it above 0.99; see tests/images/test_ood.py.
-NEAR_DUPLICATE = 0.98
 
 
 # --- eq. 4 and the labels of D_aux -------------------------------------------------------------
@@ -77,20 +67,15 @@ class Pool:
     fingerprint: str  # of the source
 
 
-def watch_size(usable: int) -> int:
-    """Images of the watch set for a source with ``usable`` images, its excluded classes aside."""
-    return min(WATCHED, usable // 5)
-
-
 def draw_watch(experiment: Experiment, shape: tuple[int, int, int]) -> Pool:
     """The watch set: images of the source that only early stopping looks at.
 
-    These are ``WATCHED`` pure images, or a fifth of a source that has fewer than five times as many. They have a
+    These are 128 pure images, or a fifth of a source that has fewer than five times as many. They have a
     generator of their own and are set aside before the pool is drawn, so neither n, m nor the rule of stopping changes
     either set. Raises :class:`InputError` when the source holds hardly anything but pictures of the data set.
     """
     source, allowed = _source(experiment, shape)
-    size = watch_size(len(allowed))
+    size = supply.watch_size(len(allowed))
     watch = _pure(experiment, shape, source, allowed, "watch", size)
     if (found := len(watch.indices)) < size:
         raise InputError(
@@ -111,7 +96,7 @@ def draw_pool(experiment: Experiment, shape: tuple[int, int, int], watch: Pool) 
     pool = _pure(experiment, shape, source, rest, "pool", experiment.pool_size)
     watched, found = len(watch.indices), len(pool.indices)
     if found < experiment.pool_size:
-        raise InputError(f"The run {shortage(experiment, watched + found, watched)}.")
+        raise InputError(f"The run {supply.shortage(experiment, watched + found, watched)}.")
     return pool
 
 
@@ -131,7 +116,7 @@ def _source(experiment: Experiment, shape: tuple[int, int, int]) -> tuple[sets.I
     name = experiment.ood_source
     size = shape[1] if name.startswith(sets.FOLDER) else None
     source = sets.load(name, "train", image_size=size, skip_broken=experiment.skip_broken)
-    excluded = torch.tensor(excluded_classes(experiment, source.class_names), dtype=torch.int64)
+    excluded = torch.tensor(supply.excluded_classes(experiment, source.class_names), dtype=torch.int64)
     return source, (~torch.isin(source.labels, excluded)).nonzero().flatten()
 
 
@@ -146,93 +131,11 @@ def _pure(
         if len(kept) == size:
             break
         candidates = sets.fit(source.take(chunk), shape)
-        bad = impure(candidates, *_known(experiment.dataset, experiment.image_size, experiment.skip_broken))
+        bad = purity.impure(
+            candidates, *purity.known(experiment.dataset, experiment.image_size, experiment.skip_broken)
+        )
         enough = (~bad).cumsum(0) <= size - len(kept)
         images.append(candidates[~bad & enough])
         kept += chunk[~bad & enough].tolist()
         removed += int((bad & enough).sum())
     return Pool(torch.cat(images), kept, removed, source.fingerprint)
-
-
-# --- is the source large enough? ---------------------------------------------------------------
-def excluded_classes(experiment: Experiment, class_names: Sequence[str]) -> list[int]:
-    """Labels of the source's classes that ``ood_exclude`` names; refuses a name that the source does not have."""
-    if unknown := sorted(set(experiment.ood_exclude) - set(class_names)):
-        raise InputError(f"ood_exclude names {unknown[0]!r}, but {experiment.ood_source} has no such class.")
-    return [class_names.index(name) for name in experiment.ood_exclude]
-
-
-def usable_images(experiment: Experiment) -> int | None:
-    """Images of the source without the excluded classes, by its labels alone; None where the source is not here.
-
-    Raises :class:`InputError` for a name in ``ood_exclude`` that the source does not have, and for a source that
-    cannot be read.
-    """
-    counts = sets.class_counts(experiment.ood_source)
-    if counts is None:
-        return None
-    excluded = excluded_classes(experiment, [name for name, _ in counts])
-    return sum(count for label, (_, count) in enumerate(counts) if label not in excluded)
-
-
-def shortage(experiment: Experiment, usable: int, watched: int | None = None) -> str | None:
-    """Why a source with so many usable images cannot serve a run, and the way out; None where it can.
-
-    ``watched`` of them are the watch set, by default as many as :func:`watch_size` says. Before a run, ``usable`` is
-    counted by labels; after the purity filter it is what the filter left.
-    """
-    watch = watch_size(usable) if watched is None else watched
-    room = usable - watch
-    has = f"the OOD source {experiment.ood_source} has {usable} usable images" + (
-        " without the classes of ood_exclude" if experiment.ood_exclude else ""
-    )
-    if experiment.draws_pool and experiment.pool_size > room:
-        # n is by default the larger of 500 and m, so a lower m alone helps only where 500 images would do.
-        lower = ["n"] if experiment.n is not None or room < 500 else []
-        lower += [] if experiment.aux_size <= room else ["m"] if experiment.m is not None else ["m (by default num)"]
-        way_out = f"set {' and '.join(lower)} to at most {room}, or " if room else ""
-        return (
-            f"needs a pool of n={experiment.pool_size} images, but {has}, of which {watch} are set aside as the watch "
-            f"set; {way_out}name a larger ood_source, such as folder:PATH"
-        )
-    if experiment.watches and not watch:
-        return (
-            f"needs images to watch while fine-tuning, but {has}, and the watch set is a fifth of them at most; name a "
-            "larger ood_source, such as folder:PATH, or set finetune.stop=fixed"
-        )
-    return None
-
-
-# --- the purity filter -------------------------------------------------------------------------
-def impure(images: Tensor, hashes: frozenset[bytes], thumbnails: Tensor) -> Tensor:
-    """Which images (N, C, H, W) are, exactly or nearly, in the known set: bool (N,)."""
-    exact = torch.tensor([digest in hashes for digest in _hashes(images)], dtype=torch.bool)
-    vectors = _thumbnails(images)
-    nearest = torch.full((len(images),), -1.0)
-    for chunk in thumbnails.split(20_000):
-        nearest = torch.maximum(nearest, (vectors @ chunk.float().T).amax(1))
-    return exact | (nearest >= NEAR_DUPLICATE)
-
-
-@lru_cache(maxsize=2)
-def _known(dataset: str, image_size: int | None, skip_broken: bool) -> tuple[frozenset[bytes], Tensor]:
-    """Hashes and thumbnails (N, 256) of every training and test image; labels are not looked at."""
-    hashes: set[bytes] = set()
-    vectors = []
-    for split in ("train", "test"):
-        for images, _ in sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken).batches(2048):
-            hashes.update(_hashes(images))
-            vectors.append(_thumbnails(images).half())
-    return frozenset(hashes), torch.cat(vectors)
-
-
-def _hashes(images: Tensor) -> list[bytes]:
-    return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.contiguous()]
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, 256): 16x16 luma as mean-free vectors of length 1."""
-    gray = sets.fit(images, (1, *images.shape[2:])).float()
-    small = F.adaptive_avg_pool2d(gray, 16).flatten(1)
-    small = small - small.mean(1, keepdim=True)
-    return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)

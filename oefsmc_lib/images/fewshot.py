@@ -101,6 +101,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
+    def counts(self, classes: int) -> list[int]:
+        """Images of each class."""
+        return torch.bincount(self.labels.cpu(), minlength=classes).tolist()
+
 
 def class_order(experiment: Experiment, classes: int) -> list[int]:
     """Which class has which rank. The seed permutes the classes, so that no class is always the head."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images import elsewhere, fewshot, sets
+from oefsmc_lib.images import elsewhere, fewshot, purity, sets, supply
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
 
@@ -148,7 +148,7 @@ def test_a_source_with_too_few_images_is_refused(tiny):
 
 
 def test_the_watch_set_is_a_fifth_of_a_small_source_and_128_images_of_a_large_one(tiny):
-    assert [elsewhere.watch_size(count) for count in (4, 90, 639, 640, 50_000)] == [0, 18, 127, 128, 128]
+    assert [supply.watch_size(count) for count in (4, 90, 639, 640, 50_000)] == [0, 18, 127, 128, 128]
     watch = elsewhere.draw_watch(experiment(), SHAPE)
     assert len(watch.images) == len(set(watch.indices)) == 18
     assert torch.equal(watch.images, tiny["elsewhere", "train"].images[watch.indices])
@@ -200,7 +200,7 @@ COPIES = {
 
 
 def nearest(images, known):
-    return (elsewhere._thumbnails(images) @ elsewhere._thumbnails(known).T)
+    return (purity._thumbnails(images) @ purity._thumbnails(known).T)
 
 
 @pytest.mark.parametrize("kind", COPIES)
@@ -208,9 +208,9 @@ def test_copies_are_found_and_different_pictures_are_not(kind):
     known, others = pictures(60, seed=10), pictures(60, seed=20)
     copies = COPIES[kind](known)
     assert float(nearest(copies, known).diagonal().min()) > 0.99
-    hashes, thumbnails = frozenset(elsewhere._hashes(known)), elsewhere._thumbnails(known).half()
-    assert bool(elsewhere.impure(copies, hashes, thumbnails).all())
-    assert not bool(elsewhere.impure(others, hashes, thumbnails).any())
+    hashes, thumbnails = frozenset(purity._hashes(known)), purity._thumbnails(known).half()
+    assert bool(purity.impure(copies, hashes, thumbnails).all())
+    assert not bool(purity.impure(others, hashes, thumbnails).any())
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -245,18 +245,18 @@ def test_a_source_is_said_to_be_too_small_exactly_where_the_draw_fails(tiny, mon
     source = tiny["elsewhere", "train"]
     monkeypatch.setattr(sets, "class_counts", lambda name, **_: [(each, 30) for each in source.class_names])
     wanted = {"ood_exclude": list(exclude), "m": 1}
-    usable = elsewhere.usable_images(experiment(n=1, **wanted))
+    usable = supply.usable_images(experiment(n=1, **wanted))
     assert usable == 90 - 30 * len(exclude)
-    most = next(n for n in range(90, 0, -1) if elsewhere.shortage(experiment(n=n, **wanted), usable) is None)
-    assert len(pool_of(experiment(n=most, **wanted)).indices) == most == usable - elsewhere.watch_size(usable)
+    most = next(n for n in range(90, 0, -1) if supply.shortage(experiment(n=n, **wanted), usable) is None)
+    assert len(pool_of(experiment(n=most, **wanted)).indices) == most == usable - supply.watch_size(usable)
     with pytest.raises(InputError) as refusal:
         pool_of(experiment(n=most + 1, **wanted))
-    assert str(refusal.value) == f"The run {elsewhere.shortage(experiment(n=most + 1, **wanted), usable)}."
+    assert str(refusal.value) == f"The run {supply.shortage(experiment(n=most + 1, **wanted), usable)}."
 
 
 def test_flat_images_are_no_duplicates_of_each_other():
     black, gray = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
-    assert not bool(elsewhere.impure(gray, frozenset(elsewhere._hashes(black)), elsewhere._thumbnails(black)).any())
+    assert not bool(purity.impure(gray, frozenset(purity._hashes(black)), purity._thumbnails(black)).any())
 
 
 def test_gray_data_is_compared_with_coloured_sources(tiny):
