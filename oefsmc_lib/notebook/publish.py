@@ -13,46 +13,35 @@ import tempfile
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence import markdown, timings, verdict
-from oefsmc_lib.evidence import tables as summaries
+from oefsmc_lib.evidence import markdown, tables, timings, verdict
 from oefsmc_lib.files import project_root, writable_folder, write_whole
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
 
-# (profile, grid) -> the notebook's figures that are kept once the grid has packed rows, by the start of their names
+PROFILES = ("cifar10", "cifar100")
+# grid -> the starts of the names of the figures that show it, which are kept once the grid has packed rows
 PICTURES = {
-    ("cifar10", "table1"): "01",
-    ("cifar10", "table2"): "03",
-    ("cifar10", "fig3a"): "04",
-    ("cifar10", "fig3b"): "05",
-    ("cifar10", "beyond"): "06",
-    ("cifar10", "literal"): "06_solvers",
-    ("cifar100", "table1"): "01",
-    ("cifar100", "table2"): "03",
-    ("cifar100", "fig3a"): "04",
-    ("cifar100", "literal"): "06_solvers",
+    "table1": ["01"],
+    "table2": ["03"],
+    "fig3a": ["04_ablation", "04_stopping"],
+    "fig3b": ["05"],
+    "beyond": ["06"],
+    "literal": ["06_solvers"],
 }
-COVER = ("cifar10", "03_gains", "docs/cifar10_gains.png")  # the README's picture
-VERDICT = """# Which claims of the paper hold in the rows of this folder
-
-Differences are in points, paired by seed, with half their 95 % interval. The base is the compressor, fine-tuned on the few
-images with the same early stopping as every other variant. *OOD images, labels ignored* is the base with as many OOD images in
-its recovery. *Labels redrawn* is the reading of the paper's journal version. *Whole pool* is this package's own recommendation
-and not the paper's. A number of steps names a training shorter than the published one. The project's README says which reading
-of the paper these rows are of, and what is doubted.
-
-"""
+COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
 MARKS = re.compile(r"<!-- (found|verdict|solvers|missing|timing|quality) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
 
 def kept() -> Path:
+    """The folder that the repository keeps, whatever ``OEFSMC_OUTPUTS`` says."""
     return project_root() / "outputs"
 
 
 def packed() -> list[tuple[str, str]]:
     """(profile, grid) of every tidy file of the repository."""
-    return [tuple(path.stem.rsplit("-", 1)) for path in sorted((kept() / "results").glob("*.jsonl"))]
+    names = [path.stem.rpartition("-") for path in sorted((kept() / "results").glob("*.jsonl"))]
+    return [(profile, name) for profile, _, name in names]
 
 
 def packed_rows(folder: Path) -> Store:
@@ -64,91 +53,77 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    return [
-        project_root() / "README.md",
-        kept() / "README.md",
-        project_root() / "docs" / "results.md",
-        project_root() / "docs" / "timings.md",
-    ]
+    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md")
+    return [project_root() / name for name in names]
 
 
 def table(profile: str, name: str, store: Store):
     """Mean, sd and 95 % interval of every setting of a grid."""
-    return summaries.means(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
+    return tables.means(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
 
 
 def verdict_page(store: Store) -> str:
-    """``outputs/verdict.md``."""
-    return f"{VERDICT}{markdown.markdown(verdict.rows_by_grid('paper', store))}\n"
+    """``outputs/verdict.md``: the text above its first table, which is written by hand, and the tables."""
+    text, _, _ = (kept() / "verdict.md").read_text().partition("\n| ")
+    return f"{text}\n{markdown.markdown(verdict.rows_by_grid('paper', store))}\n"
 
 
 def filled(text: str, store: Store) -> str:
-    """A text with what stands between its marks, ``<!-- verdict PROFILE -->`` ... ``<!-- end -->`` (or found, solvers or missing
-    and a profile, timing or quality and the name of a file of ``outputs/bench/``), made from rows and benches."""
+    """A text with everything between its marks made anew from rows and benches.
 
-    def block(match: re.Match) -> str:
-        kind, of = match[1], match[2]
-        if kind == "verdict":
-            made = markdown.markdown(verdict.rows_by_grid(of, store))
-        elif kind == "found":
-            made = markdown.found_markdown(verdict.rows_by_grid(of, store))
-        elif kind == "solvers":
-            made = markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ()))
-        elif kind == "missing":
-            made = markdown.missing_markdown(of, store)
-        else:
-            made = {"timing": timings.timing_markdown, "quality": timings.quality_markdown}[kind](kept() / "bench" / of)
-        return f"<!-- {kind} {of} -->\n{made}\n<!-- end -->"
-
-    return MARKS.sub(block, text)
+    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. KIND is found, verdict, solvers or missing, and OF a
+    profile; or KIND is timing or quality, and OF the name of a file of ``outputs/bench/``.
+    """
+    make = {
+        "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
+        "found": lambda of: markdown.found_markdown(verdict.rows_by_grid(of, store)),
+        "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
+        "missing": lambda of: markdown.missing_markdown(of, store),
+        "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
+        "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),
+    }
+    return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)
 
 
-def redo() -> None:
-    """Write all of it; a picture whose grid has no packed rows is left out."""
-    with tempfile.TemporaryDirectory() as apart:
-        store = packed_rows(Path(apart) / "results")
-        tables = {place: table(*place, store) for place in packed()}
-        texts = {path: filled(path.read_text(), store) for path in pages_with_numbers()}
-        page = verdict_page(store)
-        drawn = pictures(Path(apart))
-        # Nothing is replaced before all of it is there.
-        for profile in {profile for profile, _ in PICTURES}:
-            for old in (kept() / "tables" / profile).glob("*.csv"):
-                old.unlink()
-        for (profile, name), made in tables.items():
-            summaries.to_csv(made, kept() / "tables" / profile / f"{name}.csv")
-        for path, place in drawn:
-            shutil.copy(path, writable_folder(place.parent) / place.name)
-        write_whole(kept() / "verdict.md", page)
-        for path, text in texts.items():
-            write_whole(path, text)
-    print(
-        f"{len(tables)} tables, {len(drawn)} pictures, the verdict and the numbers of {len(texts)} pages are those of the packed rows"
-    )
+def redo(outputs: Path) -> None:
+    """Write all of it; ``outputs``, an empty folder, takes the rows and what the notebooks draw.
+
+    A picture whose grid has no packed rows is left out. Nothing is replaced before all of it is made.
+    """
+    os.environ["OEFSMC_OUTPUTS"] = str(outputs)
+    store = packed_rows(outputs / "results")
+    made = {(profile, name): table(profile, name, store) for profile, name in packed()}
+    texts = {path: filled(path.read_text(), store) for path in pages_with_numbers()}
+    texts[kept() / "verdict.md"] = verdict_page(store)
+    drawn = pictures(outputs)
+    for profile in PROFILES:
+        for old in (kept() / "tables" / profile).glob("*.csv"):
+            old.unlink()
+    for (profile, name), found in made.items():
+        tables.to_csv(found, kept() / "tables" / profile / f"{name}.csv")
+    for path, place in drawn:
+        shutil.copy(path, writable_folder(place.parent) / place.name)
+    for path, text in texts.items():
+        write_whole(path, text)
+    print(f"{len(made)} tables, {len(drawn)} pictures and {len(texts)} pages show the packed rows")
 
 
 def pictures(outputs: Path) -> list[tuple[Path, Path]]:
     """Draw under ``outputs``, which has the rows; [(a picture, where the repository keeps it)]."""
-    wanted = {place: start for place, start in PICTURES.items() if place in packed()}
-    before = os.environ.get("OEFSMC_OUTPUTS")
-    os.environ["OEFSMC_OUTPUTS"] = str(outputs)
-    try:
-        for profile, start in sorted({(profile, start[:2]) for (profile, _), start in wanted.items()}):
-            session.run_all(profile, [start])
-    finally:
-        os.environ.pop("OEFSMC_OUTPUTS")
-        if before is not None:
-            os.environ["OEFSMC_OUTPUTS"] = before
+    wanted = [(profile, start) for profile, name in packed() if profile in PROFILES for start in PICTURES.get(name, [])]
+    for profile, book in sorted({(profile, start[:2]) for profile, start in wanted}):
+        session.run_all(profile, [book])
     found = []
-    for (profile, _), start in wanted.items():
-        here = sorted((outputs / "figures" / profile).glob(f"{start}*.png"))
-        found += [(path, kept() / "figures" / profile / path.name) for path in here]
-    cover = outputs / "figures" / COVER[0] / f"{COVER[1]}.png"
+    for profile, start in wanted:
+        drawn = sorted((outputs / "figures" / profile).glob(f"{start}*.png"))
+        found += [(path, kept() / "figures" / profile / path.name) for path in drawn]
+    cover = outputs / "figures" / COVER[0] / COVER[1]
     return found + ([(cover, project_root() / COVER[2])] if cover.is_file() else [])
 
 
 if __name__ == "__main__":
     try:
-        redo()
+        with tempfile.TemporaryDirectory() as apart:
+            redo(Path(apart))
     except InputError as error:
         raise SystemExit(f"oefsmc: {error}") from error

@@ -14,7 +14,8 @@ from oefsmc_lib.engine.kernels import NotebookFailed, execute
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import outputs_folder, project_root, writable_folder
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.parameters.experiment import EMBEDDED
+from oefsmc_lib.parameters.experiment import EMBEDDED, Experiment
+from oefsmc_lib.parameters.profiles import Profile
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
 
@@ -28,10 +29,10 @@ class Book:
 
     def __init__(self, profile: str = "embedded", compute: bool | None = None):
         self.profile = grid.load_profile(profile)
-        self.compute = self.profile.compute if not compute else True
+        self.compute = compute or self.profile.compute
         self.store = Store()
 
-    def experiment(self, **settings):
+    def experiment(self, **settings) -> Experiment:
         """An experiment of this profile."""
         return self.profile.experiment(settings)
 
@@ -41,14 +42,7 @@ class Book:
         What is missing is said, with the command that computes it and an estimate.
         """
         if self.compute:
-            from oefsmc_lib.engine import execute as parallel
-
-            try:
-                parallel.compute(
-                    runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store, self.profile.name
-                )
-            except runs.RunsFailed as error:
-                print(error)
+            _compute(runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store, self.profile)
         rows, absent = runs.stored(name, self.profile, self.store, only)
         if absent:
             seconds = runs.estimate(absent, self.store)
@@ -73,21 +67,14 @@ class Book:
 
         wanted = self.experiment()
         commands = {source["name"]: source["command"] for source in sets.sources()}
-        for name in (wanted.dataset, wanted.ood_source):
-            if sets.locate(name) is None:
-                print(
-                    f"{name} is not in the data folder, so this cell is left out (`{commands.get(name, 'oefsmc doctor')}`)."
-                )
-                return False
-        if wanted.dataset != EMBEDDED and not teachers.exists(
-            teachers.name_of(wanted.model, wanted.width, wanted.dataset)
-        ):
-            print(
-                "The profile's teacher is not in the data folder, so this cell is left out "
-                f"(`oefsmc teacher train --profile {self.profile.name}`)."
-            )
-            return False
-        return True
+        names = [name for name in (wanted.dataset, wanted.ood_source) if sets.locate(name) is None]
+        missing = {name: commands.get(name, "oefsmc doctor") for name in names}
+        teacher = teachers.name_of(wanted.model, wanted.width, wanted.dataset)
+        if wanted.dataset != EMBEDDED and not teachers.exists(teacher):
+            missing["The profile's teacher"] = f"oefsmc teacher train --profile {self.profile.name}"
+        for name, command in missing.items():
+            print(f"{name} is not in the data folder, so this cell is left out (`{command}`).")
+        return not missing
 
     def may_run(self) -> bool:
         """Whether a cell may run networks: where the profile computes and its images are here; says so otherwise."""
@@ -116,10 +103,8 @@ def start_notebook(profile: str = "embedded", compute: bool | None = None) -> Bo
 
     book = Book(profile, compute)
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}; {device}; "
-        f"profile {book.profile.name}"
-    )
+    versions = f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{versions}; {device}; profile {book.profile.name}")
     figures.style()
     return book
 
@@ -139,25 +124,24 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
     from oefsmc_lib.engine import execute as parallel
     from oefsmc_lib.engine import locks
 
-    loaded = grid.load_profile(profile)
-    chosen = [path for path in narrative() if not only or any(path.stem.startswith(name) for name in only)]
+    computes = grid.load_profile(profile).compute
+    starts = tuple(only or [""])
+    chosen = [path for path in narrative() if path.stem.startswith(starts)]
     if not chosen:
-        raise InputError(
-            f"No notebook starts with {only[0]!r}; there are {', '.join(path.stem for path in narrative())}."
-        )
+        there = ", ".join(path.stem for path in narrative())
+        raise InputError(f"No notebook starts with {starts[0]!r}; there are {there}.")
     folder = writable_folder(outputs_folder() / "executed" / profile)
-    if loaded.compute and not only:
+    if computes and not only:
         fill(profile)
-    # One notebook alone fills the cores itself.
-    jobs = 1 if loaded.compute and only else min(locks.cores(), MOST_NOTEBOOKS)
+    # One notebook that computes fills the cores itself.
+    jobs = 1 if computes and only else min(locks.cores(), MOST_NOTEBOOKS)
     asked = [(path, folder / path.name, {"profile": profile}) for path in chosen]
-    failed = []
-    for number, (path, error) in enumerate(
-        _one_by_one(asked) if jobs == 1 else parallel.each(_attempt, asked, jobs), 1
-    ):
-        print(f"[{number}/{len(chosen)}] {path.stem}", flush=True)
+    print(f"running {', '.join(path.stem for path in chosen)}", flush=True)
+    failed = 0
+    for number, (name, error) in enumerate(parallel.each(_attempt, asked, jobs), 1):
+        print(f"[{number}/{len(chosen)}] {name}", flush=True)
         if error:
-            failed.append(error)
+            failed += 1
             print(f"    failed: {error}", file=sys.stderr)
     print(f"executed copies: {folder}\nfigures: {outputs_folder() / 'figures' / profile}")
     if failed:
@@ -165,29 +149,27 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
 
 
 def fill(profile: str) -> None:
-    """Compute the rows that the notebooks of a profile read and the store lacks; none where the profile leaves that to grids."""
-    from oefsmc_lib.engine import execute as parallel
-
+    """Compute the rows that a profile's notebooks read and the store lacks, unless the profile leaves that to grids."""
     loaded, store = grid.load_profile(profile), Store()
     wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
     if missing := runs.without_row(list(wanted.values()), store):
         print(f"{len(missing)} of {len(wanted)} rows are missing; computing them", flush=True)
-        try:
-            parallel.compute(missing, store, loaded.name)
-        except runs.RunsFailed as error:
-            print(error)  # the notebooks leave these out and say so
+        _compute(missing, store, loaded)
 
 
-def _one_by_one(asked: Sequence[tuple]):
-    for one in asked:
-        print(f"{one[0].stem} ...", flush=True)
-        yield _attempt(*one)
+def _compute(experiments: list[Experiment], store: Store, profile: Profile) -> None:
+    from oefsmc_lib.engine import execute as parallel
+
+    try:
+        parallel.compute(experiments, store, profile.name)
+    except runs.RunsFailed as error:
+        print(error)  # the notebooks leave these out and say so
 
 
-def _attempt(path: Path, into: Path, parameters: dict[str, Any]) -> tuple[Path, str | None]:
-    """Run a notebook; the path, and why it failed if it did."""
+def _attempt(path: Path, into: Path, parameters: dict[str, Any]) -> tuple[str, str | None]:
+    """Run a notebook; its name, and why it failed if it did."""
     try:
         execute(path, into, parameters)
     except NotebookFailed as error:
-        return path, str(error)
-    return path, None
+        return path.stem, str(error)
+    return path.stem, None

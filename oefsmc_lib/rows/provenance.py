@@ -1,6 +1,7 @@
 """Where and with what a row was made."""
 
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,25 +30,21 @@ def here(device) -> dict:
 
 @lru_cache(maxsize=1)
 def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")  # Linux, where `platform` knows the architecture alone
+    model = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.is_file() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
     """The commit that the library is run from, ``-dirty`` with changes to its code; None outside a clone."""
-    folder = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--", "."], cwd=folder, capture_output=True, text=True
-        )
-    except FileNotFoundError:
+        commit, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", "..")
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    if commit.returncode:
-        return None
-    return commit.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).resolve().parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

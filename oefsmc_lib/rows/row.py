@@ -7,24 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, known_keys
 
+SWITCHES = frozenset(known_keys()) | {"class_aware", "recovery_images"}
 Percent = Annotated[float, Field(ge=0, le=100)]
-
-
 Natural = Annotated[int, Field(ge=0)]
-
-
 Seconds = Annotated[float, Field(ge=0)]
 
 
 class Row(BaseModel):
     """One run. Every accuracy, recall and cut is in PERCENT (0-100); times are in seconds, sizes in bytes.
 
-    On file and in a table a row is flat: the fields below, and beside them each further switch
-    that the run read under its dotted name (``fskd.rho``). Columns that a later version adds get
-    a default here, so that old rows stay readable.
+    A row is flat: the columns below, and after them each further switch that the run read, under its dotted
+    name (``fskd.rho``). A column that a later version adds gets a default, so that old rows stay readable.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     # which run
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]+$")]  # a file name: switches, checksums and algorithm
@@ -48,7 +44,6 @@ class Row(BaseModel):
     ood_fingerprint: str | None = None
     ood_removed: Natural = 0  # pool images that the purity filter took out
     broken_images: Natural = 0  # left out by skip_broken
-    switches: dict[str, Any] = {}  # the further ones, by dotted name
 
     # what was drawn
     counts: list[Natural]  # m_j, few images a class, (K,)
@@ -83,6 +78,7 @@ class Row(BaseModel):
     seconds_finetune: Seconds = 0.0
     seconds_evaluation: Seconds = 0.0
     seconds_total: Seconds = 0.0
+    seconds_importance: float = Field(0.0, exclude=True)  # only in earlier rows, where it says nothing
     device: str
     threads: Natural
     torch: str
@@ -93,88 +89,59 @@ class Row(BaseModel):
     time: str  # UTC, ISO 8601
 
     @model_validator(mode="after")
-    def _switches_are_no_columns(self):
-        if clash := set(self.switches) & set(COLUMNS):
-            raise ValueError(f"{sorted(clash)[0]} is a column, not a further switch")
+    def _further_columns_are_switches(self):
+        if unknown := sorted(set(self.switches) - SWITCHES):
+            raise ValueError(f"unknown column {unknown[0]!r}, as of another version of the project")
         return self
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """The further switches by dotted name: those that have no column above."""
+        return self.model_extra or {}
 
     @classmethod
     def of(cls, experiment: Experiment, **measured) -> "Row":
         """The row of ``experiment``; ``measured`` is everything that the switches do not say."""
-        switches = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in experiment.switches().items()
-        }
-        own = {"key": experiment.key, "solver": experiment.solver, "width": experiment.width}
-        own |= {name: switches[name] for name in ("dataset", "method", "variant", "plan", "num", "seed")}
-        own |= {name: switches.get(name) for name in ("ratio", "ood_source")}
-        further = {name: value for name, value in switches.items() if name not in COLUMNS}
-        return cls(**own, switches=further, **measured)
+        values: dict[str, Any] = {}
+        for name, value in experiment.switches().items():
+            values[name] = list(value) if isinstance(value, tuple) else value  # as it is read back from JSON
+        values |= {"key": experiment.key, "solver": experiment.solver, "width": experiment.width}
+        return cls(**values | measured)
 
     @classmethod
-    def parse(cls, values: Any, where: str) -> "Row":
+    def parse(cls, text: bytes, where: str) -> "Row":
         """A row from flat JSON; an :class:`InputError` names the column at fault and ``where`` it stands."""
-        if not isinstance(values, dict):
-            raise InputError(f"{where} holds no whole row; delete it and run again.")
-        values = {name: value for name, value in values.items() if name not in OBSOLETE}
-        fields = {name: value for name, value in values.items() if name in COLUMNS}
-        further = {name: value for name, value in values.items() if name not in COLUMNS}
-        if unknown := sorted(set(further) - SWITCHES):
-            raise InputError(
-                f"{where} has the unknown column {unknown[0]!r}, as of another version; "
-                "update the project, or delete it and run again."
-            )
         try:
-            return cls(**fields, switches=further)
+            return cls.model_validate_json(text)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            column = ".".join(map(str, fault["loc"])) or "the row"
+            if fault["type"] in ("json_invalid", "model_type"):
+                raise InputError(f"{where} holds no whole row; delete it and run again.") from None
+            what = "".join(f"{part}: " for part in fault["loc"]) + fault["msg"].removeprefix("Value error, ")
             raise InputError(
-                f"{where} is not a valid row ({column}: {fault['msg'].lower()}); delete it and run again."
+                f"{where} is not a valid row ({what}); update the project if a newer version of it wrote the row, "
+                "else delete it and run again."
             ) from None
 
     def flat(self) -> dict[str, Any]:
         """Column -> plain value, as on file."""
-        values = self.model_dump(mode="json")
-        return {**{name: values[name] for name in COLUMNS}, **values["switches"]}
+        return self.model_dump(mode="json")
 
     def experiment(self) -> Experiment:
         """The experiment that this row is of, to run it again; its ``key`` is the row's."""
-        settings = dict(self.switches)
-        # `class_aware` is what importance and variant came to; either importance is in force by name.
-        settings["importance"] = "class_aware" if settings.pop("class_aware", False) else "native"
-        settings.pop("recovery_images", None)  # the variant says it
-        settings |= {
-            name: getattr(self, name)
-            for name in ("dataset", "width", "method", "variant", "plan", "num", "seed", "ratio", "ood_source")
-        }
-        if settings["imbalance"] == "counts":
-            settings["counts"] = self.counts
-        return Experiment.parse(
-            {name: value for name, value in settings.items() if value is not None}, f"row {self.id}"
-        )
+        # The row's device is the machine's, and counts are settings only where the imbalance is given by them.
+        other = {"device"} if self.switches["imbalance"] == "counts" else {"device", "counts"}
+        known = set(known_keys()) - other
+        settings = {name: value for name, value in self.flat().items() if name in known and value is not None}
+        # ``class_aware`` is what the variant and its importance came to; an importance of that name gives the same run.
+        settings["importance"] = "class_aware" if self.switches.get("class_aware") else "native"
+        return Experiment.parse(settings, f"row {self.id}")
 
 
-OBSOLETE = ("seconds_importance",)  # columns of earlier rows that say nothing
-COLUMNS = tuple(name for name in Row.model_fields if name != "switches")
-
-
-SWITCHES = frozenset(known_keys()) | {"class_aware", "recovery_images"}
-
-
-MACHINE = (
-    "profile",
-    "device",
-    "threads",
-    "torch",
-    "torchvision",
-    "oefsmc",
-    "python",
-    "git_commit",
-    "time",
-    "latency_ms",
-    "file_size",
-    *(name for name in COLUMNS if name.startswith("seconds_")),
-)
+COLUMNS = tuple(name for name, field in Row.model_fields.items() if not field.exclude)
+# What two rows of one run may differ in.
+MACHINE = {"profile", "device", "threads", "torch", "torchvision", "oefsmc", "python", "git_commit", "time"}
+MACHINE |= {"latency_ms", "file_size", *(name for name in COLUMNS if name.startswith("seconds_"))}
 
 
 def difference(one: Row, other: Row) -> str | None:

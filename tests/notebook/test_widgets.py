@@ -16,6 +16,11 @@ def heights(ax):
     return [bar.get_height() for bar in ax.patches]
 
 
+def seen(figure):
+    """What a picture shows: bars, titles and the words above them."""
+    return [(heights(ax), ax.get_title(), [text.get_text() for text in ax.texts]) for ax in figure.axes]
+
+
 @pytest.mark.parametrize("num, classes, ratio, m", SETTINGS)
 def test_bars_are_counts_rates_and_mixture(num, classes, ratio, m):
     from oefsmc_lib.images import elsewhere as ood
@@ -59,13 +64,12 @@ def test_titles_say_what_the_bars_show():
     assert widgets.draw_prior(10, 10, 1, 0).axes[0].get_title() == "no class is empty"
 
 
-def test_the_panel_holds_a_column_a_setting():
+def test_the_panel_holds_a_row_a_setting():
     panel = widgets.prior_panel()
-    columns = len(widgets.TELLING)
-    assert len(panel.axes) == 3 * columns
+    assert len(panel.axes) == 3 * len(widgets.TELLING)
     for place, (num, classes, ratio, m) in enumerate(widgets.TELLING):
         found = widgets.prior(num, classes, ratio, m)
-        counts, rates, mixture = (panel.axes[row * columns + place] for row in range(3))
+        counts, rates, mixture = panel.axes[3 * place:3 * place + 3]
         assert heights(counts) == found.counts and heights(rates) == found.rates
         bars = heights(mixture)
         assert [few + aux for few, aux in zip(bars[:classes], bars[classes:])] == pytest.approx(found.mixed)
@@ -80,23 +84,58 @@ def test_drawing_leaves_no_open_figure():
 
 
 def test_a_moved_slider_draws_again():
-    *sliders, picture = widgets.prior_explorer().children
-    by_name = {slider.description: slider for slider in sliders}
-    assert set(by_name) == {"ratio", "classes K", "images M", "OOD images m"}
-    assert picture.value == widgets._png(widgets.draw_prior()), "the first picture is that of the sliders' first values"
-    for slider in sliders:
+    box = widgets.prior_explorer()
+    by_name = {slider.description: slider for slider in box.children[:-1]}
+    assert set(by_name) == {"ratio", "classes", "num", "m"}
+    drawn = seen(box.result)
+    assert drawn == seen(widgets.draw_prior()), "the first picture is that of the sliders' first values"
+    for slider in by_name.values():
         assert not slider.continuous_update
-        before, slider.value = picture.value, slider.value + 20
-        assert picture.value[:4] == b"\x89PNG" and picture.value != before, slider.description
+        slider.value += 20
+        now = widgets.draw_prior(**{name: slider.value for name, slider in by_name.items()})
+        before, drawn = drawn, seen(box.result)
+        assert drawn == seen(now) and drawn != before, slider.description
+
+
+def test_a_moved_slider_shows_the_new_picture_in_a_notebook():
+    from nbclient import NotebookClient
+    sources = ["from oefsmc_lib.notebook import sliders\nbox = sliders.prior_explorer()\nbox",
+               "box.children[0].value = 50", "sliders.draw_prior(num=50)"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    client = NotebookClient(book, kernel_name="python3", timeout=120)
+    client.execute()
+    (shown,) = [state["outputs"] for state in client.widget_state.values() if "outputs" in state]
+    assert [output["output_type"] for output in shown] == ["display_data"], "one picture, and no error"
+    assert shown[0]["data"]["image/png"].strip() == book.cells[2].outputs[0]["data"]["image/png"].strip()
 
 
 def test_every_end_of_every_slider_has_numbers():
     import itertools
     sliders = widgets.prior_explorer().children[:-1]
-    names = ("ratio", "classes", "num", "m")
+    names = [slider.description for slider in sliders]
     for ends in itertools.product(*((slider.min, slider.max) for slider in sliders)):
         found = widgets.prior(**dict(zip(names, ends)))
         assert sum(found.mixed) == pytest.approx(1) and min(found.rates) > -1e-12
+
+
+def test_sliders_over_rows_go_through_what_the_rows_have():
+    """One compressor, size and variant, and one value, at a time; what the panel shows of it is what is drawn."""
+    from made_rows import plausible, rows_of
+    table2, swept = rows_of(plausible, "table2"), rows_of(plausible, "fig3c")
+    box = widgets.classes_explorer(table2)
+    method, num, variant = box.children[:-1]
+    assert set(method.options) == {row.method for row in table2} and list(num.options) == sorted({row.num for row in table2})
+    variant.value = "ours"
+    shown = widgets.classes_panel(table2, method.value, num.value, ["ours"])
+    assert heights(box.result.axes[0]) == heights(shown.axes[0]) != [] and "OE-FSMC" in box.result.axes[0].get_title(loc="left")
+    (value,) = widgets.sweep_explorer(swept, "lam").children[:-1]
+    assert list(value.options) == sorted({row.switches["lam"] for row in swept})
+    panel = widgets.sweep_panel(swept, "lam")
+    assert [ax.get_title(loc="left") for ax in panel.axes] == ["λ = 0", "λ = 0.5", "λ = 1"]
+    first = [row for row in swept if row.switches["lam"] == 0]
+    means = [sum(found) / len(found) for num in sorted({row.num for row in first})
+             if (found := [row.top1 for row in first if row.num == num])]
+    assert heights(panel.axes[0])[:len(means)] == pytest.approx(means), "the first bars are top-1"
 
 
 @pytest.fixture

@@ -83,19 +83,18 @@ def test_importing_results_and_summaries_loads_nothing_heavy():
 
 # --- the store ---------------------------------------------------------------------------------
 def test_a_fresh_store_is_empty(store):
-    assert store.rows() == [] and not store.has("x") and store.find("x") == []
+    assert store.rows() == [] and store.find("x") == []
     assert not store.folder.exists()                       # reading creates nothing
 
 
-def test_find_and_has(store):
+def test_find(store):
     one, two = row(0), row(1)
     store.write(one)
-    assert store.has(one.id) and not store.has(two.id)
     assert store.find(one.key) == [one] and store.find(two.key) == []
     store.write(two)                                       # seen though the first reading was kept in memory
     assert store.rows({two.key}) == [two]
     store.write(row(1, top1=70.0))
-    assert store.get(two.id).top1 == 70.0
+    assert [row.top1 for row in store.find(two.key)] == [70.0]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"id": "x"', b"\xff\x00", b"[]", b"null"])
@@ -104,14 +103,14 @@ def test_a_corrupt_row_is_named_or_passed_over(content, store):
     store.write(good)
     bad = store.folder / "rows" / "bad.json"
     bad.write_bytes(content)
-    for read in (store.rows, lambda: store.has("bad")):
+    for read in (store.rows, lambda: store.find("bad")):
         with pytest.raises(InputError, match="bad.json .*delete it and run again"):
             read()
     for _ in range(2):                                     # said every time, not only at the first reading
         with pytest.warns(UserWarning, match="bad.json"):
             assert store.rows(on_error="warn") == [good]
     with pytest.warns(UserWarning, match="bad.json"):
-        assert not store.has("bad", on_error="warn")       # so it is computed again
+        assert store.find("bad", on_error="warn") == []    # so it is computed again
 
 
 def test_a_row_under_another_name_is_refused(store):
