@@ -57,10 +57,8 @@ def _line_of_images(ax, line: int, images: Sequence, words: str) -> None:
 
 def draw_title(counts: Sequence[int]) -> str:
     """What a draw gives the classes: a title for :func:`gallery`."""
-    largest, none = max(counts), sum(m == 0 for m in counts)
-    return (
-        f"{sum(counts)} images for {len(counts)} classes: the largest class has {largest}, and {none} classes have none"
-    )
+    empty = f"{sum(m == 0 for m in counts)} classes have none"
+    return f"{sum(counts)} images for {len(counts)} classes: the largest class has {max(counts)}, and {empty}"
 
 
 def elsewhere_title(counts: Sequence[int], drawn: Sequence[int]) -> str:

@@ -131,7 +131,7 @@ def panels(titles: Iterable[str], ylabel: str, width: float, height: float, **op
 
 
 def lines(ax, rows: Sequence[Row], looks: Iterable[Look], nums: Sequence[int], value: Callable | None = None) -> None:
-    """Top-1 over the training sizes, a line a look, with the paper's values, the teacher's; or ``value`` of a row."""
+    """Top-1 over the training sizes, a line a look, beside the paper's and the teacher's; or ``value`` of a row."""
     entries = []
     for look in looks:
         found = []
@@ -182,9 +182,8 @@ def mark(ax, place: float, found: Mark | None, look: Look, across: bool = False)
     bar: dict[str, Any] = {"capsize": 3, "elinewidth": 1.3, "markersize": 6, "alpha": look.alpha, "zorder": 3}
     bar["xerr" if across else "yerr"] = half
     ax.errorbar(*turned(place, found.mean), fmt=look.marker, color=look.colour, **bar)
-    ax.plot(
-        *turned([place] * len(found.seeds), found.seeds), ".", color=look.colour, alpha=0.45, markersize=5, zorder=2
-    )
+    dots = turned([place] * len(found.seeds), found.seeds)
+    ax.plot(*dots, ".", color=look.colour, alpha=0.45, markersize=5, zorder=2)
     if found.printed is not None:
         hollow = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markersize": 8, "markeredgewidth": 1.4}
         ax.plot(place + 0.05, found.printed, look.marker, zorder=4, label=PAPER, **hollow)

@@ -87,9 +87,8 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile):
     for ax in (accuracy, change):
         ax.grid(axis="y", visible=False)
     figure = finish(figure, settings_title(entries, reference), profile, entries[reference])
-    accuracy.set_yticks(
-        range(len(entries)), [f"{label} (reference)" if label == reference else label for label in entries]
-    )
+    labels = [f"{label} (reference)" if label == reference else label for label in entries]
+    accuracy.set_yticks(range(len(entries)), labels)
     accuracy.set_ylim(len(entries) - 0.5, -0.5)  # also where nothing was run
     return figure
 
