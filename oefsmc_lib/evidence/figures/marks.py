@@ -96,7 +96,7 @@ def mean_of(values: Sequence[float], printed: float | None = None) -> Mark | Non
     return Mark(mean, half, values, printed) if values else None
 
 
-def paired(found: dict | None, printed: float | None = None) -> Mark | None:
+def paired(found: Mapping[str, Any] | None, printed: float | None = None) -> Mark | None:
     """A paired difference, as :func:`answers.against` gives it, as a mark."""
     return Mark(found["mean"], found["half"], found["differences"], printed) if found else None
 
