@@ -53,7 +53,7 @@ def by_rank(ax, rows: Sequence[Row], classes: int, look: Look, shift: float) -> 
         values = []
         for row in rows:
             recalls = answers.by_rank(row, row.per_class)
-            inside = [recalls[r - 1] for r in ranks if recalls[r - 1] is not None]
+            inside = [recall for r in ranks if (recall := recalls[r - 1]) is not None]
             values += [sum(inside) / len(inside)] if inside else []
         if values:
             found.append(((ranks[0] + ranks[-1]) / 2 + shift * len(ranks), mean_of(values)))
