@@ -1,6 +1,6 @@
 """Evidence: what rows say. Numbers of the paper, paired differences, the verdict, tables and figures.
 
-:mod:`paper` holds every printed number, :mod:`verdict` the fixed rule, :mod:`answers` and :mod:`findings` turn rows into
+:mod:`paper` holds every printed number, :mod:`verdict` the fixed rule, :mod:`answers` turns rows into
 sentences, :mod:`tables` and :mod:`markdown` into tables, :mod:`figures` into pictures, :mod:`timings` reads the benches.
 May import: ``parameters``, ``rows``, ``engine``. Never loads torch. Notebooks 00, 01 and 03 to 06 use it.
 """

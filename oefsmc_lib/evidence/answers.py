@@ -2,7 +2,7 @@
 
 Another teacher and another processor should give the same sign or count, so nbval can compare it.
 Computed from rows alone, whatever they say; where rows are missing the text is "not run".
-Texts with numbers, for reading, are :mod:`oefsmc_lib.evidence.findings`.
+Texts with numbers, for reading, are the titles of :mod:`oefsmc_lib.evidence.figures`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Claims and findings follow the rows: other outcomes, other text."""
+"""Claims and titles of figures follow the rows: other outcomes, other text."""
 
 import re
 
@@ -6,7 +6,9 @@ import pytest
 from made_rows import made, plausible, rows_of
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence import answers, findings
+from oefsmc_lib.evidence import answers, figures
+from oefsmc_lib.evidence.figures.effect import groups_title
+from oefsmc_lib.evidence.figures.inside import shares_title
 from oefsmc_lib.images import fewshot
 from oefsmc_lib.parameters import grid
 
@@ -35,22 +37,22 @@ CLAIMS = {
     "beats": (lambda rows: answers.beats(rows, 10, "whole_pool"),
               "on average over the seeds, the whole pool (this package's own) beats the base at num=10: yes"),
 }
-FINDINGS = {
-    "problem": (lambda rows: findings.problem(rows, NUMS),
+TITLES = {
+    "problem": (lambda rows: figures.problem_title(rows, NUMS),
                 "The long tail costs 13.4 points at 10 images and costs 7.4 points at 100 images"),
-    "rescue": (lambda rows: findings.rescue(rows, 10),
+    "rescue": (lambda rows: figures.rescue_title(rows, 10),
                "With 10 images the long tail costs 13.4 ± 0.6 points, OE-FSMC loses another 42.0 ± 0.0 points, "
                "the whole pool wins back 9.0 ± 0.0 points"),
-    "classes": (lambda rows: findings.classes(rows, 10),
+    "classes": (lambda rows: figures.classes_title(rows, 10),
                 "With 10 long-tailed images absent classes have the lowest recall, 77 %, against 89 % of head classes"),
-    "stages": (lambda rows: findings.stages(rows, 10),
+    "stages": (lambda rows: figures.stages_title(rows, 10),
                "Points of recall that fine-tuning on 10 long-tailed images adds: head −2.0, tail −2.0, absent −2.0"),
 }
 
 
-@pytest.mark.parametrize("name", [*CLAIMS, *FINDINGS])
+@pytest.mark.parametrize("name", [*CLAIMS, *TITLES])
 def test_the_text_is_what_the_rows_say(name, rows, upside_down):
-    text, expected = {**CLAIMS, **FINDINGS}[name]
+    text, expected = {**CLAIMS, **TITLES}[name]
     assert text(rows) == expected
     assert text(upside_down) != expected
     assert answers.NOT_RUN in text([]).lower()
@@ -58,10 +60,10 @@ def test_the_text_is_what_the_rows_say(name, rows, upside_down):
 
 def test_the_title_of_groups_names_the_rarest_group_that_was_drawn():
     rows = rows_of(plausible, "table2")
-    assert findings.groups(rows, 10).startswith("Points of recall that OE-FSMC adds to absent classes at 10 images: CD ")
+    assert groups_title(rows, 10).startswith("Points of recall that OE-FSMC adds to absent classes at 10 images: CD ")
     drawn = [row.model_copy(update={"absent_accuracy": None}) for row in rows]
-    assert "adds to tail classes" in findings.groups(drawn, 10)
-    assert findings.groups([], 10).endswith(f"absent classes at 10 images: {answers.NOT_RUN}")
+    assert "adds to tail classes" in groups_title(drawn, 10)
+    assert groups_title([], 10).endswith(f"absent classes at 10 images: {answers.NOT_RUN}")
 
 
 def test_swapped_draws_turn_the_sign(rows):
@@ -69,19 +71,19 @@ def test_swapped_draws_turn_the_sign(rows):
         "imbalance": "balanced" if e.imbalance == "long_tail" else "long_tail"})),
         only=lambda e: e.variant in ("native", "native_ft"))
     assert answers.long_tail_costs(swapped, 10) == "on average over the seeds, the long tail costs accuracy at num=10: no"
-    assert findings.problem(swapped, NUMS).startswith("The long tail adds 13.4 points")
+    assert figures.problem_title(swapped, NUMS).startswith("The long tail adds 13.4 points")
 
 
 def test_undecided_is_said(rows):
     noisy = rows_of(lambda e: 80.0 + (5.0 if e.imbalance == "balanced" else 0.0) * (-1) ** e.seed)
-    assert "(undecided)" in findings.problem(noisy, NUMS)
+    assert "(undecided)" in figures.problem_title(noisy, NUMS)
     alone = [row for row in rows if row.seed == 0]
-    assert findings.problem(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
+    assert figures.problem_title(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
 
 
 def test_a_gain_without_a_cost_is_no_rescue():
     better = rows_of(lambda e: 70.0 if e.imbalance == "balanced" else {"whole_pool": 82.0, "ours": 79.0}.get(e.variant, 80.0))
-    assert findings.rescue(better, 10) == ("With 10 images the long tail costs -10.0 ± 0.0 points, OE-FSMC loses 1.0 ± 0.0 "
+    assert figures.rescue_title(better, 10) == ("With 10 images the long tail costs -10.0 ± 0.0 points, OE-FSMC loses 1.0 ± 0.0 "
                                            "points, the whole pool wins 2.0 ± 0.0 points")
 
 
@@ -90,8 +92,8 @@ def test_counts_of_the_draw(rows):
     assert answers.size_left(rows) == "left of the teacher: 25 % of the multiplications, 40 % of the parameters"
     assert answers.empty_classes([], 10).endswith(answers.NOT_RUN) and answers.size_left([]).endswith(answers.NOT_RUN)
     assert list(answers.draw_table(rows)["classes without"]) == [5, 4, 2, 1]
-    assert findings.draw([4, 0, 1]) == "5 images for 3 classes: the largest class has 4, and 1 classes have none"
-    assert findings.elsewhere([4, 0, 1], [1, 3, 1]).startswith("3 of 5 OOD images")
+    assert figures.draw_title([4, 0, 1]) == "5 images for 3 classes: the largest class has 4, and 1 classes have none"
+    assert figures.elsewhere_title([4, 0, 1], [1, 3, 1]).startswith("3 of 5 OOD images")
 
 
 @pytest.mark.parametrize("counts", [[4, 2, 2, 1, 1, 0, 0, 0, 0, 0], [1] * 10, [0, 5], [3]])
@@ -109,7 +111,7 @@ def test_predicted_shares():
     assert answers.rarely_predicted([60, 20, 10, 10], counts).endswith("yes")
     assert answers.rarely_predicted([10, 20, 35, 35], counts).endswith("no")
     assert answers.rarely_predicted([25, 25, 25, 25], [1, 1, 1, 1]).endswith(answers.NOT_RUN)
-    assert "50 % of the images and are predicted in 20 % (a)" in findings.shares({"a": [60, 20, 10, 10]}, counts)
+    assert "50 % of the images and are predicted in 20 % (a)" in shares_title({"a": [60, 20, 10, 10]}, counts)
 
 
 def test_tables(rows):
@@ -137,7 +139,7 @@ def test_rows_of_two_teachers_and_a_seed_that_occurs_twice_are_refused(rows):
 def test_several_methods_are_named():
     rows = rows_of(lambda e: 90.0 if e.imbalance == "balanced" else 88.0, name="table1", profile="cifar10",
                    only=lambda e: e.num == 10)
-    assert findings.problem(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
+    assert figures.problem_title(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
                                                   "MiR +2.0, PRACTISE +2.0")
     assert list(answers.loss_table(rows, [10])["lost in the paper"]) == [3.55, 2.67, 2.58, 1.13]
 

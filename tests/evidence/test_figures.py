@@ -41,7 +41,7 @@ def texts(figure):
 
 
 def hollow(figure):
-    return [line.get_ydata()[0] for ax in figure.axes for line in ax.lines if line.get_label() == figures.PAPER]
+    return [line.get_ydata()[0] for ax in figure.axes for line in ax.lines if line.get_label() == figures.marks.PAPER]
 
 
 def explained(figure):
@@ -81,7 +81,7 @@ def test_a_missing_cell_is_a_gap_that_says_so(name, rows):
 
 def test_marks_are_means_with_intervals_and_every_seed(rows):
     figure = figures.rescue(rows, PROFILE)
-    expected = [answers.mean(rows, num=num, **figures.LOOKS[name].where)
+    expected = [answers.mean(rows, num=num, **figures.marks.LOOKS[name].where)
                 for name in ("balanced", "long_tail", "ours", "whole_pool") for num in (10, 20, 50, 100)]
     assert means(figure) == pytest.approx(expected)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "."]
@@ -212,10 +212,28 @@ def test_effect_draws_the_papers_values_and_names_short_lengths():
     assert "instead of" not in explained(figures.effect(answers.select(rows, method="fskd"), cifar))
 
 
-def test_a_missing_method_is_not_run_beside_the_others():
-    figure = figures.effect(rows_of(level, "table2", only=lambda e: e.method != "mir"), PROFILE)
+@pytest.mark.parametrize("name", ["effect", "ablation", "groups"])
+def test_a_compressor_without_rows_has_no_panel_and_the_caption_names_it(name):
+    draw, source = EFFECT[name]
+    figure = draw(rows_of(level, source, only=lambda e: e.method != "mir"), PROFILE)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["CD", "FSKD", "PRACTISE"]
+    assert answers.NOT_RUN not in texts(figure) and "; not run: MiR. Marks" in explained(figure)
+    assert answers.NOT_RUN not in explained(draw(rows_of(level, source), PROFILE))
+
+
+def test_a_cell_that_was_not_run_is_a_gap_beside_the_others():
+    figure = figures.effect(rows_of(level, "table2", only=lambda e: (e.method, e.variant) != ("mir", "ours")), PROFILE)
     panel = {ax.get_title(loc="left"): [t.get_text() for t in ax.texts] for ax in figure.axes}
-    assert panel["MiR"].count(answers.NOT_RUN) == 5 and answers.NOT_RUN not in panel["CD"]
+    assert panel["MiR"].count(answers.NOT_RUN) == 1 and answers.NOT_RUN not in panel["CD"]
+
+
+def test_one_bad_compressor_squeezes_no_other():
+    figure = figures.effect(rows_of(level, "table2"), PROFILE)
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1 and "own scale" not in explained(figure)
+    bad = rows_of(lambda e: level(e) - 60 * (e.method == "mir") + 30 * (e.variant == "ours"), "table2")
+    for figure in (figures.effect(bad, PROFILE), figures.problem(bad, PROFILE)):
+        low, high = np.transpose([ax.get_ylim() for ax in figure.axes if ax.get_title(loc="left").startswith("CD")])
+        assert min(low) > 60 and max(high) <= 104 and "each compressor has its own scale" in explained(figure)
 
 
 def test_every_variant_that_has_words_has_a_look():

@@ -2,9 +2,8 @@
 
 import textwrap
 
-from oefsmc_lib.evidence import paper
 from oefsmc_lib.evidence.answers import NOT_RUN
-from oefsmc_lib.evidence.figures.marks import GREY, METHOD_LOOKS, canvas
+from oefsmc_lib.evidence.figures.marks import GREY, METHOD_LOOKS, explain, panels
 
 AXES = {
     "num": ("few images", "seconds of the recovery stage"),
@@ -19,60 +18,43 @@ def growth(table):
 
     ``table`` has the columns axis, value, method, seconds, device, threads, torch; None draws "not run".
     """
-    from matplotlib.ticker import LogLocator
-
-    figure, axes = canvas(2, 2, width=11, height=7.2)
-    for ax, (axis, (label, unit)) in zip(axes.flat, AXES.items()):
-        own = table[table.axis == axis].sort_values("value") if table is not None else None
+    figure, axes = panels([""] * len(AXES), "", 11, 7.2, rows=2, sharey=False)
+    for ax, (axis, (label, unit)) in zip(axes, AXES.items()):
         ax.set(xlabel=label, ylabel=unit)
+        own = None if table is None else table[table.axis == axis]
         if own is None or own.empty:
             ax.annotate(NOT_RUN, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
-            continue
-        findings, values = [], sorted(own.value.unique())
-        for method in [name for name in METHOD_LOOKS if name in set(own.method)]:
-            colour, marker = METHOD_LOOKS[method]
-            line = own[own.method == method]
-            x, y = line.value.tolist(), line.seconds.tolist()
-            ax.plot(x, y, marker=marker, color=colour, label=paper.METHOD_NAMES[method])
-            ideal = [y[0] * x[0] / value if axis == "processes" else y[-1] * value / x[-1] for value in x]
-            ax.plot(x, ideal, ":", color=colour, linewidth=1, alpha=0.7)
-            if (x[0], x[-1]) == (values[0], values[-1]):  # a line that was cut short has another ratio
-                findings.append(f"{paper.METHOD_NAMES[method]} {y[-1] / y[0]:.3g}")
-        ax.set(xscale="log", yscale="log")
-        ax.set_xticks(values, [f"{value:g}" for value in values])
-        ax.minorticks_off()
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
-        times = " times, ".join(findings) + " times as long"
-        ax.set_title(
-            textwrap.fill(f"{values[-1] / values[0]:g} times the {axis if axis != 'num' else 'images'}: {times}", 58),
-            loc="left",
-            fontsize=9.5,
-        )
-    about = (
-        ""
-        if table is None
-        else "; ".join(
-            [
-                *table.device.unique(),
-                *(f"threads: {n}" for n in table.threads.unique()),
-                *(f"torch {v}" for v in table.torch.unique()),
-            ]
-        )
-    )
-    labelled = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels())}
-    if labelled:
+        else:
+            _over(ax, axis, own.sort_values("value"))
+    if table is not None:
+        about = [*table.device.unique(), *(f"threads: {n}" for n in table.threads.unique())]
+        about += [f"torch {version}" for version in table.torch.unique()]
         text = (
-            "VGG-16 on 32x32 images (quarter width and 100 images where they are not the axis; PRACTISE: its scoring); "
-            f"dotted: in proportion. {about}"
+            "VGG-16 on 32x32 images (quarter width and 100 images where they are not the axis; PRACTISE: its scoring)"
         )
-        legend = figure.legend(
-            labelled.values(),
-            labelled.keys(),
-            loc="outside lower left",
-            ncols=4,
-            alignment="left",
-            title=textwrap.fill(text, 150),
-        )
-        legend.get_title().set(fontsize=8.5, color=GREY)
+        explain(figure, f"{text}; dotted: in proportion. {'; '.join(about)}")
     return figure
+
+
+def _over(ax, axis: str, table) -> None:
+    """The seconds of each method over one axis, what they would be in proportion, and the title."""
+    from matplotlib.ticker import LogLocator
+
+    values, times = sorted(table.value.unique()), []
+    for method, look in METHOD_LOOKS.items():
+        line = table[table.method == method]
+        if line.empty:
+            continue
+        x, y = line.value.tolist(), line.seconds.tolist()
+        ax.plot(x, y, marker=look.marker, color=look.colour, label=look.label)
+        ideal = [y[0] * x[0] / value if axis == "processes" else y[-1] * value / x[-1] for value in x]
+        ax.plot(x, ideal, ":", color=look.colour, linewidth=1, alpha=0.7)
+        if (x[0], x[-1]) == (values[0], values[-1]):  # a line that was cut short has another ratio
+            times.append(f"{look.label} {y[-1] / y[0]:.3g} times")
+    ax.set(xscale="log", yscale="log")
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+    title = f"{values[-1] / values[0]:g} times the {'images' if axis == 'num' else axis}: {', '.join(times)} as long"
+    ax.set_title(textwrap.fill(title, 58), loc="left", fontsize=9.5)

@@ -1,137 +1,144 @@
 """Does it help: Table 2 and the ablation of Fig. 3a; and does the solver matter."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from oefsmc_lib.evidence import answers, findings, paper
-from oefsmc_lib.evidence.answers import BASE, GROUPS, REMEDIES, column, select
-from oefsmc_lib.evidence.figures.marks import (
-    GREY,
-    LOOKS,
-    METHOD_LOOKS,
-    VARIANT_LOOKS,
-    Look,
-    canvas,
-    finish,
-    mark,
-    num_axis,
-    nums_of,
-    series,
-    teacher_line,
-    trained,
-)
+from oefsmc_lib.evidence import answers, verdict
+from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, REMEDIES, VARIANT_WORDS, column, gain, select
+from oefsmc_lib.evidence.figures import marks
+from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, finish, panels
+from oefsmc_lib.evidence.paper import METHOD_NAMES as NAMES
 from oefsmc_lib.rows.row import Row
 
+PARTS = ("wo_comp", "wo_ft", "ours", "whole_pool")  # what the ablation compares with the base
+SOLVED = ("native", BASE, "extra_images", "ours")  # what was run with the released solvers
 
-def effect(rows: Sequence[Row], profile, nums: str = "nums"):
+
+def effect(rows: Sequence[Row], profile):
     """Table 2: top-1 over num, a panel a compressor, a line a variant, the paper's values hollow."""
-    return _by_method(
-        rows, profile, ("native", BASE, "extra_images", "ours", "whole_pool"), findings.effect(rows), nums
-    )
+    return _by_method(rows, profile, ("native", BASE, *REMEDIES), effect_title(rows), "nums")
+
+
+def effect_title(rows: Sequence[Row], variant: str = "ours") -> str:
+    """What OE-FSMC adds to each compressor's base, averaged over its training sizes within each seed."""
+    found = {name: _over_base(select(rows, method=m, imbalance="long_tail"), variant) for m, name in NAMES.items()}
+    return marks.listed(f"Points against the base, {VARIANT_WORDS[variant]}", found)
 
 
 def ablation(rows: Sequence[Row], profile):
-    """Fig. 3a: top-1 over num with either part of the method, with both and with none, and beside them the whole pool."""
-    return _by_method(
-        rows, profile, (BASE, "wo_comp", "wo_ft", "ours", "whole_pool"), findings.ablation(rows), "few_nums"
-    )
+    """Fig. 3a: top-1 over num with either part of the method, with both, with none, and with the whole pool."""
+    return _by_method(rows, profile, (BASE, *PARTS), ablation_title(rows), "few_nums")
+
+
+def ablation_title(rows: Sequence[Row]) -> str:
+    """What either part and both add to the base, averaged over sizes and the compressors with the most seeds."""
+    rows = select(rows, imbalance="long_tail")
+    seeds = {m: len({row.seed for row in rows if row.method == m}) for m in NAMES}
+    most = [m for m, count in seeds.items() if count == max(seeds.values())]
+    some = f" with {' and '.join(NAMES[m] for m in most)}" if len(most) < sum(map(bool, seeds.values())) else ""
+    own = [row for row in rows if row.method in most]
+    found = {VARIANT_WORDS[variant]: _over_base(own, variant) for variant in PARTS}
+    return marks.listed(f"Points against neither part (w/o all){some}", found)
+
+
+def _over_base(rows: Sequence[Row], variant: str) -> verdict.Over | None:
+    """A variant - the base by seed, averaged over the cells of these rows; None without a pair."""
+    return verdict.over(rows, lambda row: column(row, "variant") == variant, lambda row: column(row, "variant") == BASE)
 
 
 def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
-    methods = list(paper.METHOD_NAMES)
-    sizes = [nums_of(select(rows, method=m), profile, trained(m, name)) for m in methods]
-    figure, axes = canvas(
-        1, len(methods), width=13, height=4.4, sharey=True, width_ratios=[len(s) + 0.6 for s in sizes]
-    )
-    for ax, method, nums in zip(axes[0], methods, sizes):
+    sizes = marks.sizes_of(rows, profile, name)
+    widths = [len(nums) + 0.6 for nums in sizes.values()]
+    titles = [NAMES[method] for method in sizes]
+    figure, axes = panels(titles, "test accuracy, %", 13, 4.4, width_ratios=widths, sharey=False)
+    for ax, (method, nums) in zip(axes, sizes.items()):
         own = select(rows, method=method, imbalance="long_tail")
-        for number, variant in enumerate(variants):
-            shift = 0.14 * (number - (len(variants) - 1) / 2)
-            series(ax, select(own, variant=variant), nums, VARIANT_LOOKS[variant], shift)
-        teacher_line(ax, own)
-        ax.set_title(paper.METHOD_NAMES[method], loc="left")
-        num_axis(ax, nums)
-        if ax is not axes[0, 0]:
-            ax.set_xlabel("few images")
-    axes[0, 0].set_ylabel("test accuracy, %")
-    return finish(figure, finding, profile, [row for row in rows if column(row, "variant") in variants])
+        marks.lines(ax, own, [VARIANT_LOOKS[variant] for variant in variants], nums)
+    for ax in axes[1:]:
+        ax.set_xlabel("few images")
+    shown = [row for row in rows if column(row, "variant") in variants]
+    return finish(figure, finding, profile, shown, [NAMES[m] for m in NAMES if m not in sizes])
 
 
 def gains(rows: Sequence[Row], profile):
-    """Paired differences to the fine-tuned base, in points: OOD images without their labels, OE-FSMC, the whole pool."""
-    figure, axes = canvas(1, len(REMEDIES), width=13, height=4.4, sharey=True)
-    methods = [m for m in paper.METHOD_NAMES if select(rows, method=m)] or ["fskd"]
-    nums = sorted({num for m in methods for num in nums_of(select(rows, method=m), profile, trained(m, "nums"))})
-    for ax, variant in zip(axes[0], REMEDIES):
-        for number, method in enumerate(methods):
-            colour, marker = METHOD_LOOKS[method]
-            look = Look(paper.METHOD_NAMES[method], colour, marker, {}, "")
-            asked = nums_of(select(rows, method=method), profile, trained(method, "nums"))
-            for num in asked:
-                found = answers.gain(rows, num, variant, method=method)
-                both = [select(rows, method=method, num=num, variant=v) for v in (variant, BASE)]
-                printed = [answers.paper_value(own[0]) if own else None for own in both]
-                x = nums.index(num) + 0.7 / len(methods) * (number - (len(methods) - 1) / 2)
-                mark(ax, x, found, look, None if None in printed else printed[0] - printed[1])
-            ax.plot([], [], marker, color=colour, label=look.label)
-        ax.axhline(0, color=GREY, linewidth=1)
-        ax.set_title(f"{VARIANT_LOOKS[variant].label.removeprefix('+ ')} − base", loc="left")
-        num_axis(ax, nums)
-    axes[0, 0].set_ylabel("points of accuracy, paired by seed")
-    return finish(figure, findings.gains(rows), profile, rows)
+    """Paired differences to the fine-tuned base, in points: OOD images with labels ignored, OE-FSMC, the whole pool."""
+    sizes, tail = marks.sizes_of(rows, profile), select(rows, imbalance="long_tail")
+    nums = sorted({num for asked in sizes.values() for num in asked})
+    looks = [_minus_base(variant) for variant in REMEDIES]
+    figure, axes = panels([look.label for look in looks], "points of accuracy, paired by seed", 13, 4.4)
+    for ax, look in zip(axes, looks):
+        entries = []
+        for method, asked in sizes.items():
+            found = marks.differences(select(tail, method=method), asked, look.where, {"variant": BASE})
+            entries.append((METHOD_LOOKS[method], zip(map(nums.index, asked), found)))
+        marks.compare(ax, entries, nums, ALL_CLASSES, zero=True)
+    return finish(figure, gains_title(rows), profile, rows)
+
+
+def _minus_base(variant: str) -> Look:
+    look = VARIANT_LOOKS[variant]
+    return replace(look, label=f"{look.label.removeprefix('+ ')} − base", line="")
+
+
+def gains_title(rows: Sequence[Row]) -> str:
+    """In how many cells each remedy is significantly above and below the base."""
+    parts = []
+    for variant in REMEDIES:
+        words = list(verdict.cells(rows, variant).get("verdict", []))
+        above, below = (sum(map(words.count, pair)) for pair in (("reproduced", "above"), ("not reproduced", "below")))
+        if words:
+            parts.append(f"{VARIANT_WORDS[variant]}: above it in {above}, below it in {below} of {len(words)} cells")
+    return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
 
 
 def groups(rows: Sequence[Row], profile, num: int):
     """Where it helps: the change of recall of head, tail and absent classes, a panel a compressor."""
-    methods = list(paper.METHOD_NAMES)
-    figure, axes = canvas(1, len(methods), width=12, height=4.2, sharey=True)
-    for ax, method in zip(axes[0], methods):
-        for number, variant in enumerate(REMEDIES):
-            for place, group in enumerate(GROUPS):
-                found = answers.gain(rows, num, variant, value=f"{group}_accuracy", method=method)
-                mark(ax, place + 0.22 * (number - 1), found, VARIANT_LOOKS[variant], None)
-            look = VARIANT_LOOKS[variant]
-            ax.plot([], [], look.marker, color=look.colour, label=f"{look.label.removeprefix('+ ')} − base")
-        ax.axhline(0, color=GREY, linewidth=1)
-        ax.set_xticks(range(len(GROUPS)), GROUPS)
-        ax.set_xlim(-0.5, len(GROUPS) - 0.5)
-        ax.set_title(paper.METHOD_NAMES[method], loc="left")
-        ax.grid(axis="x", visible=False)
-    axes[0, 0].set_ylabel("points of recall, paired by seed")
-    return finish(figure, findings.groups(rows, num), profile, select(rows, num=num))
+    methods = marks.sizes_of(rows, profile)
+    figure, axes = panels(map(NAMES.__getitem__, methods), "points of recall, paired by seed", 12, 4.2, sharey=False)
+    for ax, method in zip(axes, methods):
+        entries = []
+        for variant in REMEDIES:
+            found = [gain(rows, num, variant, value=f"{group}_accuracy", method=method) for group in GROUPS]
+            entries.append((_minus_base(variant), enumerate(map(marks.paired, found))))
+        marks.compare(ax, entries, GROUPS, zero=True)
+    missing = [NAMES[m] for m in NAMES if m not in methods]
+    return finish(figure, groups_title(rows, num), profile, select(rows, num=num), missing)
+
+
+def groups_title(rows: Sequence[Row], num: int) -> str:
+    """What OE-FSMC does to the recall of the rarest class group that these draws have, method by method."""
+    found = {g: {NAMES[m]: gain(rows, num, value=f"{g}_accuracy", method=m) for m in NAMES} for g in GROUPS}
+    rarest = next((group for group in reversed(GROUPS) if any(found[group].values())), GROUPS[-1])
+    return marks.listed(f"Points of recall that OE-FSMC adds to {rarest} classes at {num} images", found[rarest])
 
 
 def solvers(rows: Sequence[Row], profile):
-    """The released solver - this package's on the same draws, in points over num: a panel a variant, both imbalances."""
-    variants, conditions = ("native", BASE, "extra_images", "ours"), ("balanced", "long_tail")
-    methods = [method for method in paper.METHOD_NAMES if method == "fskd" or select(rows, method=method)]
-    figure, axes = canvas(1, len(variants), width=13, height=4.2, sharey=True)
-    for ax, variant in zip(axes[0], variants):
-        own = select(rows, variant=variant)
-        nums = nums_of(own, profile, "solver_nums")
-        asked = [(m, i) for m in methods for i in conditions if i == "long_tail" or select(own, method=m, imbalance=i)]
-        for number, (method, imbalance) in enumerate(asked):
-            colour = LOOKS[imbalance].colour
-            marker = METHOD_LOOKS[method][1]
-            look = Look(f"{paper.METHOD_NAMES[method]}, {LOOKS[imbalance].label}", colour, marker, {})
-            for place, num in enumerate(nums):
-                found = answers.solver_gap(own, method=method, imbalance=imbalance, num=num)
-                if (
-                    found or method == "fskd" or num == nums[0] and variant in ("native", BASE)
-                ):  # CD is asked there only
-                    mark(ax, place + 0.2 * (number - (len(asked) - 1) / 2), found, look, None)
-            ax.plot([], [], marker, color=colour, label=look.label)
-        ax.axhline(0, color=GREY, linewidth=1)
-        ax.set_title(VARIANT_LOOKS[variant].label, loc="left")
-        num_axis(ax, nums)
-    axes[0, 0].set_ylabel("points, released − this package's")
-    twice = {
-        (row.method, row.num, row.variant, column(row, "imbalance"), row.seed)
-        for row in rows
-        if row.solver == "literal"
-    }
-    own = [
-        row
-        for row in select(rows, solver="default")
-        if (row.method, row.num, row.variant, column(row, "imbalance"), row.seed) in twice
-    ]
-    return finish(figure, findings.solvers(rows), profile, own)
+    """The released solver - this package's on the same draws, in points over num, a panel a variant."""
+    looks = []
+    for method in (m for m in NAMES if m == "fskd" or select(rows, method=m)):
+        for kind in ("balanced", "long_tail"):
+            words, where = f"{NAMES[method]}, {LOOKS[kind].label}", {"method": method, "imbalance": kind}
+            looks.append(Look(words, LOOKS[kind].colour, METHOD_LOOKS[method].marker, where))
+    figure, axes = panels([VARIANT_LOOKS[v].label for v in SOLVED], "points, released − this package's", 13, 4.2)
+    for ax, variant in zip(axes, SOLVED):
+        variants, entries = select(rows, variant=variant), []
+        nums = marks.nums_of(variants, profile, "solver_nums")
+        for look in looks:
+            own = select(variants, **look.where)
+            asked = nums if look.where["method"] == "fskd" else answers.values_of(own, "num")  # CD has one size only
+            found = marks.differences(own, asked, {"solver": "literal"}, {"solver": "default"}, printed=False)
+            if own or look.where["imbalance"] == "long_tail":
+                entries.append((look, zip(map(nums.index, asked), found)))
+        marks.compare(ax, entries, nums, ALL_CLASSES, zero=True)
+    return finish(figure, solvers_title(rows), profile, select(rows, solver="literal"))
+
+
+def solvers_title(rows: Sequence[Row]) -> str:
+    """What each compressor's released solver adds under the long tail, averaged over its training sizes."""
+    found = {}
+    for method, name in NAMES.items():
+        for variant in SOLVED:
+            own = select(rows, method=method, imbalance="long_tail", variant=variant)
+            over = verdict.over(own, lambda row: row.solver == "literal", lambda row: row.solver == "default")
+            found[f"{name}, {VARIANT_WORDS[variant]}"] = over
+    return marks.listed("Released solver − this package's, long-tailed, mean over sizes", found, "; ")

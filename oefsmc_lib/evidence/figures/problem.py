@@ -1,116 +1,125 @@
-"""The problem: balanced against long-tailed (Table 1), by class and by stage."""
+"""The problem: balanced against long-tailed (Table 1), by class and by stage. Rescue, classes and stages are FSKD's."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oefsmc_lib.evidence import answers, findings, paper
-from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, select
-from oefsmc_lib.evidence.figures.marks import (
-    GREY,
-    LOOKS,
-    METHOD_LOOKS,
-    Look,
-    base_rows,
-    canvas,
-    finish,
-    mark,
-    num_axis,
-    nums_of,
-    series,
-    teacher_line,
-)
+from oefsmc_lib.evidence import answers, paper
+from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, gain, select, tail_cost
+from oefsmc_lib.evidence.figures import marks
+from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, finish, panels
 from oefsmc_lib.evidence.figures.ranks import by_rank, group_recall, rank_axis
 from oefsmc_lib.rows.row import Row
+
+PAIR = (LOOKS["balanced"], LOOKS["long_tail"])
 
 
 def problem(rows: Sequence[Row], profile):
     """Top-1 over num, balanced against long-tailed: for each method alone and fine-tuned on the few images."""
-    nums, methods = nums_of(rows, profile), answers.values_of(rows, "method") or ["fskd"]
-    tall = len(methods) > 1
-    shape = (2, len(methods)) if tall else (1, 2)
-    figure, axes = canvas(*shape, width=max(9, 3.2 * shape[1]), height=3.6 * shape[0] + 0.6, sharey=True)
-    for index, method in enumerate(methods):
-        panels = axes[:, index] if tall else axes[0]
-        for ax, variant, words in zip(panels, ("native", BASE), (" alone", ", fine-tuned on the few images")):
-            own = select(rows, method=method, variant=variant)
-            for number, name in enumerate(("balanced", "long_tail")):
-                look = LOOKS[name]
-                series(ax, select(own, imbalance=look.where["imbalance"]), nums, look, 0.16 * (number - 0.5))
-            teacher_line(ax, own)
-            ax.set_title(f"{paper.METHOD_NAMES[method]}{words}", loc="left")
-            num_axis(ax, nums)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy, %")
-    return finish(figure, findings.problem(rows, nums), profile, base_rows(rows))
+    nums, methods = marks.nums_of(rows, profile), answers.values_of(rows, "method") or ["fskd"]
+    words = {"native": " alone", BASE: ", fine-tuned on the few images"}
+    shown = [(variant, method) for variant in words for method in methods]
+    titles = [paper.METHOD_NAMES[method] + words[variant] for variant, method in shown]
+    tall: dict = {"rows": 2, "sharey": "col"} if len(methods) > 1 else {}  # a column a method, which has one scale
+    figure, axes = panels(titles, "test accuracy, %", max(9, 3.2 * len(methods)), 7.8 if tall else 4.2, **tall)
+    for ax, (variant, method) in zip(axes, shown):
+        looks = [replace(look, where=look.where | {"variant": variant}) for look in PAIR]
+        marks.lines(ax, select(rows, method=method, variant=variant), looks, nums)
+    return finish(figure, problem_title(rows, nums), profile, select(rows, variant=BASE))
+
+
+def problem_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
+    """What the long tail costs at the smallest and the largest training size; of several methods at the smallest."""
+    costs = {(n, m): d for m in answers.values_of(rows, "method") for n in nums if (d := tail_cost(rows, n, method=m))}
+    if not costs:
+        return f"What does the long tail cost? {NOT_RUN.capitalize()}"
+    first, last = min(num for num, _ in costs), max(num for num, _ in costs)
+    if len({method for _, method in costs}) > 1:
+        found = {paper.METHOD_NAMES[method]: cost for (num, method), cost in costs.items() if num == first}
+        return marks.listed(f"Points that the long tail costs at {first} images", found)
+    said = {num: f"{answers.points(cost, 'costs', 'adds')} at {num} images" for (num, _), cost in costs.items()}
+    return f"The long tail {' and '.join(said[num] for num in sorted({first, last}))}"
 
 
 def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
     """Table 1's arrows: balanced - long-tailed in points over num, a colour a method, paired by seed."""
-    nums, methods = nums_of(rows, profile), list(methods) or answers.values_of(rows, "method") or ["fskd"]
-    figure, axes = canvas(1, 1, width=8.5, height=4.2)
-    ax = axes[0, 0]
-    for number, method in enumerate(methods):
-        colour, marker = METHOD_LOOKS[method]
-        look = Look(paper.METHOD_NAMES[method], colour, marker, {}, "")
-        shift = 0.7 / len(methods) * (number - (len(methods) - 1) / 2)
-        for place, num in enumerate(nums):
-            found = answers.tail_cost(rows, num, method=method)
-            own = select(rows, method=method, num=num, variant=BASE)
-            printed = [answers.paper_value(own[0], kind) for kind in ("balanced", "long_tail")] if own else [None]
-            mark(ax, place + shift, found, look, None if None in printed else printed[0] - printed[1])
-        ax.plot([], [], marker, color=colour, label=look.label)
-    ax.axhline(0, color=GREY, linewidth=1)
-    num_axis(ax, nums)
-    ax.set_ylabel("balanced − long-tailed, points")
-    return finish(figure, findings.problem(rows, nums), profile, base_rows(rows))
+    nums, methods = marks.nums_of(rows, profile), list(methods) or answers.values_of(rows, "method") or ["fskd"]
+    figure, (ax,) = panels([""], "balanced − long-tailed, points", 8.5, 4.2)
+    entries = []
+    for look in map(METHOD_LOOKS.__getitem__, methods):
+        found = marks.differences(select(rows, **look.where), nums, PAIR[0].where, PAIR[1].where)
+        entries.append((look, enumerate(found)))
+    marks.compare(ax, entries, nums, ALL_CLASSES, zero=True)
+    return finish(figure, problem_title(rows, nums), profile, select(rows, variant=BASE))
 
 
 def rescue(rows: Sequence[Row], profile):
     """The problem and the rescue: teacher, balanced, long-tailed, OE-FSMC, and the whole pool."""
-    nums = nums_of(rows, profile)
-    figure, axes = canvas(1, 1, width=9, height=4.6)
-    ax = axes[0, 0]
-    for number, name in enumerate(("balanced", "long_tail", "ours", "whole_pool")):
-        series(ax, select(rows, **LOOKS[name].where), nums, LOOKS[name], 0.13 * (number - 1.5))
-    teacher_line(ax, rows)
-    num_axis(ax, nums)
-    ax.set_ylabel("test accuracy, %")
-    return finish(figure, findings.rescue(rows, nums[0]) if nums else NOT_RUN, profile, rows)
+    nums = marks.nums_of(rows, profile)
+    figure, (ax,) = panels([""], "test accuracy, %", 9, 4.6)
+    marks.lines(ax, rows, LOOKS.values(), nums)
+    return finish(figure, rescue_title(rows, nums[0]) if nums else NOT_RUN, profile, rows)
 
 
-def by_class(rows: Sequence[Row], profile, num: int | None = None, method: str = "fskd"):
+def rescue_title(rows: Sequence[Row], num: int) -> str:
+    """The cost of the tail at one training size, and what OE-FSMC and the whole pool change about it."""
+    cost = tail_cost(rows, num, method="fskd")
+    parts = [f"the long tail costs {_points(cost, cost['mean'])}"] if cost else []
+    back, more = (" back", " another") if cost and cost["mean"] > 0 else ("", "")
+    for variant, name in (("ours", "OE-FSMC"), ("whole_pool", "the whole pool")):
+        if found := gain(rows, num, variant, method="fskd"):
+            verb = f"wins{back}" if found["mean"] > 0 else f"loses{more}"
+            parts.append(f"{name} {verb} {_points(found, abs(found['mean']))}")
+    return f"With {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
+
+
+def _points(found: dict, mean: float) -> str:
+    """``9.5 ± 2.6 points``, and "undecided" where the interval holds 0."""
+    half = "" if found["n"] == 1 else f" ± {found['half']:.1f}"
+    return f"{mean:.1f}{half} points{answers.undecided(found)}"
+
+
+def by_class(rows: Sequence[Row], profile, num: int | None = None):
     """Recall by rank of the class, head to absent: what the tail does on the left, the remedies on the right."""
-    nums = nums_of(rows, profile)
-    num = nums[0] if num is None and nums else num
-    own = select(rows, num=num, method=method)
-    figure, axes = canvas(1, 2, width=11, height=4.4, sharey=True)
-    for ax, names, words in zip(
-        axes[0],
-        (("balanced", "long_tail"), ("long_tail", "ours", "whole_pool")),
-        ("balanced and long-tailed", "without and with OOD images"),
-    ):
-        counts = rank_axis(ax, own)
-        for number, name in enumerate(names):
-            shift = 0.22 * (number - (len(names) - 1) / 2)
-            by_rank(ax, select(own, **LOOKS[name].where), len(counts), LOOKS[name], shift)
-        ax.set_title(words, loc="left", pad=18)
+    num = min(marks.nums_of(rows, profile), default=0) if num is None else num
+    own = select(rows, num=num, method="fskd")
+    sides = {"balanced and long-tailed": PAIR, "without and with OOD images": [*LOOKS.values()][1:]}
+    figure, axes = panels(sides, "recall on test images, %", 11, 4.4)
+    for ax, looks in zip(axes, sides.values()):
         ax.set_ylim(-4, 104)
-    axes[0, 0].set_ylabel("recall on test images, %")
-    return finish(figure, findings.classes(rows, num, method=method), profile, own)
+        if not (tails := select(own, imbalance="long_tail")):
+            ax.annotate(NOT_RUN, (0.5, 0.5), xycoords="axes fraction", ha="center", color=marks.GREY)
+            ax.set_xticks([])
+            continue
+        rank_axis(ax, answers.by_rank(tails[0], tails[0].counts))
+        for number, look in enumerate(looks):
+            by_rank(ax, select(own, **look.where), len(tails[0].counts), look, 0.22 * (number - (len(looks) - 1) / 2))
+    return finish(figure, classes_title(rows, num), profile, own)
 
 
-def stages(rows: Sequence[Row], profile, method: str = "fskd"):
+def classes_title(rows: Sequence[Row], num: int) -> str:
+    """The class groups with the lowest and the highest recall of the base."""
+    found = answers.group_recalls(rows, num)
+    if not found:
+        return f"Which classes pay? {NOT_RUN.capitalize()}"
+    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    lowest = f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %"
+    return f"{lowest}, against {found[high]:.0f} % of {high} classes"
+
+
+def stages(rows: Sequence[Row], profile):
     """Recall of head, tail and absent classes over num, before (dotted) and after fine-tuning on the few images."""
-    nums, own = nums_of(rows, profile), select(rows, method=method)
-    figure, axes = canvas(1, 3, width=11.5, height=4.2, sharey=True)
-    for ax, group in zip(axes[0], GROUPS):
-        for number, name in enumerate(("balanced_native", "balanced", "long_tail_native", "long_tail")):
-            look = LOOKS[name]
-            after = {"balanced": "balanced, after", "long_tail": "long-tailed, after"}.get(name, look.label)
-            look = replace(look, label=after)
-            shift = 0.16 * (number - 1.5)
-            series(ax, select(own, **look.where), nums, look, shift, group_recall(own, group), hollow_paper=False)
-        ax.set_title(f"{group} classes of the long tail", loc="left")
-        num_axis(ax, nums)
-    axes[0, 0].set_ylabel("recall on test images, %")
-    return finish(figure, findings.stages(rows, nums[0], method) if nums else NOT_RUN, profile, base_rows(own))
+    nums, own, looks = marks.nums_of(rows, profile), select(rows, method="fskd"), []
+    for after in PAIR:
+        native = after.where | {"variant": "native"}
+        looks.append(replace(after, label=f"{after.label}, before", where=native, line=":", alpha=0.55))
+        looks.append(replace(after, label=f"{after.label}, after"))
+    figure, axes = panels([f"{g} classes of the long tail" for g in GROUPS], "recall on test images, %", 11.5, 4.2)
+    for ax, group in zip(axes, GROUPS):
+        marks.lines(ax, own, looks, nums, group_recall(own, group))
+    return finish(figure, stages_title(rows, nums[0]) if nums else NOT_RUN, profile, select(own, variant=BASE))
+
+
+def stages_title(rows: Sequence[Row], num: int) -> str:
+    """What fine-tuning on the few long-tailed images changes, by group."""
+    found = {group: gain(rows, num, BASE, "native", f"{group}_accuracy", method="fskd") for group in GROUPS}
+    return marks.listed(f"Points of recall that fine-tuning on {num} long-tailed images adds", found)
