@@ -19,7 +19,7 @@ from sheet import record, seconds, where_possible
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.student import predictions
 
 KEYS, MEASURED = ["network", "student"], ["images", "accuracy", "differ", "in_float32", "float32_s", "ours_s", "ratio"]
 STUDENTS = ["teacher", "fskd native", "fskd wo_ft", "cd native", "cd wo_ft"]
@@ -44,8 +44,8 @@ def line(network, student, count):
     found, passed = {}, []
     model = model.eval().to(device, memory_format=torch.channels_last)
     counter = model.register_forward_pre_hook(lambda _m, x: passed.append(0 if torch.is_autocast_enabled("cpu") else len(x[0])))
-    works = {"float32": lambda: evaluation.logits(model, images, torch.arange(count), ready.teacher.normalise, device).argmax(1),
-             "ours": lambda: evaluation.predictions(model, images, ready.teacher.normalise, device)}
+    works = {"float32": lambda: predictions.logits(model, images, torch.arange(count), ready.teacher.normalise, device).argmax(1),
+             "ours": lambda: predictions.predicted(model, images, ready.teacher.normalise, device)}
     spent = {}
     for _ in range(2):                                     # in turn; the first pair warms up
         for name, work in works.items():

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.student import predictions
 
 aten = torch.ops.aten
 KEYS = ["stage", "network", "num"]
@@ -94,7 +94,7 @@ def sides(stage, network, num, share):
         return Whole(lambda: copy.deepcopy(student), lambda made: pipeline.tune(experiment, ready, made)), None, ready
     some = dataclasses.replace(ready.train, images=ready.train.take(range(EVALUATED)), labels=ready.train.labels[:EVALUATED])
     model = student.model.eval().to(memory_format=torch.channels_last)
-    return Whole(lambda: model, lambda made: evaluation.logits(
+    return Whole(lambda: model, lambda made: predictions.logits(
         made, some, torch.arange(EVALUATED), ready.teacher.normalise, ready.few.images.device)), None, ready
 
 

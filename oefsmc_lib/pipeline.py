@@ -26,7 +26,7 @@ from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.shared import Shared
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.student import evaluation, predictions
 from oefsmc_lib.student.finetune import Watch, finetune
 from oefsmc_lib.teacher import networks, teachers
 from oefsmc_lib.teacher.devices import device_named
@@ -162,7 +162,7 @@ def tune(experiment: Experiment, ready: Prepared, student) -> tuple[dict, float]
 
 
 def run(experiment: Experiment, shared: Shared | None = None, profile: str | None = None):
-    """One run: compress, fine-tune, test once. Returns (:class:`~oefsmc_lib.compressors.surgery.Student`, :class:`Row`).
+    """One run: compress, fine-tune, test once. Returns (``compressors.surgery.Student``, :class:`Row`).
 
     Raises :class:`InputError` for anything that the input is to blame for.
     """
@@ -192,7 +192,7 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
     device, labels = device_named(experiment.device), ready.test.labels
-    guessed = evaluation.predictions(student.model, ready.test, ready.teacher.normalise, device)
+    guessed = predictions.predicted(student.model, ready.test, ready.teacher.normalise, device)
     cost = evaluation.cost(student.model, ready.teacher, student.structure)
     return evaluation.scores(guessed, labels, ready.draw.counts) | cost
 

@@ -17,7 +17,7 @@ from oefsmc_lib.images import purity
 from oefsmc_lib.images import sets as data
 from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
-from oefsmc_lib.student import evaluation, saved
+from oefsmc_lib.student import evaluation, predictions, saved
 from oefsmc_lib.teacher import cost, teachers
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
@@ -128,13 +128,13 @@ def test_test_images_are_read_by_the_purity_filter_and_by_evaluation(tiny, metho
     tiny["tiny", "test"] = Watched(**{f.name: getattr(tiny["tiny", "test"], f.name) for f in dataclasses.fields(data.ImageSet)})
     Watched.readers.clear()
     run(method=method, variant="ours", **{"finetune.stop": stop})
-    assert Watched.readers == [("oefsmc_lib.images.purity", "known"), ("oefsmc_lib.student.evaluation", "logits")]
+    assert Watched.readers == [("oefsmc_lib.images.purity", "known"), ("oefsmc_lib.student.predictions", "logits")]
 
 
 def test_every_finished_model_is_evaluated_once(tiny, monkeypatch):
     seen = []
-    original = evaluation.predictions
-    monkeypatch.setattr(evaluation, "predictions", lambda *a: (seen.append(1), original(*a))[1])
+    original = predictions.predicted
+    monkeypatch.setattr(predictions, "predicted", lambda *a: (seen.append(1), original(*a))[1])
     shared, students = pipeline.Shared(), {}
     for variant in VARIANTS:
         students[variant] = run(shared, variant=variant)[0]

@@ -42,7 +42,7 @@ def compress(task) -> surgery.Student:
     >>> experiment = Experiment(method="practise", num=10, practise=short)
     >>> student = compress(pipeline.task_of(experiment, pipeline.prepare(experiment)))
     >>> len(student.structure.dropped), len(student.notes["scores"])
-    (3, 8)
+    (3, 9)
     """
     teacher, experiment = task.teacher, task.experiment
     candidates = plans.droppable_units(teacher.model)

@@ -1,4 +1,4 @@
-"""Changing a network's shape: removing channels, dropping blocks, merging 1x1 convolutions, saving.
+"""Changing a network's shape: removing channels, dropping blocks, merging 1x1 convolutions.
 
 Channel removal goes through Torch-Pruning's dependency graph, so that it works on a network that
 nobody here wrote. What was done is recorded in a :class:`Structure`, from which the same network
@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from oefsmc_lib.compressors import taps
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG, Architecture
 
@@ -38,35 +39,22 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
     """Convolutions and linear layers in the order in which a forward pass runs them, and {convolution: the batch norm
     that directly follows it}."""
     order: list[str] = []
+    pairs: dict[str, str] = {}
     makers: dict[int, str] = {}
     alive: list[Tensor] = []  # tensors must live, or their ids are used again
-    pairs: dict[str, str] = {}
+    kinds = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
 
-    def see_weights(_module, _inputs, output, name):
-        order.append(name)
-        makers[id(output)] = name
-        alive.append(output)
-
-    def see_norm(_module, inputs, name):
-        made = makers.pop(id(inputs[0]), None)
-        if made is not None:
+    def see(name: str, tap: taps.Tap) -> None:
+        if not isinstance(kinds[name], nn.BatchNorm2d):
+            order.append(name)
+            makers[id(tap.output)] = name
+            alive.append(tap.output)
+        elif (made := makers.pop(id(tap.input), None)) is not None:
             pairs[made] = name
 
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            handles.append(module.register_forward_hook(lambda m, i, o, name=name: see_weights(m, i, o, name)))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(lambda m, i, name=name: see_norm(m, i, name)))
-    device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            model.eval()(architecture.example().to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    twice = {name for name in order if order.count(name) > 1}
-    if twice:
+    with torch.no_grad(), taps.tapped(model, kinds, see):
+        model.eval()(architecture.example().to(next(model.parameters()).device))
+    if twice := {name for name in order if order.count(name) > 1}:
         raise InputError(
             f"{architecture.name} runs the layer {min(twice)} twice in one pass, so a change of it cannot "
             "be fitted to one place; use a network without shared layers."

@@ -9,7 +9,7 @@ from torch import nn
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.parameters.experiment import Experiment
-from oefsmc_lib.student import evaluation
+from oefsmc_lib.student import predictions
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def native(monkeypatch):
     """As on a processor that multiplies bfloat16; elsewhere torch emulates it, slowly, with the same rounding."""
-    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: device.type == "cpu")
+    monkeypatch.setattr(predictions, "multiplies_bfloat16", lambda device: device.type == "cpu")
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def passes(monkeypatch):
     """How many images ran in each data type."""
     seen = {"bfloat16": 0, "float32": 0}
 
-    def counted(model, images, indices, normalise, device, own=evaluation.logits):
+    def counted(model, images, indices, normalise, device, own=predictions.logits):
         seen["bfloat16" if torch.is_autocast_enabled("cpu") else "float32"] += len(indices)
         return own(model, images, indices, normalise, device)
-    monkeypatch.setattr(evaluation, "logits", counted)
+    monkeypatch.setattr(predictions, "logits", counted)
     return seen
 
 
@@ -65,18 +65,18 @@ def test_students_predict_what_they_predict_in_float32(method, native, passes):
     ready = pipeline.prepare(experiment)
     student, _ = pipeline.recover(experiment, ready)
     images = dataclasses.replace(ready.train, images=ready.train.take(range(0, 4000, 4)), labels=ready.train.labels[:4000:4])
-    found = evaluation.predictions(student.model, images, ready.teacher.normalise, CPU)
+    found = predictions.predicted(student.model, images, ready.teacher.normalise, CPU)
     assert passes["bfloat16"] >= 200
-    exact = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
+    exact = predictions.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = evaluation.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
+        rough = predictions.logits(student.model, images, torch.arange(1000), ready.teacher.normalise, CPU)
     # Which student there is depends on the teacher that this machine has trained, and so does how much its images lose.
     # What is promised is float32's class for every image that lost no more than CAUTION times the most in the sample.
     # A little less is asked for: another order of adding may move either logits by a rounding.
     error = exact - rough
     lost = error.amax(1) - error.gather(1, rough.argmax(1, keepdim=True))[:, 0]
     first, second = exact.topk(2).values.unbind(1)
-    promised = (lost < 0.9 * evaluation.CAUTION * lost[::5].max()) & (first - second > 1e-4)
+    promised = (lost < 0.9 * predictions.CAUTION * lost[::5].max()) & (first - second > 1e-4)
     assert int(promised.sum()) > 900 and torch.equal(found[promised], exact.argmax(1)[promised])
 
 
@@ -98,29 +98,29 @@ def tied(model, images, number=100, lead=1e-3):
 def test_every_image_that_bfloat16_turns_is_turned_back(native, passes):
     model = linear(5)
     images = tied(model, points())
-    exact = evaluation.logits(model, images, torch.arange(2000), same, CPU)
+    exact = predictions.logits(model, images, torch.arange(2000), same, CPU)
     with torch.autocast("cpu", torch.bfloat16):
-        turned = evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1) != exact.argmax(1)
+        turned = predictions.logits(model, images, torch.arange(2000), same, CPU).argmax(1) != exact.argmax(1)
     assert turned.any()
     passes.update(bfloat16=0, float32=0)
-    assert torch.equal(evaluation.predictions(model, images, same, CPU), exact.argmax(1))
+    assert torch.equal(predictions.predicted(model, images, same, CPU), exact.argmax(1))
     assert passes["bfloat16"] == 2200 and passes["float32"] < 1000        # the sample, all, and in float32 the doubtful
 
 
 def test_classes_that_lie_close_together_are_left_to_float32(native, passes):
     model, images = linear(200), points()
     model[1].weight.data = model[1].weight[:1] + 0.02 * model[1].weight
-    evaluation.predictions(model, images, same, CPU)
+    predictions.predicted(model, images, same, CPU)
     assert passes["bfloat16"] < 500 and passes["float32"] >= 2000
-    assert torch.equal(evaluation.predictions(model, images, same, CPU),
-                       evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
+    assert torch.equal(predictions.predicted(model, images, same, CPU),
+                       predictions.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
 
 
 def test_few_images_and_other_processors_never_see_bfloat16(passes, monkeypatch):
-    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: False)
-    evaluation.predictions(linear(5), points(), same, CPU)
-    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: True)
-    evaluation.predictions(linear(5), points(300), same, CPU)
+    monkeypatch.setattr(predictions, "multiplies_bfloat16", lambda device: False)
+    predictions.predicted(linear(5), points(), same, CPU)
+    monkeypatch.setattr(predictions, "multiplies_bfloat16", lambda device: True)
+    predictions.predicted(linear(5), points(300), same, CPU)
     assert passes == {"bfloat16": 0, "float32": 2300}
 
 
@@ -143,17 +143,17 @@ def test_what_a_second_round_shows_calls_for_a_third(native, passes):
     numbers = Points(torch.arange(2000.0).view(-1, 1, 1, 1))
     lead, error = torch.full((2000,), 9.0), torch.full((2000,), 0.1)
     lead[[3, 13, 23]], error[[3, 13, 23]] = torch.tensor([0.15, 0.9, 3.0]), torch.tensor([0.5, 2.0, 4.0])
-    found = evaluation.predictions(Rounded(lead, error), numbers, same, CPU)
+    found = predictions.predicted(Rounded(lead, error), numbers, same, CPU)
     assert (found != 0).nonzero()[:, 0].tolist() == [3, 13, 23]
     assert passes == {"bfloat16": 2200, "float32": 203}
 
 
 def test_a_gpu_runs_float32_alone(passes, monkeypatch):
-    monkeypatch.setattr(evaluation, "multiplies_bfloat16", lambda device: True)      # as a GPU does
-    counted = evaluation.logits
-    monkeypatch.setattr(evaluation, "logits", lambda model, images, indices, normalise, device: counted(
+    monkeypatch.setattr(predictions, "multiplies_bfloat16", lambda device: True)      # as a GPU does
+    counted = predictions.logits
+    monkeypatch.setattr(predictions, "logits", lambda model, images, indices, normalise, device: counted(
         linear(5), images, indices, normalise, CPU))
-    evaluation.predictions(linear(5), points(), same, torch.device("meta"))          # any that is no CPU
+    predictions.predicted(linear(5), points(), same, torch.device("meta"))          # any that is no CPU
     assert passes == {"bfloat16": 0, "float32": 2000}
 
 
@@ -164,5 +164,5 @@ def test_what_is_not_a_number_is_what_it_is_in_float32(broken, native, passes):
         images.values[broken] = float("nan")
     else:
         model[1].weight.data[broken] = float("nan")
-    assert torch.equal(evaluation.predictions(model, images, same, CPU),
-                       evaluation.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
+    assert torch.equal(predictions.predicted(model, images, same, CPU),
+                       predictions.logits(model, images, torch.arange(2000), same, CPU).argmax(1))
