@@ -17,7 +17,7 @@ def bar(iterable, label: str, total: int | None = None):
 
 
 def has_frontend() -> bool:
-    """Whether a person watches a notebook: its kernel's client answers questions, as Jupyter's does and batch runners' do not."""
+    """Whether a person watches a notebook: Jupyter's client answers questions of a kernel, batch runners' do not."""
     if os.environ.get("OEFSMC_QUIET") == "1" or "IPython" not in sys.modules:
         return False
     shell = sys.modules["IPython"].get_ipython()
