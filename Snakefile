@@ -1,10 +1,10 @@
-"""The grid as files: cells -> rows -> summary tables -> narrative notebooks -> report.
+"""The grid as files: batches -> rows -> summary tables -> narrative notebooks -> report.
 
     snakemake -n                                                                    the whole paper
     snakemake --workflow-profile params/workflow-profiles/local                     this machine; or gpu, or slurm
     snakemake --workflow-profile ... --config profile=embedded grid=smoke           one grid: its rows and its table
 
-Rows are the outcome, and they live in the store. Snakemake sees a marker for each cell, which lists the ids of its
+Rows are the outcome, and they live in the store. Snakemake sees a marker for each batch, which lists the ids of its
 rows and is written once they are all there.
 """
 
@@ -12,12 +12,11 @@ import shlex
 import sys
 from collections import defaultdict
 
-from oefsmc_lib.engine import batches
+from oefsmc_lib.engine import batches, runs
+from oefsmc_lib.files import outputs_folder
 from oefsmc_lib.notebook import session
-from oefsmc_lib.engine import runs
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
-from oefsmc_lib.files import outputs_folder
 from oefsmc_lib.rows.store import Store
 
 OUTPUTS = outputs_folder().resolve()
@@ -25,11 +24,11 @@ PROFILE, GRID = config.get("profile", "paper"), config.get("grid")
 OEFSMC = shlex.join([sys.executable, "-m", "oefsmc_lib"])
 
 GRIDS = grid.chosen(GRID, PROFILE)
-CELLS = {str(cell.marker.relative_to(OUTPUTS / "runs").with_suffix("")): cell for cell in batches.cells(GRIDS)}
-MARKERS = defaultdict(list)                # experiment -> the marker of its cell, which may be another grid's
-for cell in CELLS.values():
-    for experiment in cell.experiments:
-        MARKERS[experiment.key] = str(cell.marker)
+BATCHES = {str(batch.marker.relative_to(OUTPUTS / "runs").with_suffix("")): batch for batch in batches.of_grids(GRIDS)}
+MARKERS = defaultdict(list)                # experiment -> the marker of its batch, which may be another grid's
+for batch in BATCHES.values():
+    for experiment in batch.experiments:
+        MARKERS[experiment.key] = str(batch.marker)
 
 NAMED = {(each.profile.name, each.name): each for each in GRIDS}
 TABLES = {names: f"{OUTPUTS}/tables/{names[0]}/{names[1]}.csv" for names in NAMED}
@@ -43,12 +42,12 @@ REPORTS = [] if GRID else expand(f"{OUTPUTS}/report/{{profile}}.html", profile=M
 # A marker that outlived its rows would hide that they are gone.
 if workflow.is_main_process:
     store = Store()
-    for cell in CELLS.values():
-        if cell.marker.is_file() and cell.missing(store):
-            cell.marker.unlink()
+    for batch in BATCHES.values():
+        if batch.marker.is_file() and batch.missing(store):
+            batch.marker.unlink()
 
 
-# As `oefsmc grid run` does: what can never be computed here is refused before the first cell.
+# As `oefsmc grid run` does: what can never be computed here is refused before the first batch.
 onstart:
     for note in runs.check_missing(GRIDS, Store()):
         print(f"note: {note}", file=sys.stderr)
@@ -62,18 +61,18 @@ rule all:
 
 
 rule rows:
-    input: [cell.marker for cell in CELLS.values()]
+    input: [batch.marker for batch in BATCHES.values()]
 
 
 rule tables:
     input: TABLES.values()
 
 
-rule cell:
-    output: f"{OUTPUTS}/runs/{{cell}}.rows"
-    wildcard_constraints: cell="[^/]+/[^/]+"
+rule batch:
+    output: f"{OUTPUTS}/runs/{{batch}}.rows"
+    wildcard_constraints: batch="[^/]+/[^/]+"
     params:
-        command=lambda wildcards: shlex.join(CELLS[wildcards.cell].command),
+        command=lambda wildcards: shlex.join(BATCHES[wildcards.batch].command),
         algorithm=ALGORITHM_VERSION,       # Snakemake sees no edit of the library: numbers may change with this one
     threads: 1
     resources: mem_mb=4000, runtime="12h"

@@ -5,7 +5,7 @@
 
 timing: each pair in turn, A B A B ..., after a warm-up; the median and the range. Long loops, on both sides, are timed
 on a share of their steps and scaled (`*_timed_share`): what comes before the first step counts once, the steps are
-multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run cells. PRACTISE's stage is its
+multiplied. An idle machine, please, and one thread (OMP_NUM_THREADS=1), as grids run batches. PRACTISE's stage is its
 scoring, of 300 steps where the release has 2,000; the training after it is MiR's. `literal` has its images in memory,
 so that it is the arithmetic that is compared; `loaded` is MiR's literal side with the released loader, four worker
 processes that start anew for each pass (loading.py).

@@ -1,8 +1,8 @@
-"""What starting costs: imports, the command's help, and a grid's cell around its runs.
+"""What starting costs: imports, the command's help, and a grid's batch around its runs.
 
     python bench/startup.py [--repeats 7]
 
-Medians of whole processes in turn; of a cell (one run of FSKD) what is left without the seconds of its row. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_startup.csv.
+Medians of whole processes in turn; of a batch (one run of FSKD) what is left without the seconds of its row. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_startup.csv.
 """
 
 import argparse
@@ -30,13 +30,13 @@ WHAT = {
 }
 
 
-def cell() -> float:
-    """Seconds that a cell of one run takes besides the run."""
+def batch() -> float:
+    """Seconds that a batch of one run takes besides the run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.yaml"
         path.write_text("blocks: [{method: fskd, variant: native, num: 10, seed: 0}]\n")
-        (label,) = grid.load_grid(str(path)).cells()
-        words = [sys.executable, "-m", "oefsmc_lib", "grid", "cell", path, label]
+        (label,) = grid.load_grid(str(path)).batches()
+        words = [sys.executable, "-m", "oefsmc_lib", "grid", "batch", path, label]
         begin = time.perf_counter()
         subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OEFSMC_OUTPUTS": folder})
         spent = time.perf_counter() - begin
@@ -55,7 +55,7 @@ def main():
             subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
             if turn:                                      # the first fills the disk's cache
                 found[name].append(time.perf_counter() - begin)
-    found["a grid's cell"] = [cell() for _ in range(chosen.repeats)]
+    found["a grid's batch"] = [batch() for _ in range(chosen.repeats)]
     record("startup", ["what"], ["seconds", "range", "repeats"], (
         {"what": name, "seconds": round(statistics.median(times), 3), "range": f"{min(times):.3f}-{max(times):.3f}",
          "repeats": chosen.repeats} for name, times in found.items()))

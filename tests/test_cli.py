@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from made_rows import made
 
+from oefsmc_lib import __version__
 from oefsmc_lib.cli import main
-from oefsmc_lib.files import data_folder
+from oefsmc_lib.files import data_folder, project_root
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.rows.store import Store
 from oefsmc_lib.teacher import teachers
 
 
@@ -130,6 +135,75 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(home, tmp_path):
     done = oefsmc(home, "doctor", OEFSMC_DATA=str(tmp_path))
     assert done.returncode == 0
     assert "oefsmc data get cifar10" in done.stdout and "torch" in done.stdout
+
+
+def test_doctor_says_what_each_set_is_and_where_it_looks(inside, tmp_path):
+    said = inside("doctor", OEFSMC_DATA=str(tmp_path)).stdout
+    assert "5,000 handwritten digits" in said and f"textures was looked for as textures.npz in {tmp_path}" in said
+    assert f"\n    cp /path/to/textures.npz {tmp_path}\n" in said        # whole, to be copied
+
+
+def test_the_version(inside):
+    assert inside("--version").stdout == f"oefsmc {__version__}\n"
+
+
+def stored(folder, *settings):
+    """A store in which the embedded runs of these settings have rows of known accuracies."""
+    store = Store(folder / "results")
+    for number, values in enumerate(settings):
+        one = grid.load_profile("embedded").experiment(values)
+        store.write(made(one, 80.0 + number).model_copy(update={"time": "2026-01-02T03:04:05Z"}))
+    return {"OEFSMC_OUTPUTS": str(folder)}
+
+
+def narrow(done):
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout
+    return " ".join(done.stdout.split())
+
+
+def test_a_stored_row_is_said_to_be_one_and_compared_with_its_base(inside, tmp_path):
+    place = stored(tmp_path, {"variant": "native_ft"}, {"variant": "ours"}, {"variant": "native_ft", "seed": 1})
+    said = inside("run", "variant=ours", **place).stdout
+    assert "The row comes from the store, where it was written on 2026-01-02; --again computes it anew." in said
+    assert "The base (native_ft, row " in said and "a top-1 of 80.00; the difference is +1.00 points." in said
+    said = inside("run", "variant=native_ft", **place).stdout
+    assert "comes from the store" in said and "The base" not in said
+    assert "The base" not in inside("run", "variant=ours", **stored(tmp_path / "alone", {"variant": "ours"})).stdout
+    assert json.loads(inside("run", "variant=ours", "--json", **place).stdout)["variant"] == "ours"
+
+
+def test_show_fits_80_columns_and_says_once_what_is_constant(inside, tmp_path):
+    place = stored(tmp_path, *({"variant": "ours", "lam": lam, "seed": seed, "m": 30}
+                               for lam in (0.2, 0.5, 0.8) for seed in (0, 1)), {"variant": "native"})
+    said = narrow(inside("show", **place))
+    assert "data mnist5k" in said and "network vgg16" in said and "compressor fskd, images 10" in said
+    assert said.count("fskd") == said.count("mnist5k") == 1
+    assert "ours lam=0.2 2 80.50 ± 6.35" in said and "ours lam=0.8 2 84.50 ± 6.35" in said and "native 1 86.00" in said
+    said = narrow(inside("show", "lam=0.5", **place))
+    assert "variant ours" not in said and "ours" in said and "lam" not in said.replace("lambda", "")
+    assert "mnist5k vgg16 fskd 10 long_tail ours 0.2 2" in " ".join(inside("show", "--all", **place).stdout.split())
+
+
+def test_what_most_lines_have_stands_once_above_them(inside, tmp_path):
+    place = stored(tmp_path, *({"variant": "ours", "num": num, **more} for num in (10, 20) for more in ({}, {"eta": 0.5})),
+                   {"variant": "ours", "num": 50})
+    said = narrow(inside("show", **place))
+    assert "where settings do not say otherwise, eta=2.5" in said and said.count("eta=0.5") == 2
+
+
+def test_the_verdict_is_sentences_of_80_columns(inside):
+    rows = {"OEFSMC_OUTPUTS": str(project_root() / "outputs")}
+    said = narrow(inside("verdict", "--profile", "cifar10", **rows))
+    assert "reproduced With OE-FSMC every method gains significantly on every data set. (Table 2, §5.3) Measured: +" in said
+    assert "not run PRACTISE loses least under imbalance. (Table 1, §5.2)" in said
+    assert "data cifar10, network vgg16" in said and re.search(r"CD 10 \d\d\.\d \d\d\.\d \+[\d.]+ ± [\d.]+ reproduced 8\.6", said)
+    claims = json.loads(inside("verdict", "--profile", "cifar10", "--json", **rows).stdout)
+    assert {"claims", "cells"} == set(claims) and "paper gain" in claims["cells"][0]
+
+
+def test_a_profile_without_rows_has_no_verdict(inside, tmp_path):
+    assert "has no rows yet" in refused(inside("verdict", OEFSMC_OUTPUTS=str(tmp_path)))
 
 
 def test_dry_run_runs_nothing(home):

@@ -8,7 +8,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 
 from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.parameters.experiment import Experiment
@@ -16,8 +18,8 @@ from oefsmc_lib.progress import bar
 from oefsmc_lib.rows.store import Store
 
 ENOUGH = 12  # runs that are worth the start of other processes
-MOST = 8  # processes: each holds its own images and teacher
-_shared = None  # what one process's tasks have in common
+MOST = 8  # processes, because each holds its own images and teacher
+SLOWEST_FIRST = ("practise", "mir", "cd", "fskd")
 
 
 def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> None:
@@ -30,20 +32,10 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> No
     if jobs == 1:
         runs.compute(experiments, store, profile)
         return
-    failed: list[str] = []
-    first, *others = tasks(experiments)
-    # What all of them need and one must make first: the embedded teacher, the data's cache.
-    runs.compute(first[:1], store, profile)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start) as pool:
-        running = [pool.submit(_task, task, store.folder, profile) for task in (first, *others)]
-        for done in bar(as_completed(running), "runs", len(running)):
-            if (error := done.exception()) is None:
-                continue
-            if not isinstance(error, runs.RunsFailed):
-                pool.shutdown(cancel_futures=True)
-                raise error
-            failed.append(str(error))
-    if failed:
+    asked = [(task, store.folder, profile) for task in tasks(experiments)]
+    # One run first makes what all of them need: the embedded teacher, and the data's cache.
+    runs.compute(asked[0][0][:1], store, profile)
+    if failed := [error for error in bar(each(_task, asked, jobs), "runs", len(asked)) if error]:
         raise runs.RunsFailed(" ".join(failed))
 
 
@@ -51,9 +43,7 @@ def workers(runs: int) -> int:
     """Processes for so many runs: the cores that this process may use, at most eight; one beside a GPU."""
     import torch
 
-    if runs < ENOUGH or torch.cuda.is_available():
-        return 1
-    return min(locks.cores(), MOST)
+    return 1 if runs < ENOUGH or torch.cuda.is_available() else min(locks.cores(), MOST)
 
 
 def each(function: Callable, arguments: Sequence[tuple], jobs: int) -> Iterator:
@@ -68,29 +58,22 @@ def each(function: Callable, arguments: Sequence[tuple], jobs: int) -> Iterator:
 
 
 def tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Runs that share draws and recovered students stay together: one task a method, num, imbalance and seed."""
+    """Runs that share draws and recovered students stay together: one task a method, num, imbalance and seed.
+
+    The long ones come first, so that no core waits for the last.
+    """
     grouped: dict[tuple, list[Experiment]] = {}
     for e in experiments:
         grouped.setdefault((e.method, e.num, e.imbalance, e.seed), []).append(e)
-    # The long ones first, so that no core waits for the last.
-    heavy = {"practise": 0, "mir": 1, "cd": 2, "fskd": 3}
-    return sorted(grouped.values(), key=lambda group: (heavy[group[0].method], -len(group)))
+    return sorted(grouped.values(), key=lambda group: (SLOWEST_FIRST.index(group[0].method), -len(group)))
 
 
 def _end_with_parent() -> None:
-    # A killed notebook must not leave processes behind that compute for nobody; rows are written whole or not at all.
+    """End this process with its parent, at once: rows are written whole or not at all.
+
+    Neither concurrent.futures nor joblib does this. When a notebook is killed, their busy processes would go on.
+    """
     threading.Thread(target=_leave_with, args=(parent_process(),), daemon=True).start()
-
-
-def _start() -> None:
-    _end_with_parent()
-    import torch
-
-    from oefsmc_lib import pipeline
-
-    global _shared
-    torch.set_num_threads(1)
-    _shared = pipeline.Shared()
 
 
 def _leave_with(parent) -> None:
@@ -98,5 +81,21 @@ def _leave_with(parent) -> None:
     os._exit(1)
 
 
-def _task(experiments: list[Experiment], folder, profile: str) -> None:
-    runs.compute(experiments, Store(folder), profile, shared=_shared)
+@cache
+def _shared():
+    """What the tasks of one process have in common."""
+    import torch
+
+    from oefsmc_lib import pipeline
+
+    torch.set_num_threads(1)
+    return pipeline.Shared()
+
+
+def _task(experiments: list[Experiment], folder: Path, profile: str) -> str | None:
+    """Compute some runs in one of the processes; what to say of those that failed."""
+    try:
+        runs.compute(experiments, Store(folder), profile, _shared())
+    except runs.RunsFailed as error:
+        return str(error)
+    return None

@@ -21,7 +21,7 @@ class NotebookFailed(RuntimeError):
 def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     """Run one notebook with papermill, in the notebook's own folder, with a progress bar on a terminal.
 
-    Parameters are checked against the notebook's first (papermill itself only warns). Raises
+    Parameters are checked against the notebook's first, because papermill itself only warns. Raises
     :class:`NotebookFailed`, and :class:`InputError` for a parameter that the notebook does not have
     and where the copy cannot be written.
     """
@@ -29,30 +29,25 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     known = papermill.inspect_notebook(str(path))
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
+    if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
     # The kernel must read and write in this process's folders, though it starts in the notebook's.
     os.environ["OEFSMC_OUTPUTS"] = str(outputs_folder().resolve())
     os.environ["OEFSMC_DATA"] = str(data_folder().resolve())
-    # The kernel talks to this process on loopback and says each time that it does so unencrypted.
-    quiet = ["--IPKernelApp.log_level=ERROR"]
+    options = {
+        "cwd": str(path.parent),
+        "kernel_name": "python3",
+        "start_timeout": 300,
+        "progress_bar": sys.stderr.isatty(),
+        # Else the kernel says each time that it talks to this process unencrypted, which it does on loopback.
+        "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
+    }
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(into),
-            parameters,
-            cwd=str(path.parent),
-            start_timeout=300,
-            progress_bar=sys.stderr.isatty(),
-            kernel_name="python3",
-            extra_arguments=quiet,
-        )
+        papermill.execute_notebook(str(path), str(into), parameters, **options)
     except PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
         raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error
-    except RuntimeError as error:
-        # nbclient's DeadKernelError, or a kernel that never answered: killed, by memory or by hand.
+    except RuntimeError as error:  # nbclient's: the kernel died, or never answered; killed by memory or by hand
         _keep_error(into, str(error))
         raise NotebookFailed(f"{path.name}: {error} (see {into})", kernel_died=True) from error
     except OSError as error:

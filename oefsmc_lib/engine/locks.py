@@ -1,4 +1,4 @@
-"""Who may work on what: locks on files, which end with the process that holds them, and GPUs, one cell at a time."""
+"""Who may work on what: locks on files, which end with the process that holds them, and GPUs, one batch at a time."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from pathlib import Path
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import Experiment
 
+POLL = 0.5  # seconds between two tries to get a lock
 _GPU = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 
 
@@ -19,13 +20,13 @@ class Busy(RuntimeError):
     """Another process has it."""
 
 
-def take(path: Path):
-    """The lock of this file, or None while another process has it."""
+def take(path: Path, wait: bool = False):
+    """The lock of this file, held; None where another process has it and waiting is not wanted."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, mode=0o666)  # another user's runner must see it, too
+    lock = FileLock(path, mode=0o666)  # runners of other users must be able to open it, too
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=POLL)
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
@@ -34,11 +35,10 @@ def take(path: Path):
 
 
 def busy(path: Path) -> bool:
-    """Whether another process holds the lock of this file."""
-    if not path.is_file() or not os.access(path, os.W_OK):
+    """Whether another process holds the lock of this file; asking makes no file."""
+    if not os.access(path, os.W_OK):
         return False
-    lock = take(path)
-    if lock is not None:
+    if lock := take(path):
         lock.release()
     return lock is None
 
@@ -46,14 +46,11 @@ def busy(path: Path) -> bool:
 @contextmanager
 def alone(path: Path, wait: bool, name: str) -> Iterator[None]:
     """Hold a lock; raises :class:`Busy` where another process has it and waiting is not wanted."""
-    lock = take(path)
-    if lock is None:
+    if (lock := take(path)) is None:
         print(f"{name}: another runner is at work on it" + (", waiting" if wait else ""), file=sys.stderr, flush=True)
-    while lock is None:
         if not wait:
             raise Busy(name)
-        time.sleep(0.5)
-        lock = take(path)
+        lock = take(path, wait=True)
     try:
         yield
     finally:
@@ -81,7 +78,7 @@ def gpu_slot(experiments: Iterable[Experiment]) -> Iterator[str | None]:
         return
     places = {gpu: Path(tempfile.gettempdir()) / f"oefsmc-{gpu}.lock" for gpu in here}
     while not (held := next(((gpu, lock) for gpu, path in places.items() if (lock := take(path))), None)):
-        time.sleep(0.5)
+        time.sleep(POLL)
     gpu, lock = held
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:

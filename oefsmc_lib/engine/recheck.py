@@ -1,8 +1,8 @@
 """Stored rows, computed again: does the row that somebody committed come out here?
 
-On the row's own device, threads and versions the top-1 must be the same to the last bit; elsewhere
-sums round in another order and the network that is fine-tuned drifts, so half a point is allowed.
-A processor's name is all that a row knows of it, and different ones may share a name.
+On the row's own device, threads and versions the top-1 must be the same to the last bit. Elsewhere sums round in
+another order and the network that is fine-tuned drifts, so half a point is allowed. A row knows a processor by its
+name alone, and different processors may share a name.
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment
 from oefsmc_lib.rows.row import Row
 
 TOLERANCE = 0.5  # points of top-1, on another machine
@@ -31,13 +31,19 @@ class Recheck:
 
     @property
     def agrees(self) -> bool:
-        if self.differs_in:
-            return abs(self.stored.top1 - self.now.top1) <= TOLERANCE
-        return self.stored.top1 == self.now.top1
+        return abs(self.stored.top1 - self.now.top1) <= (TOLERANCE if self.differs_in else 0)
+
+    def __str__(self) -> str:
+        row, others = self.stored, ", ".join(self.differs_in)
+        return (
+            f"{row.id} {row.method} {row.variant} num={row.num} seed={row.seed}: top-1 {row.top1:g} then, "
+            f"{self.now.top1:g} now, {'agrees' if self.agrees else 'DIFFERS'}"
+            + (f" (other {others}: {TOLERANCE} points are allowed)" if others else "")
+        )
 
 
 def choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """``count`` rows, drawn by ``seed`` from the rows in the order of their ids. Raises :class:`InputError` for none."""
+    """``count`` rows, drawn by ``seed`` from the rows in the order of their ids; :class:`InputError` for none."""
     if not rows:
         raise InputError(
             "There are no rows to compute again; name a profile that has some, as in --profile cifar10+cpu."
@@ -65,7 +71,7 @@ def recheck(rows: Iterable[Row]) -> Iterator[Recheck]:
         torch.set_num_threads(threads)
 
 
-def _refuse_others(row: Row, experiment, ready) -> None:
+def _refuse_others(row: Row, experiment: Experiment, ready) -> None:
     """Another teacher, other images or another version of the algorithm give another row, not this one."""
     from oefsmc_lib.images import sets
 
@@ -77,12 +83,8 @@ def _refuse_others(row: Row, experiment, ready) -> None:
         "few_indices": ready.draw.indices,
     }
     for name, value in here.items():
-        if getattr(row, name) != value:
+        if (stored := getattr(row, name)) != value:
             raise InputError(
-                f"Row {row.id} cannot be computed again here: {name} is {_short(getattr(row, name))} in the row and "
-                f"{_short(value)} here; it takes the row's own images and teacher (outputs/README.md)."
+                f"Row {row.id} cannot be computed again here: {name} is {stored!s:.12} in the row and {value!s:.12} "
+                "here; it takes the row's own images and teacher (outputs/README.md)."
             )
-
-
-def _short(value) -> str:
-    return str(value)[:12]

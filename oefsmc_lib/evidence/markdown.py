@@ -224,10 +224,10 @@ def missing_markdown(profile: str, store: Store) -> str:
     """
     head = ["data", "grid", "compressor", "images", "runs missing", "hours", "command"]
     lines, todo = [line(head), line(["---"] * len(head))], {}
-    for cell in batches.cells(grid.grids_of(profile), store):
-        method = cell.experiments[0].method
-        todo.setdefault((cell.grid.profile.name, cell.grid.name, method), (cell.grid, method, []))[2].extend(
-            cell.experiments
+    for batch in batches.of_grids(grid.grids_of(profile), store):
+        method = batch.experiments[0].method
+        todo.setdefault((batch.grid.profile.name, batch.grid.name, method), (batch.grid, method, []))[2].extend(
+            batch.experiments
         )
     for each, method, left in todo.values():
         whole = [e for e in each.experiments if e.method == method]

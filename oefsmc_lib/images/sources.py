@@ -72,5 +72,5 @@ def source_of(name: str) -> Source:
         path = Path(name.removeprefix(FOLDER)).expanduser().resolve()
         return Source(name, "your own images", "tree", places=(str(path),))
     near = difflib.get_close_matches(name, [*SOURCES, "folder:PATH"], n=1, cutoff=0.4)
-    way_out = f"did you mean {near[0]}?" if near else "`oefsmc data list` names those that exist."
+    way_out = f"did you mean {near[0]}?" if near else "`oefsmc doctor` names those that exist."
     raise InputError(f"Unknown data set {name!r}; {way_out}")

@@ -41,9 +41,10 @@ class Book:
 
         What is missing is said, with the command that computes it and an estimate.
         """
+        asked = grid.load_grid(name, self.profile, only).experiments
         if self.compute:
-            _compute(runs.missing(grid.load_grid(name, self.profile, only), self.store), self.store, self.profile)
-        rows, absent = runs.stored(name, self.profile, self.store, only)
+            _compute(runs.missing(asked, self.store), self.store, self.profile)
+        rows, absent = runs.stored(asked, self.store)
         if absent:
             seconds = runs.estimate(absent, self.store)
             long = "an unknown time" if seconds is None else f"about {max(1, round(seconds / 60))} min"
@@ -152,7 +153,7 @@ def fill(profile: str) -> None:
     """Compute the rows that a profile's notebooks read and the store lacks, unless the profile leaves that to grids."""
     loaded, store = grid.load_profile(profile), Store()
     wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
-    if missing := runs.without_row(list(wanted.values()), store):
+    if missing := runs.missing(wanted.values(), store):
         print(f"{len(missing)} of {len(wanted)} rows are missing; computing them", flush=True)
         _compute(missing, store, loaded)
 

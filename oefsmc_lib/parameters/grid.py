@@ -28,7 +28,7 @@ class Grid:
     experiments: list[Experiment]
     source: str  # what load_grid takes, from any folder: a name or a path
 
-    def cells(self) -> dict[str, list[Experiment]]:
+    def batches(self) -> dict[str, list[Experiment]]:
         """Experiments that share a teacher and a draw: all seeds and variants of one method, data set and num."""
         grouped: dict[str, list[Experiment]] = {}
         for e in self.experiments:

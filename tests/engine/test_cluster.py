@@ -105,7 +105,7 @@ def test_the_smoke_grid_gives_the_same_rows_through_slurm(slurm, places):
     here, cluster = places
     assert here.run("--in-process").returncode == 0
     # Two cores, and no accounting service that `sacct` could ask.
-    options = ("--set-threads", "cell=1", "--latency-wait", "10", "--slurm-status-command", "squeue",
+    options = ("--set-threads", "batch=1", "--latency-wait", "10", "--slurm-status-command", "squeue",
                "--slurm-init-seconds-before-status-checks", "5")
     done = cluster.snakemake(*options, profile="slurm")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -10,7 +10,7 @@ import pytest
 from engines import MINI, Place, children, finish, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-RUNS = 6                                                   # of the grid, in two cells
+RUNS = 6                                                   # of the grid, in two batches
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_killed_kernel_is_started_once_more(place):
     assert "tried again" in place.log(10) and "tried again" not in place.log(20)
 
 
-def test_a_kernel_that_dies_again_fails_its_cell_alone(place):
+def test_a_kernel_that_dies_again_fails_its_batch_alone(place):
     runner = place.start("grid", "run", place.grid)
     killed = set()
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_a_kernel_that_dies_again_fails_its_cell_alone(place):
         killed.add(kernel.pid)
         kill(kernel)
     done = finish(runner)
-    assert done.returncode == 1 and "1 of 2 cells failed" in done.stderr
+    assert done.returncode == 1 and "1 of 2 batches failed" in done.stderr
     assert "died" in place.notebook(10).read_text()
     assert {row.num for row in place.store.rows()} == {20}
     status = place.oefsmc("grid", "status", place.grid).stdout
@@ -69,10 +69,10 @@ def test_a_kernel_that_dies_again_fails_its_cell_alone(place):
     assert "3 missing" in completed(place, place.row_files(), "--in-process")
 
 
-def test_a_killed_cell_fails_alone(place):
+def test_a_killed_batch_fails_alone(place):
     runner = place.start("grid", "run", place.grid)
     until(place.row_files, runner)
-    kill(children(runner, "grid cell")[0])
+    kill(children(runner, "grid batch")[0])
     done = finish(runner)
     assert done.returncode == 1 and "killed by signal 9" in done.stderr
     assert sum(row.num == 20 for row in place.store.rows()) == 3
@@ -84,7 +84,7 @@ def test_a_killed_runner_is_taken_up_again(place):
     until(place.row_files, runner)
     kept = place.row_files()
     kill(runner)
-    completed(place, kept)                                 # at once, while the orphaned cell may still be at work
+    completed(place, kept)                                 # at once, while the orphaned batch may still be at work
 
 
 def test_a_run_without_jupyter_that_is_killed_is_taken_up_again(place):
@@ -115,7 +115,7 @@ def test_two_runners_on_one_folder_share_the_work(place):
         done = finish(runner)
         assert done.returncode == 0, done.stderr
     whole(place)
-    assert [place.log(num).count("started: 3 of 3") for num in (10, 20)] == [1, 1], "a cell was computed twice"
+    assert [place.log(num).count("started: 3 of 3") for num in (10, 20)] == [1, 1], "a batch was computed twice"
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ def test_a_row_that_is_lost_or_corrupt_is_no_longer_hidden_by_its_marker(place):
         name = sorted(kept)[0]
         del kept[name]
         spoil(place.outputs / "results" / "rows" / name)
-        assert " cell 1 " in " ".join(place.snakemake("rows").stderr.split())
+        assert " batch 1 " in " ".join(place.snakemake("rows").stderr.split())
         whole(place, kept)
 
 
 @pytest.fixture
 def faulty(tmp_path):
-    """A fourth run in the first cell, which is refused: its device is not here."""
+    """A fourth run in the first batch, which is refused: its device is not here."""
     made = Place(tmp_path, MINI + '  - {method: fskd, num: 10, variant: native, seed: 7, device: "cuda:99"}\n')
     yield made
     made.end()
@@ -204,14 +204,14 @@ def test_a_run_that_fails_stops_no_other(faulty, how):
 
 
 def test_a_notebook_that_raises_is_kept_with_its_error_and_not_tried_again(place, monkeypatch):
-    """A library that breaks in the kernel: the first cell that imports it raises."""
+    """A library that breaks in the kernel: the first batch that imports it raises."""
     broken = place.folder / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
         "import sys\nif 'ipykernel_launcher' in ' '.join(sys.orig_argv): sys.modules['oefsmc_lib.notebook.session'] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(broken), prepend=os.pathsep)
     done = place.run()
-    assert done.returncode == 1 and "2 of 2 cells failed" in done.stderr
+    assert done.returncode == 1 and "2 of 2 batches failed" in done.stderr
     assert "ImportError" in place.notebook(10).read_text() or "ModuleNotFoundError" in place.notebook(10).read_text()
     assert place.log(10).count("started") == 1 and "tried again" not in place.log(10)
     (broken / "sitecustomize.py").unlink()

@@ -62,15 +62,12 @@ def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):
 
 
 SLEEPER = """
-import os, sys, time
-from oefsmc_lib.engine import execute as parallel
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import operator, os, time
+from oefsmc_lib.engine import execute
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, get_context("spawn"), parallel._start)
-    print(pool.submit(os.getpid).result(), flush=True)
-    pool.submit(time.sleep, 300)
+    results = execute.each(operator.call, [(os.getpid,), (time.sleep, 300)], 1)
+    print(next(results), flush=True)
     time.sleep(300)
 """
 

@@ -59,11 +59,11 @@ def test_the_choice_is_a_draw_without_repeats_that_the_seed_decides(rows):
 
 
 def test_a_union_has_the_rows_of_its_members(rows, monkeypatch, tmp_path):
-    from oefsmc_lib import cli
+    from oefsmc_lib.cli.rows import rows_of
     from oefsmc_lib.rows.store import Store
     monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
     names = ["cifar10", "cifar100", "embedded", None]
     for row, name in zip(rows, names):
         Store().write(changed(row, profile=name))
     for asked, expected in (("paper", {"cifar10", "cifar100"}), ("embedded", {"embedded"}), (None, set(names))):
-        assert {row.profile for row in cli._rows_of(asked)} == expected
+        assert {row.profile for row in rows_of(asked, None)[0]} == expected

@@ -1,4 +1,4 @@
-"""Cells: one at a time, on a GPU of its own, tried again only when the kernel died; the same rows through every engine."""
+"""Batches: one at a time, on a GPU of its own, tried again only when the kernel died; the same rows through every engine."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from conftest import experiment
 from engines import ROOT, Place
 
 from oefsmc_lib import cli
+from oefsmc_lib.cli.grids import grid_check, grid_run
 from oefsmc_lib.engine import batches, kernels, locks
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.notebook import session
@@ -27,48 +28,48 @@ def outputs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def smoke(outputs):
-    return batches.cells([grid.load_grid("smoke")])
+    return batches.of_grids([grid.load_grid("smoke")])
 
 
-# --- which cells there are ---------------------------------------------------------------------
-def test_cells_hold_every_experiment_once():
+# --- which batches there are ---------------------------------------------------------------------
+def test_batches_hold_every_experiment_once():
     grids = grid.grids_of("cifar10")
-    found = batches.cells(grids)
-    keys = [e.key for cell in found for e in cell.experiments]
+    found = batches.of_grids(grids)
+    keys = [e.key for batch in found for e in batch.experiments]
     assert sorted(keys) == sorted({e.key for each in grids for e in each.experiments})
-    assert len({cell.marker for cell in found}) == len(found)
-    for cell in found:
-        shared = {(e.method, e.dataset, e.num, e.imbalance) for e in cell.experiments}
+    assert len({batch.marker for batch in found}) == len(found)
+    for batch in found:
+        shared = {(e.method, e.dataset, e.num, e.imbalance) for e in batch.experiments}
         assert len(shared) == 1
 
 
-def test_a_cell_is_found_again_by_its_own_command(smoke):
-    for cell in smoke:
-        words = cell.command
+def test_a_batch_is_found_again_by_its_own_command(smoke):
+    for batch in smoke:
+        words = batch.command
         name, label, keys = words[5], words[6], words[-1]
-        assert batches.find_cell(name, "embedded", label, keys).experiments == cell.experiments
+        assert batches.find_batch(name, "embedded", label, keys).experiments == batch.experiments
     with pytest.raises(InputError, match="did you mean fskd-mnist5k-10-long_tail"):
-        batches.find_cell("smoke", "embedded", "fskd-mnist5k-10")
+        batches.find_batch("smoke", "embedded", "fskd-mnist5k-10")
     with pytest.raises(InputError, match="has no experiment abc"):
-        batches.find_cell("smoke", "embedded", smoke[0].label, "abc")
+        batches.find_batch("smoke", "embedded", smoke[0].label, "abc")
 
 
-# --- one cell ----------------------------------------------------------------------------------
+# --- one batch ----------------------------------------------------------------------------------
 class Notebook:
-    """In place of papermill: fails as told, else writes the rows that the cell lacks."""
+    """In place of papermill: fails as told, else writes the rows that the batch lacks."""
 
-    def __init__(self, monkeypatch, cell, store, *failures):
-        self.calls, self.cell, self.store, self.failures = 0, cell, store, list(failures)
+    def __init__(self, monkeypatch, batch, store, *failures):
+        self.calls, self.batch, self.store, self.failures = 0, batch, store, list(failures)
         monkeypatch.setattr(kernels, "execute", self)
 
     def __call__(self, path, into, parameters):
-        assert path.name == "cell.ipynb" and path.is_file() and into.parent == self.cell.folder
-        assert set(parameters) == {"grid", "profile", "cell", "keys"}
+        assert path.name == "batch.ipynb" and path.is_file() and into.parent == self.batch.folder
+        assert set(parameters) == {"grid", "profile", "batch", "keys"}
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
         from rows.test_results import row
-        for e in self.cell.experiments:
+        for e in self.batch.experiments:
             if e.key in parameters["keys"].split(","):
                 self.store.write(row(experiment=e))
 
@@ -77,56 +78,56 @@ def died():
     return kernels.NotebookFailed("Kernel died", kernel_died=True)
 
 
-def test_a_cell_with_all_its_rows_starts_no_kernel(smoke, monkeypatch):
-    cell, store = smoke[0], Store()
-    notebook = Notebook(monkeypatch, cell, store)
-    batches.run_cell(cell, store)
-    batches.run_cell(cell, store)
-    assert notebook.calls == 1 and not cell.missing(store)
-    batches.write_marker(cell, store, cell.marker)
-    assert sorted(cell.marker.read_text().split()) == sorted(row.id for row in store.rows())
+def test_a_batch_with_all_its_rows_starts_no_kernel(smoke, monkeypatch):
+    batch, store = smoke[0], Store()
+    notebook = Notebook(monkeypatch, batch, store)
+    batches.run_batch(batch, store)
+    batches.run_batch(batch, store)
+    assert notebook.calls == 1 and not batch.missing(store)
+    batches.write_marker(batch, store, batch.marker)
+    assert sorted(batch.marker.read_text().split()) == sorted(row.id for row in store.rows())
 
 
 def test_a_dead_kernel_is_tried_again_once(smoke, monkeypatch):
-    cell, store = smoke[0], Store()
-    notebook = Notebook(monkeypatch, cell, store, died())
-    batches.run_cell(cell, store)
-    assert notebook.calls == 2 and "tried again: Kernel died" in cell.log.read_text() and cell.failure() is None
-    cell = smoke[1]
-    notebook = Notebook(monkeypatch, cell, store, died(), died())
-    with pytest.raises(batches.CellFailed, match="Kernel died"):
-        batches.run_cell(cell, store)
-    assert notebook.calls == 2 and cell.failure() == "Kernel died"
+    batch, store = smoke[0], Store()
+    notebook = Notebook(monkeypatch, batch, store, died())
+    batches.run_batch(batch, store)
+    assert notebook.calls == 2 and "tried again: Kernel died" in batch.log.read_text() and batch.failure() is None
+    batch = smoke[1]
+    notebook = Notebook(monkeypatch, batch, store, died(), died())
+    with pytest.raises(batches.BatchFailed, match="Kernel died"):
+        batches.run_batch(batch, store)
+    assert notebook.calls == 2 and batch.failure() == "Kernel died"
 
 
 def test_a_notebook_that_raised_is_not_tried_again(smoke, monkeypatch):
-    cell, store = smoke[0], Store()
-    notebook = Notebook(monkeypatch, cell, store, kernels.NotebookFailed("ValueError: no", traceback="line 1\nValueError: no"))
-    with pytest.raises(batches.CellFailed, match="ValueError: no"):
-        batches.run_cell(cell, store)
-    assert notebook.calls == 1 and "  line 1\n" in cell.log.read_text()
-    state = batches.state(cell, store)
-    assert (state["missing"], state["failed"], state["last"], state["log"]) == (4, 4, "ValueError: no", cell.log)
-    batches.run_cell(cell, store)                           # the next try succeeds: the failure is history
-    assert batches.state(cell, store) == {"runs": 4, "done": 4, "missing": 0, "failed": 0, "at_work": False, "last": None,
+    batch, store = smoke[0], Store()
+    notebook = Notebook(monkeypatch, batch, store, kernels.NotebookFailed("ValueError: no", traceback="line 1\nValueError: no"))
+    with pytest.raises(batches.BatchFailed, match="ValueError: no"):
+        batches.run_batch(batch, store)
+    assert notebook.calls == 1 and "  line 1\n" in batch.log.read_text()
+    state = batches.state(batch, store)
+    assert (state["missing"], state["failed"], state["last"], state["log"]) == (4, 4, "ValueError: no", batch.log)
+    batches.run_batch(batch, store)                           # the next try succeeds: the failure is history
+    assert batches.state(batch, store) == {"runs": 4, "done": 4, "missing": 0, "failed": 0, "at_work": False, "last": None,
                                          "log": None}
 
 
-def test_a_cell_is_at_work_while_a_runner_has_its_lock(smoke):
-    cell, other, store = *smoke[:2], Store()
-    assert not batches.state(cell, store)["at_work"] and not cell.lock.exists()         # asking leaves nothing behind
-    with locks.alone(cell.lock, False, cell.label):
-        assert batches.state(cell, store)["at_work"] and not batches.state(other, store)["at_work"]
-    assert not batches.state(cell, store)["at_work"]
+def test_a_batch_is_at_work_while_a_runner_has_its_lock(smoke):
+    batch, other, store = *smoke[:2], Store()
+    assert not batches.state(batch, store)["at_work"] and not batch.lock.exists()         # asking leaves nothing behind
+    with locks.alone(batch.lock, False, batch.label):
+        assert batches.state(batch, store)["at_work"] and not batches.state(other, store)["at_work"]
+    assert not batches.state(batch, store)["at_work"]
 
 
 def test_a_notebook_that_ends_without_its_rows_has_failed(smoke, monkeypatch):
     monkeypatch.setattr(kernels, "execute", lambda *_: None)
-    with pytest.raises(batches.CellFailed, match="4 rows are missing although"):
-        batches.run_cell(smoke[0], Store())
+    with pytest.raises(batches.BatchFailed, match="4 rows are missing although"):
+        batches.run_batch(smoke[0], Store())
 
 
-def test_exit_codes_of_a_cell(smoke, monkeypatch, capsys):
+def test_exit_codes_of_a_batch(smoke, monkeypatch, capsys):
     def call(*more):
         monkeypatch.setattr(sys, "argv", ["oefsmc", *smoke[0].command[3:], *more])
         with pytest.raises(SystemExit) as ended:
@@ -170,7 +171,7 @@ def two_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
 
 
-def test_a_gpu_takes_one_cell_at_a_time(two_gpus):
+def test_a_gpu_takes_one_batch_at_a_time(two_gpus):
     one = [experiment(device="auto")]
     order = []
 
@@ -211,17 +212,17 @@ def test_no_gpus_where_the_tool_is_missing_or_fails(monkeypatch):
 
 
 # --- every engine ------------------------------------------------------------------------------
-ONE_CELL = """blocks:
+ONE_BATCH = """blocks:
   - {method: fskd, num: 10, variant: native, seed: [0, 1]}
 """
 
 
-def through_every_engine(tmp_path, text, runs, cells):
+def through_every_engine(tmp_path, text, runs, batches):
     """The rows of a grid through processes, in one process and Snakemake, compared; each then has nothing to do."""
     pytest.importorskip("snakemake")
     places = {name: Place(tmp_path / name, text) for name in ("run", "in-process", "snakemake")}
     done = places["run"].run("--jobs", "2")
-    assert done.returncode == 0 and done.stdout.count("runs\n") == cells, done.stderr
+    assert done.returncode == 0 and done.stdout.count("runs\n") == batches, done.stderr
     assert places["in-process"].run("--in-process").returncode == 0
     done = places["snakemake"].snakemake()
     assert done.returncode == 0, done.stderr
@@ -234,8 +235,8 @@ def through_every_engine(tmp_path, text, runs, cells):
         assert [difference(one, other) for one, other in zip(rows["run"], rows[name], strict=True)] == [None] * runs
 
 
-def test_a_cell_gives_the_same_rows_through_every_engine(tmp_path):
-    through_every_engine(tmp_path, ONE_CELL, 2, 1)
+def test_a_batch_gives_the_same_rows_through_every_engine(tmp_path):
+    through_every_engine(tmp_path, ONE_BATCH, 2, 1)
 
 
 @pytest.mark.slow
@@ -250,7 +251,7 @@ def test_snakemake_shows_the_whole_paper(tmp_path):
                           cwd=tmp_path, env=place.environment, capture_output=True, text=True)
     counts = dict(line.split() for line in (done.stdout + done.stderr).splitlines() if len(line.split()) == 2)
     grids = grid.grids_of("paper")
-    assert counts["cell"] == str(len(batches.cells(grids))) and counts["table"] == str(len(grids))
+    assert counts["batch"] == str(len(batches.of_grids(grids))) and counts["table"] == str(len(grids))
     profiles = {each.profile.name for each in grids}
     assert int(counts["notebook"]) == len(profiles) * len(session.narrative()) and int(counts["report"]) == len(profiles) == 3
 
@@ -262,7 +263,7 @@ TOO_SMALL = """blocks:
 SAID = "needs a pool of n=1900 images, but the OOD source outlines has 1950 usable images, of which 128 are set aside"
 
 
-def test_a_source_that_is_too_small_is_refused_before_the_first_cell(tmp_path):
+def test_a_source_that_is_too_small_is_refused_before_the_first_batch(tmp_path):
     place = Place(tmp_path, TOO_SMALL)
     for done in (place.oefsmc("grid", "check", place.grid), place.run(), place.run("--in-process")):
         assert done.returncode == 2 and SAID in done.stderr and done.stderr.count("\n") == 1, done.stderr
@@ -271,7 +272,7 @@ def test_a_source_that_is_too_small_is_refused_before_the_first_cell(tmp_path):
     assert place.run("--only", "variant=native").returncode == 0 and len(place.store.rows()) == 1
 
 
-def test_snakemake_refuses_a_source_that_is_too_small_before_the_first_cell(tmp_path):
+def test_snakemake_refuses_a_source_that_is_too_small_before_the_first_batch(tmp_path):
     pytest.importorskip("snakemake")
     place = Place(tmp_path, TOO_SMALL)
     done = place.snakemake()
@@ -283,19 +284,19 @@ def test_snakemake_refuses_a_source_that_is_too_small_before_the_first_cell(tmp_
 def test_a_source_that_is_not_here_is_noted_by_check_and_run(tmp_path, outputs, monkeypatch, capsys):
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path / "data"))
     (tmp_path / "mine.yaml").write_text("blocks: [{ood_source: textures, seed: [0, 1]}]")
-    monkeypatch.setattr(batches, "run_in_process", lambda *_: {})
-    cli.grid_check(str(tmp_path / "mine.yaml"))
+    monkeypatch.setattr(batches, "run", lambda *_: [])
+    grid_check(str(tmp_path / "mine.yaml"))
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("2 runs in 1 cells, all valid") and len(said) == 2
+    assert said[0].endswith("2 runs in 1 batches, all valid") and len(said) == 2
     assert said[1].startswith("note: The OOD source textures is not on this machine, so its size is not checked")
-    cli.grid_run(str(tmp_path / "mine.yaml"), in_process=True)
+    grid_run(str(tmp_path / "mine.yaml"), in_process=True)
     assert capsys.readouterr().err.splitlines() == [said[1]]
 
 
 def test_what_a_command_refuses(tmp_path):
     place = Place(tmp_path)
-    for words, said in ((("grid", "run"), "Name a grid"), (("grid", "run", "smoke", "--jobs", "2", "--in-process"), "one cell"),
-                        (("grid", "cell", "smoke", "fskd"), "did you mean fskd-"),
+    for words, said in ((("grid", "run"), "Name a grid"), (("grid", "run", "smoke", "--jobs", "2", "--in-process"), "one batch"),
+                        (("grid", "batch", "smoke", "fskd"), "did you mean fskd-"),
                         (("results", "table", tmp_path / "x.csv", "--grid", "smoke"), "No rows fit")):
         done = place.oefsmc(*words)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -99,7 +99,7 @@ def test_what_is_missing_stands_once_with_its_command(tmp_path):
     store = Store(tmp_path)
     lines = missing_of(store)
     assert sum(int(each[4].split(" of ")[0]) for each in lines) == len({
-        e.key for cell in batches.cells(grid.grids_of("paper")) for e in cell.experiments})
+        e.key for batch in batches.of_grids(grid.grids_of("paper")) for e in batch.experiments})
     for each in lines:                                                        # every command names runs that exist
         words = each[6].split()
         assert words[:3] == ["oefsmc", "grid", "run"]

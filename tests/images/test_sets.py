@@ -89,7 +89,7 @@ def test_fingerprint_depends_on_image_size_only_where_it_changes_pixels(home):
 
 # --- bad npz, bad names ------------------------------------------------------------------------
 @pytest.mark.parametrize("name, near", [("cifar01", "cifar10"), ("texture", "textures"), ("folder:", "folder:PATH"),
-                                        ("tinyimagenet", "tiny-imagenet"), ("zzz", "oefsmc data list")])
+                                        ("tinyimagenet", "tiny-imagenet"), ("zzz", "oefsmc doctor")])
 def test_unknown_name_gives_the_nearest(name, near):
     for call in (lambda: sets.load(name, "train"), lambda: sets.class_counts(name), lambda: sets.locate(name),
                  lambda: sets.get(name), lambda: sets.check(name)):

@@ -32,7 +32,7 @@ def lines(cell):
 
 def test_the_notebooks_are_there():
     assert [path.stem[:2] for path in NARRATIVE]== ["00", "01", "02", "03", "04", "05", "06"]
-    assert (FOLDER / "cell.ipynb").is_file()
+    assert (FOLDER / "batch.ipynb").is_file()
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
@@ -118,13 +118,13 @@ def test_prose_has_no_typed_accuracy(path):
 def test_books_refuses_an_unknown_parameter(tmp_path):
     from oefsmc_lib.errors import InputError
     with pytest.raises(InputError, match="has no parameter 'profil'"):
-        kernels.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
+        kernels.execute(FOLDER / "batch.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
 
 
 def test_a_notebook_that_raises_is_kept_with_its_error(tmp_path):
     with pytest.raises(kernels.NotebookFailed, match="AssertionError"):
-        kernels.execute(FOLDER / "cell.ipynb", tmp_path / "out.ipynb", {"cell": "no-such-cell"})
-    assert "no-such-cell" in json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
+        kernels.execute(FOLDER / "batch.ipynb", tmp_path / "out.ipynb", {"batch": "no-such-batch"})
+    assert "no-such-batch" in json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
 
 
 def test_what_the_notebooks_read_is_computed_before_they_run():

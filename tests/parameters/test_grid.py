@@ -116,9 +116,9 @@ def test_only_that_keeps_nothing_is_refused():
         grid.chosen("smoke", "embedded", {"sed": 1})
 
 
-def test_a_folder_of_images_makes_a_cell_that_is_a_file_name(tmp_path):
+def test_a_folder_of_images_makes_a_batch_that_is_a_file_name(tmp_path):
     (tmp_path / "mine.yaml").write_text("blocks: [{dataset: 'folder:/my/images', variant: native}]")
-    (label,) = grid.load_grid(str(tmp_path / "mine.yaml")).cells()
+    (label,) = grid.load_grid(str(tmp_path / "mine.yaml")).batches()
     assert "/" not in label and ":" not in label
 
 
@@ -196,10 +196,10 @@ def test_a_source_that_is_not_here_is_said(tmp_path, monkeypatch):
     notes = checked(tmp_path, "{num: [10, 600]}", "{ood_source: scenes, variant: native_ft}",
                     "{ood_source: noise-blob, ood_exclude: [[]]}", profile="cifar10")
     assert notes == [
-        "The OOD source cifar100 is not on this machine, so its size is not checked; these runs need up to a pool of n=600 "
-        "images besides a watch set of 128 (`oefsmc data list` says where it looks).",
-        "The OOD source scenes is not on this machine, so its size is not checked; these runs need up to a watch set of 128 "
-        "images (`oefsmc data list` says where it looks)."]
+        "The OOD source cifar100 is not on this machine, so its size is not checked; these runs need up to 600 images for "
+        "the pool and 128 images for the watch set (`oefsmc doctor` says where it looks).",
+        "The OOD source scenes is not on this machine, so its size is not checked; these runs need up to 128 images for "
+        "the watch set (`oefsmc doctor` says where it looks)."]
     with pytest.raises(InputError, match="noise-blob has 3000"):                      # the others are checked all the same
         checked(tmp_path, "{num: 10}", "{ood_source: noise-blob, ood_exclude: [[]], n: 3000}", profile="cifar10")
 
@@ -235,7 +235,7 @@ def test_a_run_that_fails_stops_no_other_and_is_logged(tiny, tmp_path, monkeypat
     assert said.startswith("2 of 4 runs failed, the others are done") and "\n" not in said
     assert "seed=1" in said and "The loss is not finite." in said and "out of memory allocated 3 GiB" in said
     assert {row.seed for row in store.rows()} == {0, 3}
-    assert [e.seed for e in runs.without_row(asked, store)] == [1, 2]
+    assert [e.seed for e in runs.missing(asked, store)] == [1, 2]
     log = runs.failure_log(asked[1], store).read_text()
     assert "Traceback" in log and log.strip().endswith("InputError: The loss is not finite.")
     monkeypatch.undo()

@@ -1,0 +1,76 @@
+"""What rows say about the paper: ``oefsmc verdict``, and the notebooks by ``figures``, ``report`` and ``exercises``."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oefsmc_lib.cli.words import WIDTH, AsJson, Profile, print_short
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence import markdown as markdowns
+from oefsmc_lib.evidence import verdict as verdicts
+from oefsmc_lib.notebook import exercises as courses
+from oefsmc_lib.notebook import report as reports
+from oefsmc_lib.notebook import session
+from oefsmc_lib.rows.store import Store
+
+# The columns of Table 2 that are printed, and under which name.
+TITLES = {"dataset": "data", "network": "network", "solver": "solver", "method": "compressor", "num": "images"}
+TITLES |= {"seeds": "seeds", "native_ft": "base", "ours": "OE-FSMC", "gain": "gain", "verdict": "verdict"}
+TITLES |= {"paper gain": "paper"}
+
+
+def verdict(
+    profile: Profile = "embedded",
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print them as in docs/results.md")] = False,
+) -> None:
+    """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and the cells behind them."""
+    rows = verdicts.rows_by_grid(profile, Store())
+    if markdown:
+        print(markdowns.markdown(rows))
+        return
+    judged, cells = verdicts.judge(rows), verdicts.cells(rows.get("table2", ()))
+    if as_json:
+        claims = {j.name: {"verdict": j.verdict, "numbers": j.numbers} for j in judged}
+        print(json.dumps({"claims": claims, "cells": json.loads(cells.to_json(orient="records"))}, indent=1))
+        return
+    if not any(rows.values()):
+        command = f"oefsmc grid run --profile {profile}"
+        raise InputError(f"The profile {profile} has no rows yet; compute some with `{command}`.")
+    print(f"Claims of the paper in the rows of {profile}")
+    for j in judged:
+        numbers = f" Measured: {j.numbers}." if j.numbers else ""
+        said = f"{j.verdict:<16}{j.claim.sentence} ({j.claim.where}){numbers}"
+        print("\n" + textwrap.fill(said, WIDTH, subsequent_indent=" " * 16))
+    if "gain" in cells:
+        cells["gain"] = [verdicts.interval(mean, half) for mean, half in zip(cells["gain"], cells["±"])]
+        cells = cells[list(TITLES)].rename(columns=TITLES).round(1).astype(object)
+        title = "Table 2: top-1 in percent, the gain in points with half its 95 % interval, and the paper's gain"
+        print()
+        print_short(title, list(cells), cells.where(cells.notna(), None).values.tolist())
+
+
+def figures(
+    profile: Profile = "embedded",
+    only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None,
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="compute what they read, and run none")] = False,
+) -> None:
+    """Run the notebooks: figures to outputs/figures/, executed copies to outputs/executed/."""
+    if rows_only:
+        session.fill(profile)
+    else:
+        session.run_all(profile, only)
+
+
+def report(profile: Profile = "embedded") -> None:
+    """One HTML page of executed notebooks, tables and verdict: outputs/report/PROFILE.html."""
+    print(reports.write(profile))
+
+
+def exercises(folder: Annotated[Path | None, typer.Option(help="instead of notebooks/exercises")] = None) -> None:
+    """Write the student versions of the notebooks, without solutions."""
+    for path in courses.write_exercises(folder):
+        print(path)

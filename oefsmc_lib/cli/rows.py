@@ -1,0 +1,203 @@
+"""Rows: ``oefsmc run`` makes one, ``show`` and ``results`` are about those that are stored."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from oefsmc_lib.cli.words import AnyProfile, AsJson, OfGrid, Profile, Settings, print_short, print_table, settings_of
+from oefsmc_lib.engine import recheck, runs
+from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence import tables
+from oefsmc_lib.evidence.answers import BASE
+from oefsmc_lib.files import writable_folder
+from oefsmc_lib.parameters import grid, profiles
+from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.rows import store
+from oefsmc_lib.rows.row import Row
+
+results = typer.Typer(no_args_is_help=True, help="Stored rows: merge, pack, check, table.")
+
+# What `run` prints of a row.
+SHOWN: tuple[str, ...] = (
+    "id",
+    "dataset",
+    "network",
+    "method",
+    "variant",
+    "plan",
+    "num",
+    "seed",
+    "teacher_accuracy",
+    "top1",
+)
+SHOWN += ("balanced_accuracy", "head_accuracy", "tail_accuracy", "absent_accuracy", "macs_cut", "params_cut")
+SHOWN += ("seconds_total", "device")
+# What `show` has columns for, and under which name where it is another one.
+COLUMNS = ("dataset", "network", "method", "num", "imbalance", "variant")
+TITLES = {"dataset": "data", "method": "compressor", "num": "images"}
+
+
+# --- one run -------------------------------------------------------------------------------------
+def run(
+    settings: Settings = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="a YAML file of switches")] = None,
+    profile: AnyProfile = None,
+    as_json: AsJson = False,
+    save: Annotated[Path | None, typer.Option(help="write the student here")] = None,
+    again: Annotated[bool, typer.Option("--again", help="compute although the row is there")] = False,
+) -> None:
+    """One run, one row. Without a data set the embedded one; its defaults come from the data set's profile."""
+    chosen = (profiles.read_yaml(file) if file else {}) | settings_of(settings)
+    used, rows = profiles.profile_for(chosen, profile), store.Store()
+    experiment = used.experiment(chosen, str(file) if file else "the settings")
+    found = [] if again or save else rows.find(experiment.key)
+    row = found[0] if found else _compute(experiment, rows, used.name, save)
+    flat = row.flat()
+    if as_json:
+        print(json.dumps(flat))
+        return
+    body = [[name, round(flat[name], 2) if isinstance(flat[name], float) else flat[name]] for name in SHOWN]
+    print_table(f"Profile {row.profile}; percent and seconds", ["what", "value"], body)
+    if found:
+        print(f"The row comes from the store, where it was written on {row.time[:10]}; --again computes it anew.")
+    base = experiment.model_copy(update={"variant": BASE, "importance": "variant"})
+    for other in [] if row.variant == BASE else rows.find(base.key, on_error="warn"):
+        if (other.teacher_sha256, other.data_fingerprint) == (row.teacher_sha256, row.data_fingerprint):
+            points = f"{row.top1 - other.top1:+.2f}".replace("-", "−")
+            print(
+                f"The base ({BASE}, row {other.id}) has a top-1 of {other.top1:.2f}; the difference is {points} points."
+            )
+
+
+def _compute(experiment: Experiment, rows: store.Store, profile: str, save: Path | None) -> Row:
+    """Run an experiment and store its row; ``save`` is where the student is written to."""
+    from oefsmc_lib import pipeline
+    from oefsmc_lib.student import saved
+
+    writable_folder(rows.folder / "rows")  # refused before the work, not after it
+    student, row = pipeline.run(experiment, profile=profile)
+    rows.write(row)
+    if save:
+        saved.save(student, save)
+    return row
+
+
+# --- stored rows ---------------------------------------------------------------------------------
+def rows_of(profile: str | None, grid_name: str | None) -> tuple[list[Row], list[Experiment]]:
+    """Stored rows of a grid, or of a profile or a union such as ``paper``, or all; and a grid's runs without a row."""
+    if grid_name is None:
+        named = {profile, *(profiles.union(profile) or ())} if profile else None
+        return [row for row in store.Store().rows() if named is None or row.profile in named], []
+    grids = grid.chosen(grid_name, profile or "embedded")
+    return runs.stored([e for each in grids for e in each.experiments], store.Store())
+
+
+def show(
+    settings: Settings = None,
+    profile: AnyProfile = None,
+    grid_name: OfGrid = None,
+    value: Annotated[str, typer.Option(help="the column to summarise")] = "top1",
+    everything: Annotated[bool, typer.Option("--all", help="a column for each switch that varies")] = False,
+) -> None:
+    """Stored rows as a table: means over seeds with 95 % t-intervals. KEY=VALUE selects."""
+    rows, absent = rows_of(profile, grid_name)
+    for key, wanted in settings_of(settings).items():
+        if rows and all(key not in row.flat() for row in rows):
+            raise InputError(f"No row has a switch {key!r}; try dataset, method, variant, num or seed.")
+        rows = [row for row in rows if str(row.flat().get(key)) == str(wanted)]
+    _refuse_none(rows)
+    by, title = tables.varying_columns(rows), f"{value}, mean over seeds ± half the 95 % t-interval"
+    lines = tables.summary(rows, by, value).to_dict("records")
+    for line in lines:
+        numbers = [f"{line[name]:.2f}" for name in ("mean", "half") if not math.isnan(line[name])]
+        line |= {"seeds": int(line["n"]), value: " ± ".join(numbers)}
+        line |= {name: _plain(line[name]) for name in by}
+    if everything:
+        columns = [*by, "seeds", value]
+        print_table(title, columns, [[line[name] for name in columns] for line in lines])
+    else:
+        columns, usual = [*COLUMNS, "settings", "seeds", value], _merge(lines, [n for n in by if n not in COLUMNS])
+        title += f"; where settings do not say otherwise, {usual}" if usual else ""
+        body = [[line[name] for name in columns] for line in lines]
+        print_short(title, [TITLES.get(name, name) for name in columns], body)
+    if absent:
+        command = f"oefsmc grid run {grid_name} --profile {profile or 'embedded'}"
+        print(f"{len(absent)} runs of the grid are missing: {command}")
+
+
+def _merge(lines: list[dict], names: list[str]) -> str:
+    """Write these switches into one column as ``name=value``, but not the value that most lines have; returns those."""
+    usual: dict[str, Any] = {}
+    for name in names:
+        known = [line[name] for line in lines if line[name] is not None]
+        value, count = Counter(known).most_common(1)[0]
+        usual |= {name: value} if 2 * count > len(known) else {}
+    for line in lines:
+        own = [name for name in names if line[name] not in (None, usual.get(name))]
+        line["settings"] = ", ".join(f"{name}={line[name]}" for name in own) or None
+    return ", ".join(f"{name}={value}" for name, value in usual.items())
+
+
+def _plain(value: Any) -> Any:
+    """None for NaN, where runs do not read the switch, and 10 for the 10.0 that pandas makes of it beside NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
+
+
+def _refuse_none(rows: list[Row]) -> None:
+    if not rows:
+        raise InputError("No rows fit; compute some with `oefsmc run` or `oefsmc grid run`.")
+
+
+@results.command("merge")
+def results_merge(folders: list[Path]) -> None:
+    """Take in rows from other machines' folders; identical ones count once, conflicts are named."""
+    new, same = store.merge(folders, store.Store())
+    print(f"{new} new rows, {same} known ones")
+
+
+@results.command("pack")
+def results_pack(name: str, profile: Profile = "embedded") -> None:
+    """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
+    rows, absent = rows_of(profile, name)
+    if not rows:
+        raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {name}`.")
+    path = store.Store().folder / f"{profile}-{name}.jsonl"
+    store.pack(rows, path)
+    print(f"{path}: {len(rows)} rows, {len(absent)} still missing")
+
+
+@results.command("check")
+def results_check(
+    profile: AnyProfile = None,
+    count: Annotated[int, typer.Option(min=1, help="rows to compute again")] = 10,
+    seed: Annotated[int, typer.Option(help="which rows")] = 0,
+) -> None:
+    """Compute some stored rows again: the same top-1 on the same device and versions, else within half a point."""
+    drawn, agreeing = recheck.choose(rows_of(profile, None)[0], count, seed), 0
+    for found in recheck.recheck(drawn):
+        print(found, flush=True)  # a line at a time, because a run may take minutes
+        agreeing += found.agrees
+    print(f"{agreeing} of {len(drawn)} rows agree")
+    if agreeing < len(drawn):
+        raise typer.Exit(1)
+
+
+@results.command("table")
+def results_table(
+    path: Path,
+    profile: AnyProfile = None,
+    grid_name: OfGrid = None,
+    means: Annotated[bool, typer.Option("--means", help="mean, sd and 95 % interval over seeds")] = False,
+) -> None:
+    """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
+    rows, absent = rows_of(profile, grid_name)
+    _refuse_none(rows)
+    table = tables.means(rows) if means else tables.frame(rows)
+    tables.to_csv(table, path)
+    print(f"{path}: {len(table)} lines of {len(rows)} rows" + (f", {len(absent)} still missing" if absent else ""))
