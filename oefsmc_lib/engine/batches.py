@@ -22,7 +22,7 @@ from oefsmc_lib.files import outputs_folder, project_root, writable_folder, writ
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.parameters.keys import digest
-from oefsmc_lib.parameters.parse import nearest
+from oefsmc_lib.parameters.parse import hint
 from oefsmc_lib.progress import bar
 from oefsmc_lib.rows.store import Store
 
@@ -104,8 +104,7 @@ def find_batch(name: str, profile: str, label: str, keys: str = "") -> Batch:
     found = grid.load_grid(name, profile)
     batches = found.batches()
     if label not in batches:
-        near = nearest(label, batches)
-        raise InputError(f"The grid {name} ({profile}) has no batch {label!r}; did you mean {near}?")
+        raise InputError(f"The grid {name} ({profile}) has no batch {label!r}{hint(label, batches)}")
     known = {e.key: e for e in batches[label]}
     wanted = keys.split(",") if keys else list(known)
     if unknown := sorted(set(wanted) - set(known)):

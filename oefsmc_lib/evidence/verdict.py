@@ -373,7 +373,7 @@ def _negligible(rows: Sequence[Row]) -> tuple[str, str]:
     smaller = [f for n, f in found.items() if n < 500]
     if not smaller:
         return NOT_RUN, ""
-    inside = [-NEGLIGIBLE <= f.low and f.high <= NEGLIGIBLE for f in smaller]
+    inside = [f.low >= -NEGLIGIBLE and f.high <= NEGLIGIBLE for f in smaller]
     outside = [f.low > NEGLIGIBLE or f.high < -NEGLIGIBLE for f in smaller]
     word = "reproduced" if all(inside) else "not reproduced" if any(outside) else "undecided"
     return word, "; ".join(f"n={n} against 500: {f}" for n, f in found.items())

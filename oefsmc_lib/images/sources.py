@@ -1,6 +1,5 @@
 """What is known of each image set before it is read: one record a set, in ``sources.yaml`` beside this file."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import data_folder
+from oefsmc_lib.parameters.parse import hint
 
 FOLDER = "folder:"  # folder:PATH names a user's own images
 
@@ -71,6 +71,5 @@ def source_of(name: str) -> Source:
     if name.startswith(FOLDER) and name != FOLDER:
         path = Path(name.removeprefix(FOLDER)).expanduser().resolve()
         return Source(name, "your own images", "tree", places=(str(path),))
-    near = difflib.get_close_matches(name, [*SOURCES, "folder:PATH"], n=1, cutoff=0.4)
-    way_out = f"did you mean {near[0]}?" if near else "`oefsmc doctor` names those that exist."
-    raise InputError(f"Unknown data set {name!r}; {way_out}")
+    others = "; `oefsmc doctor` names those that exist."
+    raise InputError(f"Unknown data set {name!r}{hint(name, [*SOURCES, 'folder:PATH'], others)}")

@@ -14,7 +14,7 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import Experiment, known_keys
 from oefsmc_lib.parameters.keys import digest
-from oefsmc_lib.parameters.parse import flat, nearest
+from oefsmc_lib.parameters.parse import flat, hint
 from oefsmc_lib.parameters.profiles import Profile, find, load_profile, read_yaml, union
 
 
@@ -58,7 +58,7 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
             found.setdefault(experiment.key, experiment)
     for key in only or {}:
         if key not in known_keys():
-            raise InputError(f"--only names the unknown switch {key!r}; did you mean {nearest(key, known_keys())}?")
+            raise InputError(f"--only names the unknown switch {key!r}{hint(key, known_keys())}")
     kept = [e for e in found.values() if _matches(e, only or {})]
     return Grid(path.stem, profile, str(content.get("title", path.stem)), kept, str(path) if own else name)
 
@@ -81,8 +81,9 @@ def chosen(name: str | None, profile: str, only: dict[str, Any] | None = None) -
             (load_profile(part), each) for part, grids in members.items() for each in grids if name in (None, each)
         ]
         if not pairs:
-            near = nearest(name, itertools.chain(*members.values()))
-            raise InputError(f"The profile {profile} has no grid {name!r}; did you mean {near}?")
+            raise InputError(
+                f"The profile {profile} has no grid {name!r}{hint(name, itertools.chain(*members.values()))}"
+            )
     found = [load_grid(each, part, only) for part, each in pairs]
     if only and not any(grid.experiments for grid in found):
         wanted = ", ".join(f"{key}={' or '.join(map(str, _listed(values)))}" for key, values in only.items())
@@ -105,7 +106,7 @@ def _expand(block: Any, profile: Profile, where: str) -> Iterable[Experiment]:
             if value[1:] not in profile.lists:
                 raise InputError(
                     f"In {where}, {key} asks for the list {value}, which the profile {profile.name} "
-                    f"does not have; did you mean ${nearest(value[1:], profile.lists)}?"
+                    f"does not have{hint(value, [f'${each}' for each in profile.lists])}"
                 )
             value = profile.lists[value[1:]]
         # A switch whose value is itself a list (ood_exclude) is written as a list of lists.

@@ -22,15 +22,26 @@ def nest(settings: dict[str, Any], known: Iterable[str], where: str) -> dict[str
     nested: dict[str, Any] = {}
     for key, value in flat(settings).items():
         if key not in known:
-            raise InputError(f"Unknown key {key!r} in {where}; did you mean {nearest(key, known)}?")
+            others = "; `oefsmc run --help` names the usual ones."
+            raise InputError(f"Unknown key {key!r} in {where}{hint(key, known, others)}")
         outer, _, inner = key.partition(".")
         (nested.setdefault(outer, {}) if inner else nested)[inner or outer] = value
     return nested
 
 
-def nearest(word: Any, known: Iterable[str]) -> str:
-    """The known word that is most like a mistyped one."""
-    return (difflib.get_close_matches(str(word), list(known), n=1, cutoff=0) or ["none"])[0]
+def hint(word: Any, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The end of a sentence about a mistyped word: ``; did you mean num?``, where a known word is close or begins so.
+
+    Where none is, ``otherwise``, or all known words.
+
+    >>> hint("nun", ["num", "seed"]), hint("colour", ["num", "seed"])
+    ('; did you mean num?', '; there are num, seed.')
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, n=1) or [each for each in known if each.startswith(f"{word}")]
+    if near and str(word):
+        return f"; did you mean {near[0]}?"
+    return otherwise or f"; there are {', '.join(known) or 'none'}."
 
 
 def sentence(error: ValidationError, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import project_root
 from oefsmc_lib.parameters.experiment import Experiment
-from oefsmc_lib.parameters.parse import flat, nearest
+from oefsmc_lib.parameters.parse import flat, hint
 
 SECTIONS = {"defaults": dict, "lists": dict, "compute": bool, "grids": list}
 
@@ -61,7 +61,7 @@ def find(folder: str, name: str, kind: str) -> Path:
     """The file of a profile or grid; refused with the nearest right name."""
     path = project_root() / folder / f"{name}.yaml"
     if not path.is_file():
-        raise InputError(f"There is no {kind} {name!r} in {folder}/; did you mean {nearest(name, names(folder))}?")
+        raise InputError(f"There is no {kind} {name!r} in {folder}/{hint(name, names(folder))}")
     return path
 
 
@@ -75,7 +75,7 @@ def _sections(path: Path) -> dict[str, Any]:
         )
     for key, value in content.items():
         if key not in SECTIONS:
-            raise InputError(f"{path} has the unknown section {key!r}; did you mean {nearest(key, SECTIONS)}?")
+            raise InputError(f"{path} has the unknown section {key!r}{hint(key, SECTIONS)}")
         if value is not None and not isinstance(value, SECTIONS[key]):
             raise InputError(f"In {path}, {key} should be a {SECTIONS[key].__name__}, but is {value!r}.")
     return {key: value for key, value in content.items() if value is not None}

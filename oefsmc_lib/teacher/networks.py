@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters.parse import nearest
+from oefsmc_lib.parameters.parse import hint
 
 POOL = 0
 VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512, POOL)
@@ -116,8 +116,9 @@ def _torchvision(architecture: Architecture) -> nn.Module:
 
     name, known = architecture.name, models.list_models(module=models)
     if name not in known:
-        near = nearest(name, ["vgg16", "resnet20", "resnet32", "resnet56", *known])
-        raise InputError(f"Unknown model {name!r}; did you mean {near}?")
+        ours = ["vgg16", "resnet20", "resnet32", "resnet56"]
+        others = "; there are vgg16, resnet20, resnet32, resnet56 and torchvision's classifiers, such as resnet18."
+        raise InputError(f"Unknown model {name!r}{hint(name, [*ours, *known], others)}")
     if architecture.channels != 3:
         raise InputError(
             f"{name} reads 3 channels, but the images have {architecture.channels}; use model=vgg16 or resnet32."
