@@ -64,9 +64,9 @@ def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: 
     return against(select(chosen, **{on: a}), select(chosen, **{on: b}), value)
 
 
-def tail_cost(rows: Iterable[Row], num: int, variant: str = BASE, **where) -> Paired | None:
-    """Balanced - long-tailed in points, paired by seed: what Table 1 asks."""
-    return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=variant, **where)
+def tail_cost(rows: Iterable[Row], num: int, **where) -> Paired | None:
+    """Balanced - long-tailed of the base in points, paired by seed: what Table 1 asks."""
+    return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=BASE, **where)
 
 
 def gain(
@@ -138,30 +138,30 @@ def dropped_units(rows: Iterable[Row], method: str) -> str:
     return f"dropped units and how often: {shown or NOT_RUN}"
 
 
-def long_tail_costs(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
-    """Whether the long tail costs accuracy, by the sign of the mean paired difference."""
-    found = tail_cost(rows, num, variant, method=method)
+def long_tail_costs(rows: Iterable[Row], num: int) -> str:
+    """Whether the long tail costs FSKD accuracy, by the sign of the mean paired difference."""
+    cost = tail_cost(rows, num, method="fskd")
     question = f"on average over the seeds, the long tail costs accuracy at num={num}"
-    return _answer(question, found and found["mean"] > 0)
+    return _answer(question, cost and cost["mean"] > 0)
 
 
-def costs_less_with_more(rows: Iterable[Row], few: int, many: int, method: str = "fskd") -> str:
-    """Whether the cost shrinks from the smallest to the largest training set."""
-    one, other = (tail_cost(rows, num, method=method) for num in (few, many))
+def costs_less_with_more(rows: Iterable[Row], few: int, many: int) -> str:
+    """Whether FSKD's cost shrinks from the smallest to the largest training set."""
+    cost, other = (tail_cost(rows, num, method="fskd") for num in (few, many))
     question = f"on average over the seeds, the long tail costs more at num={few} than at num={many}"
-    return _answer(question, one and other and one["mean"] > other["mean"])
+    return _answer(question, cost and other and cost["mean"] > other["mean"])
 
 
-def lowest_group(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
-    """The class group with the lowest recall under the long tail."""
-    found = group_recalls(rows, num, variant, method)
+def lowest_group(rows: Iterable[Row], num: int) -> str:
+    """The class group with the lowest recall of FSKD's base under the long tail."""
+    found = group_recalls(rows, num)
     return f"lowest recall at num={num}: " + (f"{min(found, key=found.__getitem__)} classes" if found else NOT_RUN)
 
 
-def beats(rows: Iterable[Row], num: int, variant: str = "ours", method: str = "fskd", base: str = BASE) -> str:
-    """Whether a variant is above another one at a training size, by the sign of the mean paired difference."""
-    found = gain(rows, num, variant, base, method=method)
-    question = f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[base]} at num={num}"
+def beats(rows: Iterable[Row], num: int, variant: str, method: str = "fskd") -> str:
+    """Whether a variant is above the base at a training size, by the sign of the mean paired difference."""
+    found = gain(rows, num, variant, method=method)
+    question = f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[BASE]} at num={num}"
     return _answer(question, found and found["mean"] > 0)
 
 
@@ -216,13 +216,13 @@ def draw_table(rows: Iterable[Row]) -> "DataFrame":
     )
 
 
-def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE) -> "DataFrame":
-    """A pandas table of balanced, long-tailed, their paired difference, its verdict, and the paper's difference."""
+def loss_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
+    """A pandas table of the base: balanced, long-tailed, their difference, its verdict, the paper's difference."""
     records = []
     for method in values_of(rows, "method"):
         for num in nums:
-            own = select(rows, method=method, num=num, variant=variant)
-            if not (cost := tail_cost(own, num, variant)):
+            own = select(rows, method=method, num=num, variant=BASE)
+            if not (cost := tail_cost(own, num)):
                 continue
             balanced, long_tailed = (paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail"))
             records.append(
@@ -241,30 +241,30 @@ def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE) ->
     return listed(records).round(2)
 
 
-def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd") -> "DataFrame":
-    """A pandas table of each remedy - the base under the long tail: points, their half-interval, and whether it helps."""
-    records = []
-    for variant in REMEDIES:
-        for num in nums:
-            if found := gain(rows, num, variant, method=method):
-                records.append(
-                    {
-                        "remedy": VARIANT_WORDS[variant],
-                        "num": num,
-                        "seeds": found["n"],
-                        "points": found["mean"],
-                        "±": found["half"],
-                        "helps": {"reproduced": "yes", "not reproduced": "no"}.get(found["verdict"], "undecided"),
-                    }
-                )
-    return listed(records).round(2)
+def gain_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
+    """A pandas table of each remedy - FSKD's base under the long tail: points, half the interval, whether it helps."""
+    found = {(variant, num): gain(rows, num, variant, method="fskd") for variant in REMEDIES for num in nums}
+    return listed(
+        [
+            {
+                "remedy": VARIANT_WORDS[variant],
+                "num": num,
+                "seeds": one["n"],
+                "points": one["mean"],
+                "±": one["half"],
+                "helps": {"reproduced": "yes", "not reproduced": "no"}.get(one["verdict"], "undecided"),
+            }
+            for (variant, num), one in found.items()
+            if one
+        ]
+    ).round(2)
 
 
 def solver_table(rows: Sequence[Row]) -> "DataFrame":
     """A pandas table of top-1 with the released solver and with this package's on the same draws, a line a cell."""
     records = []
     order = list(VARIANT_WORDS)
-    cells = {(row.method, column(row, "imbalance"), order.index(row.variant), row.num) for row in rows}
+    cells = {(row.method, column(row, "imbalance"), order.index(column(row, "variant")), row.num) for row in rows}
     for method, imbalance, place, num in sorted(cells):
         own = select(rows, method=method, imbalance=imbalance, variant=order[place], num=num)
         if gap := solver_gap(own):

@@ -1,12 +1,12 @@
 """Verdicts and comparisons as Markdown, as they stand in the README, in ``docs/`` and in ``outputs/verdict.md``."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oefsmc_lib.engine import batches, runs
 from oefsmc_lib.evidence import answers, paper, verdict
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, select
-from oefsmc_lib.evidence.pairs import Cell, Paired, cell_of, over
+from oefsmc_lib.evidence.pairs import Paired, cell_of, grouped, over
 from oefsmc_lib.evidence.tables import to_markdown
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
@@ -14,7 +14,6 @@ from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
 
 WITHOUT_IMAGES = ("imagenet",)  # sets that nobody who ran these grids has had
-DATA_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ILSVRC-2012"}
 # What stands beside Table 2's difference: variant -> its title.
 BESIDE = {
     "extra_images": "OOD images, labels ignored",
@@ -37,22 +36,22 @@ changes nothing in them."""
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """Three Markdown tables: the cells of Table 2, the claims, and what each step of OE-FSMC changes."""
     own = rows.get("table2", ())
-    cells = _cells(own)
-    if not cells:
+    lines = verdict.lines(own)
+    if not lines:
         return f"Table 2: {NOT_RUN}."
-    beside = {title: _cells(own, variant) for variant, title in BESIDE.items()}
-    table = []
-    for place, cell in cells.items():
-        others = {
-            f"{title} − base": _points(found[place]) if place in found else NOT_RUN for title, found in beside.items()
-        }
-        table.append(_line(cell) | {"verdict": cell["verdict"]} | _printed(cell) | others)
-    teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
-    claims = [
-        {"claim of the paper": one.claim.sentence, "verdict": one.verdict, "numbers": one.numbers}
-        for one in verdict.judge(rows)
+    beside = {f"{title} − base": verdict.lines(own, variant) for variant, title in BESIDE.items()}
+    cells = [
+        _levels(line)
+        | {"verdict": line["verdict"]}
+        | _printed(line)
+        | {title: _points(found[cell]) if cell in found else NOT_RUN for title, found in beside.items()}
+        for cell, line in lines.items()
     ]
-    parts = to_markdown(table), f"Teachers: {', '.join(teachers)}.", to_markdown(claims), CHANGES, steps_markdown(rows)
+    teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
+    claims = (
+        verdict.claim_table(verdict.judge(rows)).drop(columns="where").rename(columns={"claim": "claim of the paper"})
+    )
+    parts = to_markdown(cells), f"Teachers: {', '.join(teachers)}.", to_markdown(claims), CHANGES, steps_markdown(rows)
     return "\n\n".join(parts)
 
 
@@ -61,11 +60,41 @@ def solver_markdown(rows: Sequence[Row]) -> str:
 
     ``rows`` are those of the grid ``literal``.
     """
-    released, own = (_cells(select(rows, solver=solver)) for solver in ("literal", "default"))
+    released, own = (verdict.lines(select(rows, solver=solver)) for solver in ("literal", "default"))
     table = []
-    for place in sorted(released.keys() & own.keys()):
-        table += [_line(released[place], solver="released"), _line(own[place], solver="this package's")]
+    for cell in released:
+        if cell in own:
+            table += [_levels(released[cell], solver="released"), _levels(own[cell], solver="this package's")]
     return to_markdown(table) if table else f"Released solvers: {NOT_RUN}."
+
+
+def _levels(line: Mapping[str, Any], **beside: str) -> dict[str, Any]:
+    """A cell of OE-FSMC: its names, those of ``beside`` among them, both accuracies and their difference."""
+    return {
+        "data": line["dataset"],
+        "compressor": line["method"],
+        "images": line["num"],
+        **beside,
+        "seeds": line["seeds"],
+        "base": f"{line[BASE]:.1f}",
+        "OE-FSMC": f"{line['ours']:.1f}",
+        "difference": _points(line),
+    }
+
+
+def _points(line: Mapping[str, Any]) -> str:
+    return verdict.interval(line["gain"], line["±"])
+
+
+def _printed(line: Mapping[str, Any]) -> dict[str, str]:
+    """The paper's numbers of a cell, empty where it prints none; a difference may rest on a doubted one."""
+    base, gain = line[f"paper {BASE}"], line["paper gain"]
+    doubted = {(one.dataset, paper.METHOD_NAMES[one.method], one.num) for one in paper.TABLE2 if one.doubt}
+    doubt = " (doubted)" if (line["dataset"], line["method"], line["num"]) in doubted else ""
+    return {
+        "the paper's base": "" if base is None else f"{base:.1f}",
+        "the paper's difference": "" if gain is None else verdict.signed(gain) + doubt,
+    }
 
 
 def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -74,61 +103,60 @@ def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     Rows of Table 2 and Fig. 3a, of seeds that have every variant, so that the steps add up to OE-FSMC − base.
     """
     both = [row for name in ("table2", "fig3a") for row in select(rows.get(name, ()), imbalance="long_tail")]
-    draws: dict[tuple[Cell, int], list[Row]] = {}
-    for row in {row.id: row for row in both}.values():  # the two grids share runs
-        draws.setdefault((cell_of(row), row.seed), []).append(row)
+    unique = {row.id: row for row in both}.values()  # the two grids share runs
     needed = {variant for step in STEPS.values() for variant in step}
-    families: dict[tuple, list[Row]] = {}
-    for (cell, _), draw in draws.items():
-        if needed <= set(answers.values_of(draw, "variant")):
-            families.setdefault(cell[:-1], []).extend(draw)
+    draws = grouped(unique, lambda row: (cell_of(row), row.seed)).values()
+    whole = [row for draw in draws if needed <= set(answers.values_of(draw, "variant")) for row in draw]
+    families = grouped(whole, lambda row: cell_of(row)[:-1])
     table = []
-    for family, own in sorted(families.items(), key=lambda item: str(item[0])):
-        dataset, _, method, steps = family
+    for family in sorted(families, key=str):
+        own = families[family]
         images = ", ".join(map(str, answers.values_of(own, "num")))
-        table.append(_steps(own, data=dataset, compressor=verdict.length_name(method, steps), images=images))
+        table.append(_steps(own, data=own[0].dataset, compressor=cell_of(own[0]).compressor, images=images))
     if len(table) > 1:
-        table.append(_steps([row for own in families.values() for row in own], data="all", compressor="", images=""))
+        table.append(_steps(whole, data="all", compressor="", images=""))
     return to_markdown(table) if table else f"What each step changes: {NOT_RUN}."
 
 
-def _steps(rows: Sequence[Row], **names: str) -> dict[str, str | int]:
+def _steps(rows: Sequence[Row], **names: str) -> dict[str, Any]:
     """One line of :func:`steps_markdown`."""
-    line: dict[str, str | int] = {**names, "cells": len({cell_of(row) for row in rows})}
+    line: dict[str, Any] = {**names, "cells": len({cell_of(row) for row in rows})}
     for title, (one, other) in STEPS.items():
         found = over(select(rows, variant=one), select(rows, variant=other))
         line[title] = verdict.interval(found["mean"], found["half"]) if found else NOT_RUN
     return line
 
 
-def found_markdown(rows: Mapping[str, Sequence[Row]], dataset: str = "cifar10", num: int = 10) -> str:
+def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """What was found, in three sentences for the README: what the tail costs, what OE-FSMC and the whole pool add.
 
-    From the cells with ``num`` images of ``dataset``; a sentence without its rows is left out.
+    From the cells with 10 images of CIFAR-10; a sentence without its rows is left out.
     """
-    table1, table2 = ([row for row in rows.get(name, ()) if row.dataset == dataset] for name in ("table1", "table2"))
-    base = select(table1, num=num, variant=BASE)
+    table1, table2 = (select(rows.get(name, ()), dataset="cifar10", num=10) for name in ("table1", "table2"))
+    base = select(table1, variant=BASE)
     costs = _by_method(lambda m: answers.difference(base, "long_tail", "balanced", on="imbalance", method=m))
-    gains = _by_method(lambda m: answers.gain(table2, num, method=m))
-    pool = select(table2, num=num, variant="whole_pool", method="fskd", imbalance="long_tail")
-    images = f"{num} long-tailed images of {DATA_NAMES[dataset]}"
+    gains = _by_method(lambda m: answers.gain(table2, 10, method=m))
+    pool = select(table2, variant="whole_pool", method="fskd", imbalance="long_tail")
     sentences = []
     if costs:
         sentences.append(
-            f"Against balanced images, {images} change the compressors' accuracy by these points: {costs}."
+            "Against balanced images, 10 long-tailed images of CIFAR-10 change the compressors' accuracy by these "
+            f"points: {costs}."
         )
     if gains:
-        helps = [cell["verdict"] for cell in _cells(rows["table2"]).values()]
+        words = [line["verdict"] for line in verdict.lines(rows["table2"]).values()]
         sentences.append(
-            f"With {images}, OE-FSMC as the paper describes it changes the compressors' accuracy by these points: {gains}. "
-            f"Over all cells of Table 2 that were run it is significantly above its base in "
-            f"{helps.count('reproduced')} of {len(helps)} and significantly below it in {helps.count('not reproduced')}."
+            "With 10 long-tailed images of CIFAR-10, OE-FSMC as the paper describes it changes the compressors' "
+            f"accuracy by these points: {gains}. Over all cells of Table 2 that were run it is significantly above its "
+            f"base in {words.count('reproduced')} of {len(words)} and significantly below it in "
+            f"{words.count('not reproduced')}."
         )
     if pool:
         level, n = answers.mean(pool), answers.column(pool[0], "n")
         sentences.append(
-            f"Using the whole pool of {n} OOD images in the recovery, which is this package's own recommendation, takes "
-            f"FSKD to {level:.1f} % with {num} images, {pool[0].teacher_accuracy - level:.1f} points below the teacher."
+            f"Using the whole pool of {n} OOD images in the recovery, which is this package's own recommendation, "
+            f"takes FSKD to {level:.1f} % with 10 images, {pool[0].teacher_accuracy - level:.1f} points below the "
+            "teacher."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
 
@@ -152,7 +180,7 @@ def missing_markdown(profile: str, store: Store) -> str:
     return to_markdown(table) if table else "Nothing is missing."
 
 
-def _missing(each: grid.Grid, left: Sequence[Experiment], store: Store) -> dict[str, str | int]:
+def _missing(each: grid.Grid, left: Sequence[Experiment], store: Store) -> dict[str, Any]:
     """One line of :func:`missing_markdown`: the runs of one method that a grid still lacks."""
     method, dataset = left[0].method, left[0].dataset
     whole = [e for e in each.experiments if e.method == method]
@@ -168,44 +196,4 @@ def _missing(each: grid.Grid, left: Sequence[Experiment], store: Store) -> dict[
         "runs missing": f"{len(left)} of {len(whole)}",
         "hours": "not run: no images here" if dataset in WITHOUT_IMAGES else hours,
         "command": f"`oefsmc grid run {each.name} --profile {each.profile.name} --only {only}`",
-    }
-
-
-def _cells(rows: Iterable[Row], variant: str = "ours") -> dict[tuple, dict[str, Any]]:
-    """The lines of :func:`verdict.cells` by data, network, compressor and number of images; none where nothing was run."""
-    lines = verdict.cells(rows, variant).to_dict("records")
-    return {
-        tuple(line[name] for name in ("dataset", "network", "method", "num")): line for line in lines if "gain" in line
-    }
-
-
-def _line(cell: Mapping[str, Any], **beside: str) -> dict[str, str | int]:
-    """What every table shows of a cell of OE-FSMC; ``beside`` names what else it is a cell of."""
-    return {
-        "data": cell["dataset"],
-        "compressor": cell["method"],
-        "images": cell["num"],
-        **beside,
-        "seeds": cell["seeds"],
-        "base": f"{cell[BASE]:.1f}",
-        "OE-FSMC": f"{cell['ours']:.1f}",
-        "difference": _points(cell),
-    }
-
-
-def _points(cell: Mapping[str, Any]) -> str:
-    """The paired difference of a cell, with half its interval."""
-    return verdict.interval(cell["gain"], cell["±"])
-
-
-def _printed(cell: Mapping[str, Any]) -> dict[str, str]:
-    """The paper's numbers of a cell, empty where it prints none; a difference may rest on a doubted one."""
-    import pandas as pd
-
-    base, gain = cell[f"paper {BASE}"], cell["paper gain"]
-    doubted = {(one.dataset, paper.METHOD_NAMES[one.method], one.num) for one in paper.TABLE2 if one.doubt}
-    doubt = " (doubted)" if (cell["dataset"], cell["method"], cell["num"]) in doubted else ""
-    return {
-        "the paper's base": "" if pd.isna(base) else f"{base:.1f}",
-        "the paper's difference": "" if pd.isna(gain) else verdict.signed(gain) + doubt,
     }

@@ -3,16 +3,19 @@
 Two runs of one seed share their few images and their pool, so they are subtracted before anything is averaged.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypedDict, TypeVar
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence.paper import METHOD_NAMES
 from oefsmc_lib.evidence.tables import Verdict, by_seed, t_interval, verdict
 from oefsmc_lib.rows.row import Row
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 class Paired(TypedDict):
-    """A difference in points: by seed, its mean over seeds with the 95 % t-interval, and the verdict of the fixed rule."""
+    """A difference in points by seed: its mean with the 95 % t-interval, and the verdict of the fixed rule on it."""
 
     cells: int  # how many cells each of the differences is averaged over
     n: int  # seeds
@@ -34,10 +37,23 @@ class Cell(NamedTuple):
     steps: int | None  # of MiR and PRACTISE; rows that were trained for another length are another cell
     num: int
 
+    @property
+    def compressor(self) -> str:
+        """The method's printed name, and the steps that it trained where they are not the published ones."""
+        return METHOD_NAMES[self.method] + ("" if self.steps in (None, 2000) else f" ({self.steps} steps)")
+
 
 def cell_of(row: Row) -> Cell:
     steps = row.switches.get("mir.iterations", row.switches.get("practise.iterations"))
     return Cell(row.dataset, row.network, row.method, steps, row.num)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """The rows of each key, keys in the order in which they first occur."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def against(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> Paired | None:
@@ -55,16 +71,13 @@ def over(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> 
 
 def by_cell(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> dict[Cell, dict[int, float]]:
     """cell -> seed -> difference, of the cells in which both sides have a seed."""
-    cells: dict[Cell, tuple[list[Row], list[Row]]] = {}
-    for side, side_rows in enumerate((rows, reference)):
-        for row in side_rows:
-            cells.setdefault(cell_of(row), ([], []))[side].append(row)
-    found = {cell: _by_seed(*sides, value) for cell, sides in cells.items()}
+    ours, theirs = grouped(rows, cell_of), grouped(reference, cell_of)
+    found = {cell: _by_seed(ours.get(cell, []), theirs.get(cell, []), value) for cell in ours | theirs}
     return {cell: differences for cell, differences in found.items() if differences}
 
 
 def average(cells: Sequence[Mapping[int, float]]) -> Paired | None:
-    """Differences by seed of one or several cells: their mean within each seed that all have, then the interval over seeds."""
+    """The mean over cells within each seed that all of them have, and its interval over seeds; None without a seed."""
     seeds = sorted(set.intersection(*map(set, cells))) if cells else []
     if not seeds:
         return None

@@ -5,10 +5,10 @@ Expedition*. Tables 1 and 2 are copied digit by digit, misprints included; a rec
 names its :class:`Doubt`. Figure 3 prints no numbers, so its claims are sentences. Loads nothing heavy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -66,27 +66,13 @@ def _record(**fields: Any) -> Printed:
     return replace(record, doubt=about[0] if about else None)
 
 
-def _table1() -> Iterator[Printed]:
-    for method, cells in _FILE["table1"]["values"].items():
-        for num, (balanced, long_tailed, loss) in zip(_FILE["table1"]["nums"], cells, strict=True):
-            cell = {"table": 1, "dataset": "cifar10", "method": method, "variant": "native_ft", "num": num}
-            yield _record(**cell, imbalance="balanced", value=balanced)
-            yield _record(**cell, imbalance="long_tail", value=long_tailed)
-            yield _record(**cell, imbalance="long_tail", value=loss, quantity="loss")
-
-
-def _table2() -> Iterator[Printed]:
-    for method, variants in _FILE["table2"]["values"].items():
-        for variant, sets in variants.items():
-            for dataset, values in sets.items():
-                cell = {"table": 2, "dataset": dataset, "method": method, "variant": variant}
-                for num, value in zip(_FILE["table2"]["nums"][dataset], values, strict=True):
-                    yield _record(**cell, num=num, imbalance="long_tail", value=value)
-
-
-TABLE1: tuple[Printed, ...] = tuple(_table1())
-TABLE2: tuple[Printed, ...] = tuple(_table2())
-PRINTED: tuple[Printed, ...] = TABLE1 + TABLE2
+PRINTED = tuple(
+    _record(**entry["cell"], num=num, value=value, quantity=quantity)
+    for entry in _FILE["printed"]
+    for quantity in get_args(Quantity)
+    for num, value in entry.get(quantity, {}).items()
+)
+TABLE1, TABLE2 = (tuple(record for record in PRINTED if record.table == number) for number in (1, 2))
 
 
 def paper_value(dataset: str, method: str, variant: str, num: int, imbalance: str = "long_tail") -> float | None:
@@ -101,6 +87,5 @@ def paper_value(dataset: str, method: str, variant: str, num: int, imbalance: st
 def printed(dataset: str, method: str, variant: str, num: int, imbalance: str = "long_tail") -> Printed | None:
     """The record behind :func:`paper_value`, with its doubt."""
     wanted = (dataset, method, variant, num, imbalance, "top1")
-    return next(
-        (r for r in PRINTED if wanted == (r.dataset, r.method, r.variant, r.num, r.imbalance, r.quantity)), None
-    )
+    found = (r for r in PRINTED if (r.dataset, r.method, r.variant, r.num, r.imbalance, r.quantity) == wanted)
+    return next(found, None)

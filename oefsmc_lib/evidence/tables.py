@@ -3,7 +3,6 @@
 Nothing here loads torch; pandas, tabulate and scipy load where they are used.
 """
 
-import difflib
 import json
 import math
 import warnings
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
+from oefsmc_lib.parameters.parse import nearest
 from oefsmc_lib.rows.row import SWITCHES, Row
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Verdict = Literal["reproduced", "not reproduced", "undecided"]
-TELLING = (SWITCHES | {"network", "algorithm", "ood_fingerprint"}) - {
-    "counts",
-    "device",
-}  # what may tell two rows apart
+# What may tell two rows of one seed apart.
+TELLING = (SWITCHES | {"network", "algorithm", "ood_fingerprint"}) - {"counts", "device"}
 
 
 def frame(rows: Iterable[Row]) -> "DataFrame":
@@ -39,14 +37,14 @@ def to_csv(table: "DataFrame", path: Path | str) -> None:
     write_whole(Path(path), table[plain].to_csv(index=False, float_format="%.10g"))
 
 
-def to_markdown(records: Sequence[Mapping[str, str | int]]) -> str:
-    """Records as a Markdown table without padding, so that a longer entry changes its own line only."""
+def to_markdown(table: "DataFrame | Sequence[Mapping[str, Any]]") -> str:
+    """Texts and whole numbers as a Markdown table without padding, so that a longer entry changes its own line only."""
     import pandas as pd
     from tabulate import DataRow, TableFormat
 
     line = DataRow("| ", " | ", " |")
     plain = TableFormat(None, lambda widths, _: "|" + " --- |" * len(widths), None, None, line, line, 0, None)
-    table = pd.DataFrame(list(records))
+    table = pd.DataFrame(table)
     return table.to_markdown(index=False, tablefmt=plain, disable_numparse=True, stralign=None, numalign=None)
 
 
@@ -138,8 +136,7 @@ def varying_columns(rows: Iterable[Row]) -> list[str]:
 def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:
     for name in (*by, value):
         if name not in table.columns:
-            near = difflib.get_close_matches(name, list(table.columns), n=1) or ["top1"]
-            raise InputError(f"The rows have no column {name!r}; did you mean {near[0]}?")
+            raise InputError(f"The rows have no column {name!r}; did you mean {nearest(name, table.columns)}?")
     if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
         raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
 

@@ -22,7 +22,7 @@ def newest(part: str) -> Path | None:
 
 
 def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None) -> "DataFrame | None":
-    """The newest file of a part, or the one at ``path``, as a :class:`pandas.DataFrame`; None where nothing was measured.
+    """The newest file of a part, or the one at ``path``, as a pandas table; None where nothing was measured.
 
     Raises :class:`InputError` for a column that is missing.
     """
@@ -38,7 +38,7 @@ def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None) ->
 
 
 def timing_markdown(path: Path | None = None) -> str:
-    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images.
+    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by num.
 
     Where it was timed, the ratio of the released procedure with its own loader of images stands behind.
     """
@@ -47,12 +47,12 @@ def timing_markdown(path: Path | None = None) -> str:
         return "not measured"
     lines = []
     for (method, network), own in found.groupby(["method", "network"], sort=False):
-        line = {"compressor": METHOD_NAMES[method] + " (scoring)" * (method == "practise"), "network": network}
+        line = {"compressor": METHOD_NAMES[str(method)] + " (scoring)" * (method == "practise"), "network": network}
         line |= {f"{num} images": "not run" for num in sorted(found.num.unique())}
-        for row in own.itertuples():
-            loader = "" if math.isnan(row.loaded_ratio) else f" ({row.loaded_ratio:.3g}× with its loader)"
-            seconds = f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s"
-            line[f"{row.num} images"] = f"{seconds}, {row.ratio:.3g}×{loader}"
+        for row in own.to_dict("records"):
+            loader = "" if math.isnan(row["loaded_ratio"]) else f" ({row['loaded_ratio']:.3g}× with its loader)"
+            seconds = f"{_seconds(row['literal_s'])} → {_seconds(row['ours_s'])} s"
+            line[f"{row['num']} images"] = f"{seconds}, {row['ratio']:.3g}×{loader}"
         lines.append(line)
     return to_markdown(lines)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from oefsmc_lib.evidence import answers, paper
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, VARIANT_WORDS, column, listed, select, side
-from oefsmc_lib.evidence.pairs import Cell, Paired, against, average, by_cell, cell_of, minus, over
+from oefsmc_lib.evidence.pairs import Cell, Paired, against, average, by_cell, cell_of, grouped, minus, over
 from oefsmc_lib.evidence.tables import Verdict
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.row import Row
@@ -66,19 +66,17 @@ def said(found: Paired) -> str:
     return f"{points} points, {count(found['cells'], 'cell')}, {count(found['n'], 'seed')}"
 
 
-def length_name(method: str, steps: int | None) -> str:
-    """The method's printed name, and the steps that it trained where they are not the published ones."""
-    return paper.METHOD_NAMES[method] + ("" if steps in (None, 2000) else f" ({steps} steps)")
-
-
 # --- cells ---------------------------------------------------------------------------------------
 def cells(rows: Iterable[Row], variant: str = "ours", base: str = BASE) -> "DataFrame":
     """A pandas table of the long-tailed cells: both accuracies, their paired difference, its verdict, the paper's."""
-    own: dict[Cell, list[Row]] = {}
-    for row in select(rows, imbalance="long_tail"):
-        own.setdefault(cell_of(row), []).append(row)
-    lines = [line for cell in own if (line := _line(cell, own[cell], variant, base))]
-    return listed(sorted(lines, key=lambda line: (line["dataset"], line["network"], line["method"], line["num"])))
+    return listed(list(lines(rows, variant, base).values()))
+
+
+def lines(rows: Iterable[Row], variant: str = "ours", base: str = BASE) -> dict[Cell, dict[str, Any]]:
+    """The lines of :func:`cells` by cell, in the order of the table; a cell without a pair has none."""
+    own = grouped(select(rows, imbalance="long_tail"), cell_of)
+    order = sorted(own, key=lambda cell: (cell.dataset, cell.network, cell.compressor, cell.num))
+    return {cell: line for cell in order if (line := _line(cell, own[cell], variant, base))}
 
 
 def _line(cell: Cell, rows: Sequence[Row], variant: str, base: str) -> dict[str, Any] | None:
@@ -92,7 +90,7 @@ def _line(cell: Cell, rows: Sequence[Row], variant: str, base: str) -> dict[str,
     return {
         "dataset": cell.dataset,
         "network": cell.network,
-        "method": length_name(cell.method, cell.steps),
+        "method": cell.compressor,
         "num": cell.num,
         "solver": ours[0].solver,
         "seeds": found["n"],
@@ -157,13 +155,8 @@ def judge(rows: Mapping[str, Sequence[Row]]) -> list[Judged]:
 
 def claim_table(judged: Iterable[Judged]) -> "DataFrame":
     """A pandas table of claims: where, what the paper says, the verdict, the numbers."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {"where": j.claim.where, "claim": j.claim.sentence, "verdict": j.verdict, "numbers": j.numbers}
-            for j in judged
-        ]
+    return listed([vars(one.claim) | {"verdict": one.verdict, "numbers": one.numbers} for one in judged]).rename(
+        columns={"sentence": "claim"}
     )
 
 
@@ -184,7 +177,7 @@ def _over_cells(rows: Sequence[Row], reference: Sequence[Row], text: str, what: 
 
 
 def _all(found: Mapping[str, Paired | None]) -> Word:
-    """Reproduced where every difference is, not reproduced where one is not, undecided else; keys say what is subtracted."""
+    """Reproduced if every difference is, not reproduced if one is not, else undecided; keys say what is subtracted."""
     there = {label: one for label, one in found.items() if one}
     if not there or len(there) < len(found):
         return NOTHING
@@ -206,12 +199,12 @@ def _components(parts: Mapping[str, Sequence[Row]]) -> Word:
 def _loses_least(costs: Mapping[Cell, Mapping[int, float]]) -> Word:
     """The tail's cost of every other method minus PRACTISE's, over the training sizes that both have."""
     least = {(cell.dataset, cell.num): cost for cell, cost in costs.items() if cell.method == "practise"}
-    more: dict[str, list[dict[int, float]]] = {}
-    for cell, cost in sorted(costs.items(), key=lambda item: item[0].method):
-        if cell.method != "practise":
-            own = more.setdefault(f"{paper.METHOD_NAMES[cell.method]} loses more by", [])
-            own += [minus(cost, least[cell.dataset, cell.num])] if (cell.dataset, cell.num) in least else []
-    return _all({label: average(differences) for label, differences in more.items()})
+    found = {}
+    for method in sorted({cell.method for cell in costs} - {"practise"}):
+        own = [(least.get((cell.dataset, cell.num)), cost) for cell, cost in costs.items() if cell.method == method]
+        more = [minus(cost, other) for other, cost in own if other]
+        found[f"{paper.METHOD_NAMES[method]} loses more by"] = average(more)
+    return _all(found)
 
 
 def _more_with_fewer(gains: Mapping[Cell, Mapping[int, float]]) -> Word:
@@ -229,11 +222,9 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
     """The verdict on "this value of a setting is best".
 
     Contradicted by a value that is significantly better, else reproduced where both ends of the range are significantly
-    worse. It takes three values that were run.
+    worse, else undecided. Fewer than three values count as not run.
     """
-    groups: dict[float, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(value(row), []).append(row)
+    groups = grouped(rows, value)
     others = sorted(groups.keys() - {claimed})
     found = {other: one for other in others if (one := over(groups.get(claimed, ()), groups[other]))}
     if len(others) < 2 or len(found) < len(others):
