@@ -5,6 +5,7 @@ Computed from rows alone, whatever they say; where rows are missing the text is 
 Texts with numbers, for reading, are the titles of :mod:`oefsmc_lib.evidence.figures`.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,19 +77,14 @@ def gain(
     return difference(rows, variant, base, value=value, num=num, imbalance="long_tail", **where)
 
 
-def solver_gap(rows: Sequence[Row], **where) -> Paired | None:
-    """The released solver - this package's in points, paired by seed, in one cell."""
-    return difference(rows, "literal", "default", on="solver", **where)
-
-
 def mean(rows: Iterable[Row], value: str = "top1", **where) -> float:
     """The mean over seeds of one cell; NaN without rows."""
     return tables.t_interval(list(tables.by_seed(select(rows, **where), value).values()))[0]
 
 
-def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> dict[str, float]:
-    """Mean recall of each class group under the long tail, without groups that are empty."""
-    chosen = select(rows, num=num, variant=variant, method=method, imbalance="long_tail")
+def group_recalls(rows: Iterable[Row], num: int) -> dict[str, float]:
+    """Mean recall of each class group of FSKD's base under the long tail, without groups that are empty."""
+    chosen = select(rows, num=num, variant=BASE, method="fskd", imbalance="long_tail")
     found = {g: [v for row in chosen if (v := getattr(row, f"{g}_accuracy")) is not None] for g in GROUPS}
     return {g: sum(v) / len(v) for g, v in found.items() if v}
 
@@ -104,11 +100,17 @@ def by_rank(row: Row, values: Sequence[T]) -> list[T]:
     return [values[j] for j in row.order]
 
 
-def paper_value(row: Row, imbalance: str | None = None) -> float | None:
+def paper_value(row: Row) -> float | None:
     """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
     if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):
         return None
-    return paper.paper_value(row.dataset, row.method, row.variant, row.num, imbalance or column(row, "imbalance"))
+    return paper.paper_value(row.dataset, row.method, row.variant, row.num, column(row, "imbalance"))
+
+
+def paper_difference(one: Row, other: Row) -> float | None:
+    """The paper's number for one row's cell minus that for another's; None where it lacks either."""
+    a, b = paper_value(one), paper_value(other)
+    return None if a is None or b is None else a - b
 
 
 # --- claims: the same on another machine ---------------------------------------------------------
@@ -219,23 +221,21 @@ def draw_table(rows: Iterable[Row]) -> "DataFrame":
 def loss_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
     """A pandas table of the base: balanced, long-tailed, their difference, its verdict, the paper's difference."""
     records = []
-    for method in values_of(rows, "method"):
-        for num in nums:
-            own = select(rows, method=method, num=num, variant=BASE)
-            if not (cost := tail_cost(own, num)):
-                continue
-            balanced, long_tailed = (paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail"))
+    for method, num in itertools.product(values_of(rows, "method"), nums):
+        own = select(rows, method=method, num=num, variant=BASE)
+        balanced, long_tailed = (select(own, imbalance=kind) for kind in ("balanced", "long_tail"))
+        if cost := against(balanced, long_tailed):
             records.append(
                 {
                     "method": paper.METHOD_NAMES[method],
                     "num": num,
                     "seeds": cost["n"],
-                    "balanced": mean(own, imbalance="balanced"),
-                    "long-tailed": mean(own, imbalance="long_tail"),
+                    "balanced": mean(balanced),
+                    "long-tailed": mean(long_tailed),
                     "lost": cost["mean"],
                     "±": cost["half"],
                     "imbalance hurts": cost["verdict"],
-                    "lost in the paper": None if balanced is None or long_tailed is None else balanced - long_tailed,
+                    "lost in the paper": paper_difference(balanced[0], long_tailed[0]),
                 }
             )
     return listed(records).round(2)
@@ -267,7 +267,7 @@ def solver_table(rows: Sequence[Row]) -> "DataFrame":
     cells = {(row.method, column(row, "imbalance"), order.index(column(row, "variant")), row.num) for row in rows}
     for method, imbalance, place, num in sorted(cells):
         own = select(rows, method=method, imbalance=imbalance, variant=order[place], num=num)
-        if gap := solver_gap(own):
+        if gap := difference(own, "literal", "default", on="solver"):
             both = [row for row in own if row.seed in gap["seeds"]]
             records.append(
                 {

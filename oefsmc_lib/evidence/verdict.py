@@ -84,7 +84,7 @@ def _line(cell: Cell, rows: Sequence[Row], variant: str, base: str) -> dict[str,
     ours, theirs = (select(rows, variant=name) for name in (variant, base))
     if not (found := against(ours, theirs)):
         return None
-    level, printed, base_printed = answers.mean(ours), answers.paper_value(ours[0]), answers.paper_value(theirs[0])
+    level = answers.mean(ours)
     # The paper claims something about OE-FSMC and its base only; other pairs are just above or below.
     word = found["verdict"] if (variant, base) == ("ours", BASE) else side(found["low"], found["high"])
     return {
@@ -100,9 +100,9 @@ def _line(cell: Cell, rows: Sequence[Row], variant: str, base: str) -> dict[str,
         "gain": found["mean"],
         "±": found["half"],
         "verdict": word,
-        f"paper {base}": base_printed,
-        f"paper {variant}": printed,
-        "paper gain": None if printed is None or base_printed is None else printed - base_printed,
+        f"paper {base}": answers.paper_value(theirs[0]),
+        f"paper {variant}": answers.paper_value(ours[0]),
+        "paper gain": answers.paper_difference(ours[0], theirs[0]),
     }
 
 

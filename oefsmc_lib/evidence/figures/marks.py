@@ -107,8 +107,7 @@ def differences(rows: Sequence[Row], nums: Sequence[int], a: dict, b: dict, prin
     found = []
     for num in nums:
         one, other = select(rows, num=num, **a), select(rows, num=num, **b)
-        theirs = [answers.paper_value(side[0]) if side and printed else None for side in (one, other)]
-        gap = None if theirs[0] is None or theirs[1] is None else theirs[0] - theirs[1]
+        gap = answers.paper_difference(one[0], other[0]) if one and other and printed else None
         found.append(paired(answers.against(one, other), gap))
     return found
 
