@@ -5,22 +5,40 @@ Computed from rows alone, whatever they say; where rows are missing the text is 
 Texts with numbers, for reading, are the titles of :mod:`oefsmc_lib.evidence.figures`.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import paper, tables
+from oefsmc_lib.evidence.pairs import Paired, against
 from oefsmc_lib.rows import row as row_module
 from oefsmc_lib.rows.row import Row
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+T = TypeVar("T")
 
 BASE = "native_ft"  # the paper's base columns
 REDRAWN = "redrawn"  # OE-FSMC with redraw=true
 NOT_RUN = "not run"
 GROUPS = ("head", "tail", "absent")
 REMEDIES = ("extra_images", "ours", "whole_pool")  # what is compared with the base in tables and figures
+VARIANT_WORDS = {
+    "native": "no fine-tuning",
+    "native_ft": "the base",
+    "extra_images": "OOD images, labels ignored",
+    "wo_ft": "w/o FT",
+    "wo_comp": "w/o Comp.",
+    "ours": "OE-FSMC",
+    REDRAWN: "OE-FSMC, labels redrawn",
+    "whole_pool": "the whole pool (this package's own)",
+}
 
 
 # --- reading rows ------------------------------------------------------------------------------
-def column(row: Row, name: str):
+def column(row: Row, name: str) -> Any:
     """A column or a further switch of a row; None where the run did not read it.
 
     The variant of a run that draws its OOD labels anew at each step is ``redrawn``: the reading of the journal
@@ -41,28 +59,34 @@ def values_of(rows: Iterable[Row], name: str) -> list:
     return sorted({column(row, name) for row in rows})
 
 
-def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: str = "top1", **where) -> dict | None:
+def difference(rows: Iterable[Row], a: str, b: str, on: str = "variant", value: str = "top1", **where) -> Paired | None:
     """The paired difference a - b of one cell over seeds, as :func:`against` gives it; None without a pair."""
     chosen = select(rows, **where)
     return against(select(chosen, **{on: a}), select(chosen, **{on: b}), value)
 
 
-def tail_cost(rows: Iterable[Row], num: int, variant: str = BASE, **where) -> dict | None:
-    """Balanced - long-tailed in points, paired by seed: what Table 1 asks."""
-    return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=variant, **where)
+def tail_cost(rows: Iterable[Row], num: int, **where) -> Paired | None:
+    """Balanced - long-tailed of the base in points, paired by seed: what Table 1 asks."""
+    return difference(rows, "balanced", "long_tail", on="imbalance", num=num, variant=BASE, **where)
 
 
 def gain(
     rows: Iterable[Row], num: int, variant: str = "ours", base: str = BASE, value: str = "top1", **where
-) -> dict | None:
+) -> Paired | None:
     """A variant - the base under the long tail in points, paired by seed: what Table 2 asks."""
     return difference(rows, variant, base, value=value, num=num, imbalance="long_tail", **where)
 
 
-def mean(rows: Iterable[Row], value: str = "top1", **where) -> float | None:
-    """The mean over seeds of one cell."""
-    table = tables.summary(select(rows, **where), [], value)
-    return None if table.empty else float(table["mean"].iloc[0])
+def mean(rows: Iterable[Row], value: str = "top1", **where) -> float:
+    """The mean over seeds of one cell; NaN without rows."""
+    return tables.t_interval(list(tables.by_seed(select(rows, **where), value).values()))[0]
+
+
+def group_recalls(rows: Iterable[Row], num: int) -> dict[str, float]:
+    """Mean recall of each class group of FSKD's base under the long tail, without groups that are empty."""
+    chosen = select(rows, num=num, variant=BASE, method="fskd", imbalance="long_tail")
+    found = {g: [v for row in chosen if (v := getattr(row, f"{g}_accuracy")) is not None] for g in GROUPS}
+    return {g: sum(v) / len(v) for g, v in found.items() if v}
 
 
 def class_groups(counts: Sequence[int]) -> list[str]:
@@ -71,9 +95,22 @@ def class_groups(counts: Sequence[int]) -> list[str]:
     return ["absent" if not m else "head" if m > even else "tail" for m in counts]
 
 
-def by_rank(row: Row, values: Sequence) -> list:
+def by_rank(row: Row, values: Sequence[T]) -> list[T]:
     """Values by class as values by rank, the most frequent class first."""
     return [values[j] for j in row.order]
+
+
+def paper_value(row: Row) -> float | None:
+    """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
+    if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):
+        return None
+    return paper.paper_value(row.dataset, row.method, row.variant, row.num, column(row, "imbalance"))
+
+
+def paper_difference(one: Row, other: Row) -> float | None:
+    """The paper's number for one row's cell minus that for another's; None where it lacks either."""
+    a, b = paper_value(one), paper_value(other)
+    return None if a is None or b is None else a - b
 
 
 # --- claims: the same on another machine ---------------------------------------------------------
@@ -83,57 +120,51 @@ def _answer(question: str, holds: bool | None) -> str:
 
 def empty_classes(rows: Iterable[Row], num: int) -> str:
     """How many classes a long-tailed draw leaves without an image."""
-    drawn = {(sum(m == 0 for m in row.counts), len(row.counts)) for row in select(rows, num=num, imbalance="long_tail")}
+    drawn = {(row.counts.count(0), len(row.counts)) for row in select(rows, num=num, imbalance="long_tail")}
     shown = ", ".join(f"{empty} of {classes}" for empty, classes in sorted(drawn))
     return f"classes without an image at num={num}: {shown or NOT_RUN}"
 
 
 def size_left(rows: Iterable[Row], method: str = "fskd") -> str:
     """What the plan leaves of the teacher's work and weights, in whole percent."""
-    left = sorted(
-        {(round(100 - row.macs_cut), round(100 - row.params_cut)) for row in select(rows, method=method, variant=BASE)}
-    )
+    own = select(rows, method=method, variant=BASE)
+    left = sorted({(round(100 - row.macs_cut), round(100 - row.params_cut)) for row in own})
     shown = ", ".join(f"{macs} % of the multiplications, {weights} % of the parameters" for macs, weights in left)
     return f"left of the teacher: {shown or NOT_RUN}"
 
 
-def long_tail_costs(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
-    """Whether the long tail costs accuracy, by the sign of the mean paired difference."""
-    found = tail_cost(rows, num, variant, method=method)
-    return _answer(
-        f"on average over the seeds, the long tail costs accuracy at num={num}",
-        None if found is None else found["mean"] > 0,
-    )
+def dropped_units(rows: Iterable[Row], method: str) -> str:
+    """Which units PRACTISE drops, the most often dropped first."""
+    times = Counter(unit for row in select(rows, method=method) for unit in row.dropped)
+    shown = ", ".join(f"{unit} ({count})" for unit, count in times.most_common())
+    return f"dropped units and how often: {shown or NOT_RUN}"
 
 
-def costs_less_with_more(rows: Iterable[Row], few: int, many: int, method: str = "fskd") -> str:
-    """Whether the cost shrinks from the smallest to the largest training set."""
-    costs = [tail_cost(rows, num, method=method) for num in (few, many)]
-    holds = None if None in costs else costs[0]["mean"] > costs[1]["mean"]
-    return _answer(f"on average over the seeds, the long tail costs more at num={few} than at num={many}", holds)
+def long_tail_costs(rows: Iterable[Row], num: int) -> str:
+    """Whether the long tail costs FSKD accuracy, by the sign of the mean paired difference."""
+    cost = tail_cost(rows, num, method="fskd")
+    question = f"on average over the seeds, the long tail costs accuracy at num={num}"
+    return _answer(question, cost and cost["mean"] > 0)
 
 
-def lowest_group(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> str:
-    """The class group with the lowest recall under the long tail."""
-    found = group_recalls(rows, num, variant, method)
-    return f"lowest recall at num={num}: " + (f"{min(found, key=found.get)} classes" if found else NOT_RUN)
+def costs_less_with_more(rows: Iterable[Row], few: int, many: int) -> str:
+    """Whether FSKD's cost shrinks from the smallest to the largest training set."""
+    cost, other = (tail_cost(rows, num, method="fskd") for num in (few, many))
+    question = f"on average over the seeds, the long tail costs more at num={few} than at num={many}"
+    return _answer(question, cost and other and cost["mean"] > other["mean"])
 
 
-def gains_of(rows: Iterable[Row], nums: Sequence[int], variant: str = "ours", method: str = "fskd") -> str:
-    """At how many training sizes a variant is above the base, by the sign of the mean paired difference."""
-    found = [d for num in nums if (d := gain(rows, num, variant, method=method)) is not None]
-    above = f"{sum(d['mean'] > 0 for d in found)} of {len(found)}" if found else NOT_RUN
-    words = VARIANT_WORDS[variant]
-    return f"training sizes at which {words} beats the fine-tuned base on average over the seeds: {above}"
+def lowest_group(rows: Iterable[Row], num: int) -> str:
+    """The class group with the lowest recall of FSKD's base under the long tail."""
+    found = group_recalls(rows, num)
+    return f"lowest recall at num={num}: " + (f"{min(found, key=found.__getitem__)} classes" if found else NOT_RUN)
 
 
-def beats(rows: Iterable[Row], num: int, variant: str = "ours", method: str = "fskd", base: str = BASE) -> str:
-    """Whether a variant is above another one at a training size, by the sign of the mean paired difference."""
-    found = gain(rows, num, variant, base, method=method)
-    return _answer(
-        f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[base]} at num={num}",
-        None if found is None else found["mean"] > 0,
-    )
+def beats(rows: Iterable[Row], num: int, variant: str, method: str = "fskd") -> str:
+    """Whether a variant is above the base at a training size, by the sign of the mean paired difference."""
+    found = gain(rows, num, variant, method=method)
+    question = f"on average over the seeds, {VARIANT_WORDS[variant]} beats {VARIANT_WORDS[BASE]} at num={num}"
+    return _answer(question, found and found["mean"] > 0)
 
 
 def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
@@ -144,39 +175,18 @@ def same_filters(one: dict[str, list[int]], other: dict[str, list[int]]) -> str:
 def rarely_predicted(share: Sequence[float], counts: Sequence[int]) -> str:
     """Whether classes without an image are predicted less often than they occur; percent and counts by rank."""
     absent = [float(s) for s, kind in zip(share, class_groups(counts), strict=True) if kind == "absent"]
-    return _answer(
-        "classes without an image are predicted less often than they occur",
-        sum(absent) < 100 * len(absent) / len(counts) if absent else None,
-    )
+    holds = sum(absent) < 100 * len(absent) / len(counts) if absent else None
+    return _answer("classes without an image are predicted less often than they occur", holds)
 
 
 # --- words -----------------------------------------------------------------------------------------
-VARIANT_WORDS = {
-    "native": "no fine-tuning",
-    "native_ft": "the base",
-    "extra_images": "OOD images, labels ignored",
-    "wo_ft": "w/o FT",
-    "wo_comp": "w/o Comp.",
-    "ours": "OE-FSMC",
-    REDRAWN: "OE-FSMC, labels redrawn",
-    "whole_pool": "the whole pool (this package's own)",
-}
-
-
-def points(found: dict, plus: str = "gains", minus: str = "loses") -> str:
+def points(found: Paired, plus: str = "gains", minus: str = "loses") -> str:
     """A paired difference in words: its sign, its size, and "undecided" where its interval holds 0."""
     return f"{plus if found['mean'] > 0 else minus} {abs(found['mean']):.1f} points{undecided(found)}"
 
 
-def undecided(found: dict) -> str:
-    return " (undecided)" if tables.verdict(found["low"], found["high"]) == "undecided" else ""
-
-
-def group_recalls(rows: Iterable[Row], num: int, variant: str = BASE, method: str = "fskd") -> dict[str, float]:
-    """Mean recall of each class group under the long tail, without groups that are empty."""
-    chosen = select(rows, num=num, variant=variant, method=method, imbalance="long_tail")
-    found = {g: [v for row in chosen if (v := getattr(row, f"{g}_accuracy")) is not None] for g in GROUPS}
-    return {g: sum(v) / len(v) for g, v in found.items() if v}
+def undecided(found: Paired) -> str:
+    return " (undecided)" if found["verdict"] == "undecided" else ""
 
 
 def side(low: float, high: float) -> str:
@@ -184,161 +194,93 @@ def side(low: float, high: float) -> str:
     return {"reproduced": "above", "not reproduced": "below"}.get(tables.verdict(low, high), "undecided")
 
 
-def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
-    """seed -> value, of rows that differ in nothing but the seed; a seed without the value is left out.
-
-    Raises :class:`InputError` for rows of several teachers or images, and for a seed that occurs twice.
-    """
-    rows, found = list(rows), {}
-    for name in ("teacher_sha256", "data_fingerprint"):
-        if len({getattr(row, name) for row in rows}) > 1:
-            raise InputError(f"Rows of different {name} meet in one cell; keep those of one teacher and one data set.")
-    for row in rows:
-        if row.seed in found:
-            raise InputError(f"Seed {row.seed} occurs twice among rows that should differ in the seed alone.")
-        if getattr(row, value) is not None:
-            found[row.seed] = getattr(row, value)
-    return found
-
-
-def against(rows: Iterable[Row], reference: Iterable[Row], value: str = "top1") -> dict | None:
-    """The paired difference of two lists of rows that differ in one switch, with its 95 % t-interval; None without a pair."""
-    rows, reference = list(rows), list(reference)
-    if rows and reference and rows[0].teacher_sha256 != reference[0].teacher_sha256:
-        raise InputError("Rows of different teacher_sha256 meet in one difference; keep those of one teacher.")
-    a, b = by_seed(rows, value), by_seed(reference, value)
-    seeds = sorted(set(a) & set(b))
-    if not seeds:
-        return None
-    differences = [a[seed] - b[seed] for seed in seeds]
-    mean, _, half = tables.t_interval(differences)
-    return {
-        "n": len(seeds),
-        "mean": mean,
-        "half": half,
-        "low": mean - half,
-        "high": mean + half,
-        "seeds": seeds,
-        "differences": differences,
-    }
-
-
-def dropped_units(rows: Iterable[Row], method: str) -> str:
-    """What PRACTISE drops, as a claim: the units, most often dropped first."""
-    dropped: dict[str, int] = {}
-    for row in select(rows, method=method):
-        for unit in row.dropped:
-            dropped[unit] = dropped.get(unit, 0) + 1
-    shown = ", ".join(f"{unit} ({times})" for unit, times in sorted(dropped.items(), key=lambda item: -item[1]))
-    return f"dropped units and how often: {shown or NOT_RUN}"
-
-
-def draw_table(rows: Iterable[Row]):
-    """A pandas table of the long-tailed draws: what the classes get at each num, the most frequent first."""
+# --- tables ----------------------------------------------------------------------------------------
+def listed(records: Sequence[dict[str, Any]]) -> "DataFrame":
+    """A pandas table of records; without any it has one line, "not run"."""
     import pandas as pd
 
-    drawn = {row.num: by_rank(row, row.counts) for row in select(rows, imbalance="long_tail")}
-    records = [
-        {
-            "num": num,
-            "images by class": " ".join(str(m) for m in counts[:20]) + " …" * (len(counts) > 20),
-            "classes with an image": sum(m > 0 for m in counts),
-            "classes without": sum(m == 0 for m in counts),
-        }
-        for num, counts in sorted(drawn.items())
-    ]
     return pd.DataFrame(records or [{"rows": NOT_RUN}])
 
 
-# --- Table 1 as a table ------------------------------------------------------------------------------
-def loss_table(rows: Sequence[Row], nums: Sequence[int], variant: str = BASE):
-    """A pandas table of balanced, long-tailed, their paired difference, its verdict, and the paper's difference."""
-    import pandas as pd
+def draw_table(rows: Iterable[Row]) -> "DataFrame":
+    """A pandas table of the long-tailed draws: what the classes get at each num, the most frequent first."""
+    drawn = {row.num: by_rank(row, row.counts) for row in select(rows, imbalance="long_tail")}
+    return listed(
+        [
+            {
+                "num": num,
+                "images by class": " ".join(map(str, counts[:20])) + " …" * (len(counts) > 20),
+                "classes with an image": len(counts) - counts.count(0),
+                "classes without": counts.count(0),
+            }
+            for num, counts in sorted(drawn.items())
+        ]
+    )
 
+
+def loss_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
+    """A pandas table of the base: balanced, long-tailed, their difference, its verdict, the paper's difference."""
     records = []
-    for method in values_of(rows, "method"):
-        for num in nums:
-            if not (cost := tail_cost(rows, num, variant, method=method)):
-                continue
-            own = select(rows, method=method, num=num, variant=variant)
-            printed = [paper_value(own[0], imbalance) for imbalance in ("balanced", "long_tail")]
+    for method, num in itertools.product(values_of(rows, "method"), nums):
+        own = select(rows, method=method, num=num, variant=BASE)
+        balanced, long_tailed = (select(own, imbalance=kind) for kind in ("balanced", "long_tail"))
+        if cost := against(balanced, long_tailed):
             records.append(
                 {
                     "method": paper.METHOD_NAMES[method],
                     "num": num,
                     "seeds": cost["n"],
-                    "balanced": mean(own, imbalance="balanced"),
-                    "long-tailed": mean(own, imbalance="long_tail"),
+                    "balanced": mean(balanced),
+                    "long-tailed": mean(long_tailed),
                     "lost": cost["mean"],
                     "±": cost["half"],
-                    "imbalance hurts": tables.verdict(cost["low"], cost["high"]),
-                    "lost in the paper": None if None in printed else printed[0] - printed[1],
+                    "imbalance hurts": cost["verdict"],
+                    "lost in the paper": paper_difference(balanced[0], long_tailed[0]),
                 }
             )
-    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
+    return listed(records).round(2)
 
 
-def gain_table(rows: Sequence[Row], nums: Sequence[int], method: str = "fskd"):
-    """A pandas table of each remedy - the base under the long tail: points, their half-interval, and whether it helps."""
-    import pandas as pd
-
-    records = []
-    for variant in REMEDIES:
-        for num in nums:
-            if found := gain(rows, num, variant, method=method):
-                helps = {"reproduced": "yes", "not reproduced": "no"}.get(tables.verdict(found["low"], found["high"]))
-                records.append(
-                    {
-                        "remedy": VARIANT_WORDS[variant],
-                        "num": num,
-                        "seeds": found["n"],
-                        "points": found["mean"],
-                        "±": found["half"],
-                        "helps": helps or "undecided",
-                    }
-                )
-    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
+def gain_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
+    """A pandas table of each remedy - FSKD's base under the long tail: points, half the interval, whether it helps."""
+    found = {(variant, num): gain(rows, num, variant, method="fskd") for variant in REMEDIES for num in nums}
+    return listed(
+        [
+            {
+                "remedy": VARIANT_WORDS[variant],
+                "num": num,
+                "seeds": one["n"],
+                "points": one["mean"],
+                "±": one["half"],
+                "helps": {"reproduced": "yes", "not reproduced": "no"}.get(one["verdict"], "undecided"),
+            }
+            for (variant, num), one in found.items()
+            if one
+        ]
+    ).round(2)
 
 
-def solver_gap(rows: Sequence[Row], **where) -> dict | None:
-    """The released solver - this package's in points, paired by seed, in one cell."""
-    return difference(rows, "literal", "default", on="solver", **where)
-
-
-def solver_table(rows: Sequence[Row]):
+def solver_table(rows: Sequence[Row]) -> "DataFrame":
     """A pandas table of top-1 with the released solver and with this package's on the same draws, a line a cell."""
-    import pandas as pd
-
     records = []
     order = list(VARIANT_WORDS)
-    cells = {(row.method, column(row, "imbalance"), row.variant, row.num) for row in rows}
-    for cell in sorted(cells, key=lambda cell: (*cell[:2], order.index(cell[2]), cell[3])):
-        where = dict(zip(("method", "imbalance", "variant", "num"), cell))
-        if gap := solver_gap(rows, **where):
-            seeds = {int(seed) for seed in gap["seeds"]}
-            released, own = (
-                [row for row in select(rows, solver=solver, **where) if row.seed in seeds]
-                for solver in ("literal", "default")
-            )
+    cells = {(row.method, column(row, "imbalance"), order.index(column(row, "variant")), row.num) for row in rows}
+    for method, imbalance, place, num in sorted(cells):
+        own = select(rows, method=method, imbalance=imbalance, variant=order[place], num=num)
+        if gap := difference(own, "literal", "default", on="solver"):
+            both = [row for row in own if row.seed in gap["seeds"]]
             records.append(
                 {
-                    "method": paper.METHOD_NAMES[cell[0]],
-                    "images": {"long_tail": "long-tailed"}.get(cell[1], cell[1]),
-                    "num": cell[3],
-                    "network": VARIANT_WORDS[cell[2]],
+                    "method": paper.METHOD_NAMES[method],
+                    "images": {"long_tail": "long-tailed"}.get(imbalance, imbalance),
+                    "num": num,
+                    "network": VARIANT_WORDS[order[place]],
                     "seeds": gap["n"],
-                    "released solver": mean(released),
-                    "this package's": mean(own),
+                    "released solver": mean(both, solver="literal"),
+                    "this package's": mean(both, solver="default"),
                     "difference": gap["mean"],
                     "±": gap["half"],
                     "released is": side(gap["low"], gap["high"]),
                 }
             )
-    return pd.DataFrame(records or [{"rows": NOT_RUN}]).round(2)
-
-
-def paper_value(row: Row, imbalance: str | None = None) -> float | None:
-    """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
-    if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):
-        return None
-    return paper.paper_value(row.dataset, row.method, row.variant, row.num, imbalance or column(row, "imbalance"))
+    return listed(records).round(2)

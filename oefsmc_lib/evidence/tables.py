@@ -1,143 +1,160 @@
-"""What is made of rows: tables, means over seeds with 95 % intervals, paired differences, and the fixed rule.
+"""What is made of rows: tables, means over seeds with 95 % intervals, and the fixed rule.
 
-Nothing here loads torch; pandas and scipy load where they are used.
+Nothing here loads torch; pandas, tabulate and scipy load where they are used.
 """
 
-import difflib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
+from oefsmc_lib.parameters.parse import nearest
 from oefsmc_lib.rows.row import SWITCHES, Row
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-def frame(rows: Iterable[Row]):
+Verdict = Literal["reproduced", "not reproduced", "undecided"]
+# What may tell two rows of one seed apart.
+TELLING = (SWITCHES | {"network", "algorithm", "ood_fingerprint"}) - {"counts", "device"}
+
+
+def frame(rows: Iterable[Row]) -> "DataFrame":
     """A pandas table with a row a run; a switch that a run did not read is missing there."""
     import pandas as pd
 
     return pd.DataFrame([row.flat() for row in rows])
 
 
-def to_csv(table, path: Path | str) -> None:
+def to_csv(table: "DataFrame", path: Path | str) -> None:
     """Write a table's plain columns; lists (indices, counts, recalls) stay in the rows."""
     plain = [name for name in table.columns if not table[name].map(lambda value: isinstance(value, (list, dict))).any()]
     write_whole(Path(path), table[plain].to_csv(index=False, float_format="%.10g"))
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean, standard deviation (n - 1) and the t-interval's half-width t_{(1+level)/2, n-1} sd / sqrt(n).
+def to_markdown(table: "DataFrame | Sequence[Mapping[str, Any]]") -> str:
+    """Texts and whole numbers as a Markdown table without padding, so that a longer entry changes its own line only."""
+    import pandas as pd
+    from tabulate import DataRow, TableFormat
 
-    The last two are NaN for a single value: one seed says nothing about the spread.
+    line = DataRow("| ", " | ", " |")
+    plain = TableFormat(None, lambda widths, _: "|" + " --- |" * len(widths), None, None, line, line, 0, None)
+    table = pd.DataFrame(table)
+    return table.to_markdown(index=False, tablefmt=plain, disable_numparse=True, stralign=None, numalign=None)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation (n - 1) and the half-width of the 95 % t-interval, t_{0.975, n-1} sd / sqrt(n).
+
+    The last two are NaN for a single value, because one seed says nothing about the spread.
     """
     import numpy as np
     from scipy import stats
 
-    values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return (float(values[0]) if len(values) else math.nan), math.nan, math.nan
-    sd = float(values.std(ddof=1))
-    return float(values.mean()), sd, float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    array = np.asarray(values, dtype=float)
+    sd = float(array.std(ddof=1))
+    return float(array.mean()), sd, float(stats.t.ppf(0.975, len(array) - 1)) * sd / math.sqrt(len(array))
 
 
-def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1"):
-    """``by`` columns, then n, mean, sd, half, low, high: seeds and their 95 % t-interval a cell.
-
-    Warns when the rows are of several ALGORITHM_VERSIONs. Raises :class:`InputError` when a cell
-    mixes teachers or data, or has a seed twice (then ``by`` lacks a column).
-    """
-    import pandas as pd
-
-    table = frame(rows)
-    _warn_of_versions(table)
-    records = []
-    for cell, part in _cells(table, by, value):
-        records.append(cell | _spread(part[value].dropna().tolist()))
-    return pd.DataFrame(records)
-
-
-def means(rows: Sequence[Row]):
-    """:func:`summary` of every setting that these rows have."""
-    return summary(rows, varying_columns(rows))
-
-
-def verdict(low: float, high: float) -> Literal["reproduced", "not reproduced", "undecided"]:
+def verdict(low: float, high: float) -> Verdict:
     """The fixed rule for the 95 % interval of a paired difference: above 0, below 0, or neither (NaN too)."""
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "undecided"
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    mean, sd, half = t_interval(values)
-    return {"n": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
+def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
+    """seed -> value, of the rows of one cell; a seed whose row lacks the value is left out.
+
+    Raises :class:`InputError` when the rows are of several teachers or images, and when a seed occurs twice.
+    """
+    rows = list(rows)
+    _check_cell(rows)
+    return {row.seed: getattr(row, value) for row in rows if getattr(row, value) is not None}
 
 
-def _cells(table, by: Sequence[str], value: str, pair: str | None = None):
-    """Yield ``({column: value}, rows)`` of each cell: of one teacher, one data set and, a side, one row a seed."""
+def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "DataFrame":
+    """A line a cell: the columns ``by``, then n, mean, sd, half, low, high over seeds, with the 95 % t-interval.
+
+    Warns when the rows are of several ALGORITHM_VERSIONs. Raises :class:`InputError` for an unknown column, for a value
+    that is no number, and when a cell mixes teachers or images or has a seed twice (then ``by`` lacks a column).
+    """
+    import pandas as pd
+
+    rows = list(rows)
+    table = frame(rows)
     if table.empty:
-        return
-    _known_columns(table, [*by, value])
-    if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
-        raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
-    # a list (ood_exclude) names a cell by its text
-    table = table.assign(
-        **{name: table[name].map(lambda entry: json.dumps(entry) if isinstance(entry, list) else entry) for name in by}
-    )
-    for names, part in table.groupby(list(by), dropna=False) if by else [((), table)]:
-        cell = dict(zip(by, names, strict=True))
-        place = ", ".join(f"{name}={shown}" for name, shown in cell.items()) or "the whole table"
-        for column in ("teacher_sha256", "data_fingerprint"):
-            if part[column].nunique() > 1:
-                raise InputError(
-                    f"Rows of different {column} meet in one cell ({place}); summarise them apart, or by {column}."
-                )
-        once = ["seed"] + ([pair] if pair else [])
-        repeated = part[part.duplicated(once, keep=False)]
-        if len(repeated):
-            raise InputError(_repeated(repeated, once, place))
-        yield cell, part
-
-
-def _repeated(rows, once: list[str], place: str) -> str:
-    """Which switches tell the rows of one seed apart, as a sentence."""
-    _, same = next(iter(rows.groupby(once)))
-    names = sorted((SWITCHES | {"network", "algorithm", "ood_fingerprint"}) & set(same) - {"counts", "device"})
-    differ = [name for name in names if same[name].map(str).nunique() > 1]
-    return (
-        f"Seed {same['seed'].iloc[0]} occurs {len(same)} times in one cell ({place}), with different "
-        f"{', '.join(differ) or 'teachers or data'}; select one or summarise by it."
-    )
-
-
-def _known_columns(table, names: Sequence[str]) -> None:
-    for name in names:
-        if len(table.columns) and name not in table.columns:
-            near = difflib.get_close_matches(name, list(table.columns), n=1) or ["top1"]
-            raise InputError(f"The rows have no column {name!r}; did you mean {near[0]}?")
-
-
-def _warn_of_versions(table) -> None:
-    versions = sorted(set(table["algorithm"])) if len(table) else []
+        return table
+    _check_columns(table, by, value)
+    versions = sorted(set(table["algorithm"]))
     if len(versions) > 1:
         warnings.warn(
             f"These rows are of several versions of the algorithm ({', '.join(map(str, versions))}), "
             "so their numbers may not compare; run the old ones again.",
-            stacklevel=3,
+            stacklevel=2,
         )
+    # A list (ood_exclude) cannot name a group, so its text does.
+    keys = {name: table[name].map(lambda entry: json.dumps(entry) if isinstance(entry, list) else entry) for name in by}
+    records = []
+    for names, part in table.assign(**keys).groupby(list(by), dropna=False):
+        cell = dict(zip(by, names, strict=True))
+        _check_cell([rows[number] for number in part.index], cell)
+        values = part[value].dropna().tolist()
+        mean, sd, half = t_interval(values)
+        records.append(
+            cell | {"n": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
+        )
+    return pd.DataFrame(records)
 
 
-def varying_columns(rows: Sequence[Row]) -> list[str]:
-    """Columns that tell the cells of these rows apart: the usual ones, and each switch that varies
-    within a method and variant (a grid over lam, say)."""
+def means(rows: Sequence[Row]) -> "DataFrame":
+    """:func:`summary` of every setting that these rows have."""
+    return summary(rows, varying_columns(rows))
+
+
+def varying_columns(rows: Iterable[Row]) -> list[str]:
+    """Columns that tell the cells of these rows apart.
+
+    These are the usual ones, and each switch that varies within such a cell (a grid over lam, say).
+    """
     base = ["dataset", "network", "method", "num", "imbalance", "variant"]
-    seen: dict[tuple, dict[str, set]] = {}
+    seen: dict[tuple, dict[str, set[str]]] = {}
     for row in rows:
         flat = row.flat()
-        group = seen.setdefault((row.dataset, row.network, row.method, row.variant, row.num, flat.get("imbalance")), {})
+        cell = seen.setdefault(tuple(flat.get(name) for name in base), {})
         for name in (*row.switches, "plan", "solver", "ratio", "ood_source"):
-            group.setdefault(name, set()).add(str(flat.get(name)))
-    varying = {name for group in seen.values() for name, values in group.items() if len(values) > 1}
+            cell.setdefault(name, set()).add(str(flat.get(name)))
+    varying = {name for cell in seen.values() for name, values in cell.items() if len(values) > 1}
     return base + sorted(varying - set(base))
+
+
+def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:
+    for name in (*by, value):
+        if name not in table.columns:
+            raise InputError(f"The rows have no column {name!r}; did you mean {nearest(name, table.columns)}?")
+    if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
+        raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
+
+
+def _check_cell(rows: Sequence[Row], cell: Mapping[str, Any] | None = None) -> None:
+    """Refuse rows of several teachers or images, and two rows of one seed; ``cell`` is what the message names."""
+    place = f" ({', '.join(f'{name}={shown}' for name, shown in cell.items())})" if cell else ""
+    for name in ("teacher_sha256", "data_fingerprint"):
+        if len({getattr(row, name) for row in rows}) > 1:
+            raise InputError(
+                f"Rows of different {name} meet in one cell{place}; keep those of one teacher and one data set, "
+                f"or summarise by {name}."
+            )
+    for seed, times in Counter(row.seed for row in rows).items():
+        if times > 1:
+            same = [row.flat() for row in rows if row.seed == seed]
+            differ = [name for name in sorted(TELLING) if len({str(flat.get(name)) for flat in same}) > 1]
+            raise InputError(
+                f"Seed {seed} occurs {times} times in one cell{place}, with different "
+                f"{', '.join(differ) or 'teachers or data'}; select one or summarise by it."
+            )

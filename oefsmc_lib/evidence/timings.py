@@ -1,10 +1,16 @@
 """Measured costs: the CSV files that ``bench/`` writes to ``outputs/bench/``."""
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence.paper import METHOD_NAMES as NAMES
+from oefsmc_lib.evidence.paper import METHOD_NAMES
+from oefsmc_lib.evidence.tables import to_markdown
 from oefsmc_lib.files import outputs_folder, project_root
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def newest(part: str) -> Path | None:
@@ -15,8 +21,8 @@ def newest(part: str) -> Path | None:
     return None
 
 
-def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
-    """The newest file of a part, or the one at ``path``, as a :class:`pandas.DataFrame`; None where nothing was measured.
+def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None) -> "DataFrame | None":
+    """The newest file of a part, or the one at ``path``, as a pandas table; None where nothing was measured.
 
     Raises :class:`InputError` for a column that is missing.
     """
@@ -32,28 +38,23 @@ def table(part: str, columns: tuple[str, ...] = (), path: Path | None = None):
 
 
 def timing_markdown(path: Path | None = None) -> str:
-    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by number of images.
+    """A timing (the newest) as a table: seconds of the released procedure and of ours, and their ratio, by num.
 
     Where it was timed, the ratio of the released procedure with its own loader of images stands behind.
     """
     found = table("timing", ("method", "network", "num", "literal_s", "ours_s", "ratio", "loaded_ratio"), path)
     if found is None:
         return "not measured"
-    nums = sorted(found.num.unique())
-    lines = [
-        f"| compressor | network | {' | '.join(f'{num} images' for num in nums)} |",
-        "| --- " * (2 + len(nums)) + "|",
-    ]
+    lines = []
     for (method, network), own in found.groupby(["method", "network"], sort=False):
-        cells = {
-            row.num: f"{_seconds(row.literal_s)} → {_seconds(row.ours_s)} s, {row.ratio:.3g}×"
-            for row in own.itertuples()
-        }
-        for row in own[own.loaded_ratio.notna()].itertuples():
-            cells[row.num] += f" ({row.loaded_ratio:.3g}× with its loader)"
-        name = NAMES[method] + (" (scoring)" if method == "practise" else "")
-        lines.append(f"| {name} | {network} | " + " | ".join(cells.get(num, "not run") for num in nums) + " |")
-    return "\n".join(lines)
+        line = {"compressor": METHOD_NAMES[str(method)] + " (scoring)" * (method == "practise"), "network": network}
+        line |= {f"{num} images": "not run" for num in sorted(found.num.unique())}
+        for row in own.to_dict("records"):
+            loader = "" if math.isnan(row["loaded_ratio"]) else f" ({row['loaded_ratio']:.3g}× with its loader)"
+            seconds = f"{_seconds(row['literal_s'])} → {_seconds(row['ours_s'])} s"
+            line[f"{row['num']} images"] = f"{seconds}, {row['ratio']:.3g}×{loader}"
+        lines.append(line)
+    return to_markdown(lines)
 
 
 def quality_markdown(path: Path | None = None) -> str:
@@ -66,15 +67,18 @@ def quality_markdown(path: Path | None = None) -> str:
     found = table("quality", ("method", "network", "num", "same_units", *columns), path)
     if found is None:
         return "not measured"
-    lines = [f"| compressor | network | images | draws | {' | '.join(shown.values())} |", "| --- " * 7 + "|"]
-    for method in NAMES:
+    lines = []
+    for method, name in METHOD_NAMES.items():
         for (network, num), draws in found[found.method == method].groupby(["network", "num"]):
-            other = int(draws.same_units.eq(False).sum())  # empty for the other compressors
+            other = int(draws.same_units.eq(False).sum())  # the column is empty for the other compressors
             units = f" (other units in {other})" if other else " (the same units)" if method == "practise" else ""
             mean = draws[columns].mean()
-            cells = [f"{mean[f'literal_{what}']:.3g} → {mean[f'ours_{what}']:.3g}" for what in shown]
-            lines.append(f"| {NAMES[method]}{units} | {network} | {num} | {len(draws)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            line = {"compressor": name + units, "network": network, "images": num, "draws": len(draws)}
+            line |= {
+                title: f"{mean[f'literal_{what}']:.3g} → {mean[f'ours_{what}']:.3g}" for what, title in shown.items()
+            }
+            lines.append(line)
+    return to_markdown(lines)
 
 
 def _seconds(value: float) -> str:

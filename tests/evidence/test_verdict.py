@@ -5,7 +5,7 @@ import math
 import pytest
 from made_rows import made, rows_of
 
-from oefsmc_lib.evidence import paper, verdict
+from oefsmc_lib.evidence import answers, pairs, paper, verdict
 from oefsmc_lib.parameters import grid
 
 PROFILE = grid.load_profile("cifar10")
@@ -60,8 +60,9 @@ def test_a_table_averages_within_a_seed_and_counts_seeds_that_every_cell_has():
         return 50 + ({10: 4.0, 20: -2.0}.get(e.num, 1.0) if e.variant == "ours" else 0) + 0.01 * e.seed * (e.variant == "ours")
     some = [r for r in rows("table2", outcome, lambda e: e.method == "fskd" and e.num in (10, 20))
             if not (r.num == 20 and r.seed == 4)]
-    found = verdict.over(some, verdict._is(variant="ours"), verdict._is(variant="native_ft"))
-    assert found.cells == 2 and found.seeds == 4 and found.mean == pytest.approx(1.015)
+    found = pairs.over(*(answers.select(some, variant=variant) for variant in ("ours", "native_ft")))
+    assert found["cells"] == 2 and found["n"] == 4 and found["mean"] == pytest.approx(1.015)
+    assert verdict.said(found) == "+1.0 ± 0.0 points, 2 cells, 4 seeds"
 
 
 def test_rows_of_other_lengths_are_other_cells():

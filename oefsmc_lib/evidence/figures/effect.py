@@ -7,6 +7,7 @@ from oefsmc_lib.evidence import answers, verdict
 from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, REMEDIES, VARIANT_WORDS, column, gain, select
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, finish, panels
+from oefsmc_lib.evidence.pairs import Paired, over
 from oefsmc_lib.evidence.paper import METHOD_NAMES as NAMES
 from oefsmc_lib.rows.row import Row
 
@@ -41,9 +42,9 @@ def ablation_title(rows: Sequence[Row]) -> str:
     return marks.listed(f"Points against neither part (w/o all){some}", found)
 
 
-def _over_base(rows: Sequence[Row], variant: str) -> verdict.Over | None:
+def _over_base(rows: Sequence[Row], variant: str) -> Paired | None:
     """A variant - the base by seed, averaged over the cells of these rows; None without a pair."""
-    return verdict.over(rows, lambda row: column(row, "variant") == variant, lambda row: column(row, "variant") == BASE)
+    return over(select(rows, variant=variant), select(rows, variant=BASE))
 
 
 def _by_method(rows: Sequence[Row], profile, variants: Sequence[str], finding: str, name: str):
@@ -139,6 +140,6 @@ def solvers_title(rows: Sequence[Row]) -> str:
     for method, name in NAMES.items():
         for variant in SOLVED:
             own = select(rows, method=method, imbalance="long_tail", variant=variant)
-            over = verdict.over(own, lambda row: row.solver == "literal", lambda row: row.solver == "default")
-            found[f"{name}, {VARIANT_WORDS[variant]}"] = over
+            released, this = (select(own, solver=solver) for solver in ("literal", "default"))
+            found[f"{name}, {VARIANT_WORDS[variant]}"] = over(released, this)
     return marks.listed("Released solver − this package's, long-tailed, mean over sizes", found, "; ")

@@ -9,6 +9,7 @@ from typing import Any
 
 from oefsmc_lib.evidence import answers, paper, tables, verdict
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, column, select
+from oefsmc_lib.evidence.pairs import Paired
 from oefsmc_lib.rows.row import Row
 
 BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
@@ -96,7 +97,7 @@ def mean_of(values: Sequence[float], printed: float | None = None) -> Mark | Non
     return Mark(mean, half, values, printed) if values else None
 
 
-def paired(found: Mapping[str, Any] | None, printed: float | None = None) -> Mark | None:
+def paired(found: Paired | None, printed: float | None = None) -> Mark | None:
     """A paired difference, as :func:`answers.against` gives it, as a mark."""
     return Mark(found["mean"], found["half"], found["differences"], printed) if found else None
 
@@ -106,8 +107,7 @@ def differences(rows: Sequence[Row], nums: Sequence[int], a: dict, b: dict, prin
     found = []
     for num in nums:
         one, other = select(rows, num=num, **a), select(rows, num=num, **b)
-        theirs = [answers.paper_value(side[0]) if side and printed else None for side in (one, other)]
-        gap = None if theirs[0] is None or theirs[1] is None else theirs[0] - theirs[1]
+        gap = answers.paper_difference(one[0], other[0]) if one and other and printed else None
         found.append(paired(answers.against(one, other), gap))
     return found
 
@@ -190,9 +190,8 @@ def mark(ax, place: float, found: Mark | None, look: Look, across: bool = False)
 
 
 # --- words ---------------------------------------------------------------------------------------
-def signed(found) -> str:
-    """``+1.2``, and "(undecided)" where the interval holds 0; of a paired difference, or of an average of several."""
-    found = found if isinstance(found, dict) else vars(found) | {"low": found.low, "high": found.high}
+def signed(found: Paired) -> str:
+    """``+1.2``, and "(undecided)" where the interval holds 0."""
     return verdict.signed(found["mean"]) + answers.undecided(found)
 
 

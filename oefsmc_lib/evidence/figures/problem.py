@@ -8,6 +8,7 @@ from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, gain, select, tai
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, finish, panels
 from oefsmc_lib.evidence.figures.ranks import by_rank, group_recall, rank_axis
+from oefsmc_lib.evidence.pairs import Paired
 from oefsmc_lib.rows.row import Row
 
 PAIR = (LOOKS["balanced"], LOOKS["long_tail"])
@@ -72,7 +73,7 @@ def rescue_title(rows: Sequence[Row], num: int) -> str:
     return f"With {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
 
 
-def _points(found: dict, mean: float) -> str:
+def _points(found: Paired, mean: float) -> str:
     """``9.5 ± 2.6 points``, and "undecided" where the interval holds 0."""
     half = "" if found["n"] == 1 else f" ± {found['half']:.1f}"
     return f"{mean:.1f}{half} points{answers.undecided(found)}"
