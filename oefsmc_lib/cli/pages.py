@@ -50,7 +50,7 @@ def verdict(
         cells = cells[list(TITLES)].rename(columns=TITLES).round(1).astype(object)
         title = "Table 2: top-1 in percent, the gain in points with half its 95 % interval, and the paper's gain"
         print()
-        print_short(title, list(cells), cells.where(cells.notna(), None).values.tolist())
+        print_short(title, list(cells.columns), cells.where(cells.notna(), None).values.tolist())
 
 
 def figures(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import write_whole
-from oefsmc_lib.parameters.parse import nearest
+from oefsmc_lib.parameters.parse import hint
 from oefsmc_lib.rows.row import SWITCHES, Row
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def varying_columns(rows: Iterable[Row]) -> list[str]:
 def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:
     for name in (*by, value):
         if name not in table.columns:
-            raise InputError(f"The rows have no column {name!r}; did you mean {nearest(name, table.columns)}?")
+            raise InputError(f"The rows have no column {name!r}{hint(name, table.columns)}")
     if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
         raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
 

@@ -69,8 +69,7 @@ class Teacher:
 
     def inputs(self, images: Tensor) -> Tensor:
         """The same on the teacher's device, channels last, which convolutions on CPUs and GPUs prefer."""
-        device = next(self.model.parameters()).device
-        return self.normalise(images).to(device, memory_format=torch.channels_last)
+        return self.normalise(images).to(next(self.model.parameters()).device, memory_format=torch.channels_last)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -213,7 +212,7 @@ def train(
         mean, std = per_channel(card["mean"]), per_channel(card["std"])
         checkpoint = folder() / f"{name}.partial.safetensors"
         network = training.fit(architecture, images, lambda x: normalise(x, mean, std), recipe, checkpoint, where)
-        _save(name, pack(network), card, test, where)
+        _save(name, training.pack(network), card, test, where)
         checkpoint.unlink(missing_ok=True)
         return read(name)
 
@@ -238,17 +237,6 @@ def _describe(dataset: str, architecture: Architecture, images: sets.ImageSet, r
 def per_channel(values: list[float]) -> Tensor:
     """One number a channel in the shape (C, 1, 1), float32."""
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-
-
-def pack(model: nn.Module) -> bytes:
-    """Weights as they are kept: matrices in float16, vectors in float32, no batch counters."""
-    return safetensors.torch.save(
-        {
-            key: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.ndim > 1 else torch.float32)
-            for key, tensor in model.state_dict().items()
-            if not key.endswith("num_batches_tracked")
-        }
-    )
 
 
 def _save(name: str, content: bytes, card: dict[str, Any], test: sets.ImageSet, device: torch.device) -> None:

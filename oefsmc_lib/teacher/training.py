@@ -153,6 +153,17 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return optimiser
 
 
+def pack(model: nn.Module) -> bytes:
+    """Weights as they are kept: matrices in float16, vectors in float32, no batch counters."""
+    return safetensors.torch.save(
+        {
+            key: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.ndim > 1 else torch.float32)
+            for key, tensor in model.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        }
+    )
+
+
 # --- checkpoints: one safetensors file, with the epoch and what is trained in its header ----------
 def _state(model: nn.Module, optimiser: torch.optim.SGD) -> dict[str, Tensor]:
     """Every tensor of a training, not a copy: weights, statistics and momentum by name."""
