@@ -136,7 +136,8 @@ def varying_columns(rows: Iterable[Row]) -> list[str]:
 def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:
     for name in (*by, value):
         if name not in table.columns:
-            raise InputError(f"The rows have no column {name!r}{hint(name, table.columns)}")
+            others = "; try dataset, method, variant, num or top1."
+            raise InputError(f"The rows have no column {name!r}{hint(name, table.columns, others)}")
     if not table[value].dropna().map(lambda entry: isinstance(entry, (int, float))).all():
         raise InputError(f"The column {value!r} holds no numbers; choose one such as top1 or balanced_accuracy.")
 
