@@ -73,7 +73,7 @@ def measure(method, network, num):
     ready = synthetic(Architecture(network, 1000 if side == 224 else 10, 3, 1.0, side), num, where)
     experiment = grid.load_profile("cifar10").experiment({
         "method": method, "variant": "native", "num": num, "model": network, "width": 1.0, "mir.iterations": 5,
-        "practise.scoring_iterations": 5, "practise.scoring_lr": 1e-6,       # on untrained networks, larger steps diverge
+        "practise.start": "teacher", "practise.scoring_iterations": 5, "practise.scoring_lr": 1e-6,       # on untrained networks, larger steps diverge
         "augment": "resized_crop_flip" if side == 224 else "crop_flip"})
     if method == "practise":
         candidate = plans.droppable_units(ready.teacher.model)[:1]

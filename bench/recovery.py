@@ -42,9 +42,9 @@ LITERAL = {
     "fskd": {"fskd.solver": "minnorm"},
     "cd": {"cd.solver": "adam"},
     "mir": {"mir.views": 0},
-    "practise": {"practise.cache": False, "practise.scoring_iterations": 2000, "practise.views": 0},
+    "practise": {"practise.start": "teacher", "practise.cache": False, "practise.scoring_iterations": 2000, "practise.views": 0},
 }
-LENGTHS = {"mir.iterations": 2000, "practise.iterations": 2000, "practise.scoring_iterations": 300}
+LENGTHS = {"mir.iterations": 2000, "practise.start": "teacher", "practise.iterations": 2000, "practise.scoring_iterations": 300}
 
 
 def sides(method, network, num, seed, share, loader=False):

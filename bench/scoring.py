@@ -26,7 +26,7 @@ OTHER_VIEWS = 10_000                                      # added to the seed on
 
 def scores(profile, num, seed, switches, views_seed=None):
     """Score of every candidate, seconds, and what was scored."""
-    experiment = profile.experiment({"method": "practise", "variant": "native", "num": num, "seed": seed, **switches})
+    experiment = profile.experiment({"method": "practise", "variant": "native", "practise.start": "teacher", "num": num, "seed": seed, **switches})
     ready = pipeline.prepare(experiment)
     scored = experiment.model_copy(update={"seed": seed if views_seed is None else views_seed})
     begin = time.perf_counter()

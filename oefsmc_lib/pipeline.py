@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oefsmc_lib import compressors
 from oefsmc_lib.compressors import importance
+from oefsmc_lib.compressors.watch import Watch
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
 from oefsmc_lib.images import fewshot, sets
@@ -27,7 +28,7 @@ from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.shared import Shared
 from oefsmc_lib.student import evaluation, predictions
-from oefsmc_lib.student.finetune import Watch, finetune
+from oefsmc_lib.student.finetune import finetune
 from oefsmc_lib.teacher import networks, teachers
 from oefsmc_lib.teacher.devices import device_named
 
@@ -121,7 +122,8 @@ def aux_labels(experiment: Experiment, ready: Prepared, images: Tensor) -> Tenso
 def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
     """The compression stage: importance (eq. 5), surgery, recovery (eq. 7). Returns (student, seconds)."""
     shared = shared or Shared()
-    source = ready.source_fingerprint if experiment.recovers_jointly or experiment.weighs_classes else None
+    reads_source = experiment.recovers_jointly or experiment.weighs_classes or experiment.recovery_watches
+    source = ready.source_fingerprint if reads_source else None
     key = _key(keys.reads(experiment, "recovery"), ready, source)
     return shared.timed("recovered", key, lambda: compressors.compress(task_of(experiment, ready, shared)))
 
@@ -142,6 +144,7 @@ def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
         recovery=recovery,
         w=w,
         pool=ready.ordered_pool,
+        watch=ready.watch,
         once=lambda name, make: cache.get("part", (key, name), make),
     )
 

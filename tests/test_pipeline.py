@@ -223,7 +223,7 @@ def test_class_weights_run_and_are_in_the_key_where_eq_5_acts(tiny, w):
 
 
 @pytest.mark.parametrize("method, settings", [
-    ("mir", {"kd": "kl"}), ("mir", {"mir.views": 0}), ("mir", {"mir.bn": "eval"}), ("practise", {"practise.cache": False}),
+    ("mir", {"kd": "kl"}), ("mir", {"mir.views": 0}), ("mir", {"mir.bn": "eval"}), ("practise", {"practise.start": "teacher", "practise.cache": False}), ("mir", {"mir.stop": "watch"}),
     ("cd", {"cd.solver": "adam"}), ("cd", {"cd.bn": "train"}), ("cd", {"plan": "cfg_a"}), ("fskd", {"plan": "prune_a"}),
     ("fskd", {"variant": "native_ft", "finetune.scale_lr": True}), ("practise", {"practise.saving": "latency"}),
 ])
@@ -321,7 +321,7 @@ def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch
             seconds.append(seconds.pop() + 1), work(*a))[1])
     shared, rows = pipeline.Shared(), {}
     for variant in VARIANTS:
-        rows[variant] = run(shared, method="practise", variant=variant)[1]
+        rows[variant] = run(shared, method="practise", variant=variant, **{"practise.start": "teacher"})[1]
     candidates = trained["adaptors"] // 3                 # of the few alone, of both sets, and of the whole pool
     assert trained["adaptors"] == 3 * candidates and candidates > 1
     alike = rows["extra_images"].dropped == rows["ours"].dropped
@@ -433,7 +433,7 @@ def test_the_id_hangs_on_teacher_data_and_source(tiny, monkeypatch):
     ({"num": 80, "n": 80}, "training images, but the draw needs"),
     ({"imbalance": "counts", "counts": (5, 5)}, "counts names 2 classes, but tiny has 5"),
     ({"plan": "skip_first"}, "'skip_first' is not one for vgg16"),
-    ({"method": "practise", "plan": "drop10"}, "drops 10 blocks, but the network has 9"),
+    ({"method": "practise", "plan": "drop10"}, "drops 10 blocks, but the network has 8"),
     ({"method": "mir", "plan": "half"}, "use a plan that keeps the last layer"),
     ({"width": 1 / 64, "plan": "half"}, "without a channel; use a wider network"),
     ({"model": "vgg_16"}, "did you mean vgg16"),

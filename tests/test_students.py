@@ -33,8 +33,9 @@ CASES |= {
     "cd activation": {"method": "cd", "contribution": "activation"},
     "mir literal": {"method": "mir", "mir.views": 0, "kd": "kl"},
     "mir taylor": {"method": "mir", "contribution": "taylor", "w": "inverse"},
-    "practise literal": {"method": "practise", "practise.cache": False},
-    "practise augmented": {"method": "practise", "aux": "augmented_few", "kd": "kl"},
+    "practise literal": {"method": "practise", "practise.start": "teacher", "practise.cache": False},
+    "practise augmented": {"method": "practise", "practise.start": "teacher", "aux": "augmented_few", "kd": "kl"},
+    "practise of the teacher": {"method": "practise", "practise.start": "teacher", "plan": "drop3"},
 }
 
 

@@ -14,6 +14,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from oefsmc_lib.compressors.watch import Watch
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.teacher.teachers import Teacher
@@ -41,6 +42,7 @@ class Task:
     recovery: Tensor | None = None  # the OOD images of eq. 7; None: the few images alone
     w: Tensor | None = None  # w_j of eq. 6 (K,); None: the compressor's own importance
     pool: Tensor | None = None  # every pool image, for contribution=evidence
+    watch: Watch | None = None  # the watch set, for trainings that stop by it
     once: Callable = alone
 
     def sets(self) -> list[tuple[Tensor, float, str]]:

@@ -138,13 +138,19 @@ class Fit:
 
     def finish(self):
         """Solve for Q (C', C'), or its diagonal for a depthwise layer, and merge it; returns the layer's new output."""
-        q = self.solve()
-        if not torch.isfinite(q).all():
-            raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
+        q = self.finite(self.solve())
         surgery.merge(q, self.conv, self.norm)
         if q.dim() == 1:  # a full Q would not merge into a depthwise layer
             return lambda x, y: y * q.view(1, -1, 1, 1)
         return lambda x, y: F.conv2d(y, q[:, :, None, None])
+
+    def finite(self, q: Tensor) -> Tensor:
+        """The solution, refused where it holds NaN or infinity."""
+        if not torch.isfinite(q).all():
+            raise InputError(
+                "The least squares met activations that are not finite; check the teacher's weights and the images."
+            )
+        return q
 
     def solve(self) -> Tensor:
         """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the released minimum norm."""

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from oefsmc_lib.compressors import losses, taps
 from oefsmc_lib.compressors.banks import views_of
+from oefsmc_lib.compressors.watch import Stop
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import generator
 from oefsmc_lib.progress import bar
 from oefsmc_lib.teacher.networks import feature_module
+
+LOOK = 50  # steps between two looks at the watch set
 
 
 class Feature:
@@ -98,11 +101,13 @@ def descend(loss: Tensor, optimiser, schedule) -> float:
     return float(loss.detach())
 
 
-def mimic(model: nn.Module, task, settings) -> list[float]:
-    """Train ``model`` in place to match the teacher's map; returns the loss of every step.
+def mimic(model: nn.Module, task, settings) -> dict:
+    """Train ``model`` in place to match the teacher's map.
 
-    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Raises :class:`InputError` when the maps do not have
-    one shape, when train-mode batch norms would see a single value, or when the loss stops being finite.
+    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Returns ``loss`` (of every step), ``kept`` (the step
+    whose weights the model has) and ``distances`` (of ``stop=watch``: before the first step and after every ``LOOK``).
+    Raises :class:`InputError` when the maps do not have one shape, when train-mode batch norms would see a single
+    value, or when the loss or the distance stops being finite.
     """
     experiment, kl = task.experiment, task.experiment.kd == "kl"
     model.requires_grad_(True)
@@ -117,6 +122,8 @@ def mimic(model: nn.Module, task, settings) -> list[float]:
 
         banks = [views_of(s, experiment, settings, look, f"views-{n}", settings.iterations) for s, _, n in task.sets()]
         optimiser, schedule = sgd(list(model.parameters()) if kl else backbone(model), settings.lr, settings.iterations)
+        kind = "watch" if experiment.recovery_watches else "fixed"
+        stop = Stop(kind, model, task.watch, lambda look: not_finite(experiment.method, LOOK * look))
         model.train(settings.bn == "train")
         steps = bar(range(settings.iterations), experiment.method)
         for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
@@ -126,12 +133,17 @@ def mimic(model: nn.Module, task, settings) -> list[float]:
             loss = joint_loss(maps, targets, logits if kl else None, guesses)
             history.append(descend(loss, optimiser, schedule))
             if not math.isfinite(history[-1]):
-                raise InputError(
-                    f"{experiment.method}'s loss is not finite at step {len(history)}; lower "
-                    f"{experiment.method}.lr or check the teacher."
-                )
+                raise not_finite(experiment.method, len(history))
+            if len(history) % LOOK == 0 and stop.now(history[-1]):
+                break
+    kept = stop.restore() * LOOK if kind == "watch" else len(history)
     model.eval().requires_grad_(False)
-    return history
+    return {"loss": history, "kept": kept, "distances": stop.distances}
+
+
+def not_finite(method: str, step: int) -> InputError:
+    """What is said where mimicking diverges."""
+    return InputError(f"{method}'s loss is not finite at step {step}; lower {method}.lr or check the teacher.")
 
 
 def backbone(model: nn.Module) -> list[nn.Parameter]:

@@ -25,5 +25,5 @@ def compress(task) -> surgery.Student:
     (8, 2)
     """
     student = surgery.pruned_copy(task.teacher, plans.choose_filters(task))
-    student.notes["loss"] = mimic(student.model, task, task.experiment.mir)
+    student.notes |= mimic(student.model, task, task.experiment.mir)
     return student

@@ -9,6 +9,11 @@ score
 The k smallest scores go; adaptors are thrown away, and the student, rebuilt from the teacher's
 weights, is trained like MiR. Batch norms are frozen while scoring.
 
+That is the release's procedure, ``practise.start=teacher``, and the default for residual networks. In VGG-16 the
+default is ``bridge``: linear bridges over the gaps, in closed form (:mod:`oefsmc_lib.compressors.bridges`). R_b is
+the error behind b's bridge, the student starts behind the bridges of what was dropped, and its training keeps the
+weights that were closest to the teacher on the watch set.
+
 Everything before the first adaptor is constant while scoring, so its output is computed once for a
 bank of views and shared by the candidates of a stage; the backward pass stops there.
 
@@ -22,7 +27,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import adaptors, banks, importance, mimic, plans, surgery
+from oefsmc_lib.compressors import adaptors, banks, bridges, importance, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.progress import bar
@@ -38,26 +43,30 @@ def compress(task) -> surgery.Student:
     :class:`InputError` for a network without droppable blocks, and where a training diverges.
 
     >>> from oefsmc_lib import Experiment, pipeline
-    >>> short = {"iterations": 2, "scoring_iterations": 2, "views": 2}  # the release's lengths are 2,000
-    >>> experiment = Experiment(method="practise", num=10, practise=short)
+    >>> experiment = Experiment(method="practise", num=10, practise={"iterations": 2})  # the release's are 2,000
     >>> student = compress(pipeline.task_of(experiment, pipeline.prepare(experiment)))
     >>> len(student.structure.dropped), len(student.notes["scores"])
-    (3, 9)
+    (2, 8)
     """
     teacher, experiment = task.teacher, task.experiment
     candidates = plans.droppable_units(teacher.model)
+    if experiment.bridges:
+        candidates = bridges.candidates(candidates, surgery.weight_layers(teacher.model, teacher.architecture))
     k = plans.units_to_drop(experiment.resolved_plan, candidates)
     scores = score(task, candidates)
     dropped = lowest(scores, candidates, k)
 
     def train():
-        model = copy.deepcopy(teacher.model)
-        surgery.drop_units(model, dropped)
+        if experiment.bridges:
+            model = bridges.bridged(task, dropped)
+        else:
+            model = copy.deepcopy(teacher.model)
+            surgery.drop_units(model, dropped)
         return model, mimic.mimic(model, task, experiment.practise)
 
-    model, history = task.once(("student", tuple(dropped)), train)
+    model, report = task.once(("student", tuple(dropped)), train)
     structure = surgery.Structure(teacher.architecture, dropped=dropped)
-    return surgery.Student(model, structure, {"scores": scores, "loss": history})
+    return surgery.Student(model, structure, {"scores": scores, **report})
 
 
 def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -> list[str]:
@@ -90,11 +99,13 @@ def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
 
 
 def score(task, candidates: list[str]) -> dict[str, dict[str, float]]:
-    """{candidate: recoverability, saving, score}, each after its own adaptor training."""
+    """{candidate: recoverability, saving, score}, each after its own adaptor training or behind its own bridge."""
     tau, few, w = savings(task.teacher, candidates, task.experiment.practise.saving), task.few, task.w
     judged = task.aux if task.recovery is not None or w is not None else None
 
     def train():
+        if task.experiment.bridges:
+            return bridges.errors(task, candidates, judged)
         stages = Stages(task, judged)
         return {name: stages.recover(name) for name in bar(candidates, "scoring")}
 

@@ -46,7 +46,7 @@ PARTS = {
 
 # The plan that a method's paper or release gives for a network; `other` is this package's choice.
 PUBLISHED_PLANS = {
-    "vgg16": {"fskd": "prune_a", "cd": "cd_half", "mir": "cfg_a", "practise": "drop3"},
+    "vgg16": {"fskd": "prune_a", "cd": "cd_half", "mir": "cfg_a", "practise": "drop2"},
     "resnet": {"fskd": "skip_first", "cd": "cd_half", "mir": "skip_first", "practise": "drop4"},  # of 20, 32, 56 layers
     "resnet34": {"fskd": "skip_ends", "cd": "cd_half", "mir": "skip_ends", "practise": "drop3"},
     "other": {"fskd": "inner_half", "cd": "inner_half", "mir": "inner_half", "practise": "drop1"},
@@ -146,6 +146,11 @@ class Experiment(Settings):
             raise ValueError(f"kd=kl is a loss on logits, but {self.method} solves layer by layer; use mir or practise")
         if practise and plan and not re.fullmatch(r"drop[1-9]\d*", plan):
             raise ValueError(f"plan={plan} removes channels, but practise drops blocks; use plan=drop1, drop2, ...")
+        if self.bridges and self.model != "vgg16":
+            raise ValueError(
+                f"practise.start=bridge is for VGG-16, but the shortcuts of {self.model} carry what a dropped block "
+                "leaves; use practise.start=teacher"
+            )
         if not practise and re.fullmatch(r"drop\d+", plan):
             raise ValueError(f"plan={plan} drops blocks, which only method=practise does; use a plan of channels")
         return self
@@ -186,9 +191,22 @@ class Experiment(Settings):
         return PARTS[self.variant].finetuning == "few+aux"
 
     @property
+    def bridges(self) -> bool:
+        """PRACTISE scores by bridges and its student starts behind them."""
+        start = self.practise.start or ("bridge" if self.model == "vgg16" else "teacher")
+        return self.method == "practise" and start == "bridge"
+
+    @property
+    def recovery_watches(self) -> bool:
+        """Mimicking stops by the distance to the teacher on the watch set."""
+        if self.method == "practise" and self.practise.stop is None:
+            return self.bridges
+        return self.method in ("mir", "practise") and getattr(self, self.method).stop == "watch"
+
+    @property
     def watches(self) -> bool:
-        """Fine-tuning stops by the distance to the teacher on the watch set."""
-        return self.finetuning == "common" and self.finetune.stop == "watch"
+        """Fine-tuning or mimicking stops by the distance to the teacher on the watch set."""
+        return self.recovery_watches or (self.finetuning == "common" and self.finetune.stop == "watch")
 
     @property
     def finetuning(self) -> str:
@@ -247,7 +265,8 @@ class Experiment(Settings):
             "fskd": self.fskd.solver == "minnorm",
             "cd": self.cd.solver == "adam",
             "mir": self.mir.views == 0,
-            "practise": not practise.cache
+            "practise": not self.bridges
+            and not practise.cache
             and practise.scoring_iterations >= 2000
             and practise.scoring_lr in (None, practise.lr),
         }

@@ -34,6 +34,7 @@ READS = (
     ("training", "@draw model width method plan @method", _always),
     ("training", "augment kd", lambda e: e.method in ("mir", "practise")),
     ("training", "@aux_images", lambda e: e.recovers_jointly or e.weighs_classes),
+    ("training", "@source", lambda e: e.recovery_watches),
     ("training", "lam", lambda e: e.recovers_jointly),
     ("training", "recovery_images", lambda e: e.recovers_jointly and e.recovery_size != e.aux_size),
     ("recovery", "@training", _always),  # the recovered student
@@ -53,7 +54,12 @@ RESOLVED = {
     "class_aware": "weighs_classes",
 }
 # What a method's solver leaves alone.
-UNREAD = {("fskd", "minnorm"): ("rho",), ("cd", "exact"): ("iterations", "lr"), ("cd", "adam"): ("rho", "milestones")}
+UNREAD = {
+    ("fskd", "minnorm"): ("rho",),
+    ("cd", "exact"): ("iterations", "lr"),
+    ("cd", "adam"): ("rho", "milestones"),
+    ("practise", "bridge"): ("scoring_iterations", "scoring_lr", "cache"),
+}
 
 
 def reads(experiment: "Experiment", stage: str) -> dict[str, Any]:
@@ -78,11 +84,15 @@ def reads(experiment: "Experiment", stage: str) -> dict[str, Any]:
 
 
 def _section(experiment: "Experiment", name: str) -> dict[str, Any]:
-    """A section of switches, without what its solver does not read and with CD's ridge resolved."""
+    """A section of switches, without what its solver does not read and with what was left open resolved."""
     section = getattr(experiment, name).model_dump()
     if name == "cd":
         section["rho"] = experiment.cd_rho
-    unread = UNREAD.get((name, section.get("solver")), ())
+    if name == "practise":
+        section["start"] = "bridge" if experiment.bridges else "teacher"
+    if name in ("mir", "practise"):
+        section["stop"] = "watch" if experiment.recovery_watches else "none"
+    unread = UNREAD.get((name, section.get("solver") or section.get("start")), ())
     return {f"{name}.{key}": value for key, value in section.items() if key not in unread}
 
 

@@ -41,11 +41,15 @@ class Mimic(Settings):
 
 
 class Mir(Mimic):
-    pass
+    stop: Literal["none", "watch"] = "none"  # watch: keep the weights that were closest to the teacher
 
 
 class Practise(Mimic):
-    scoring_iterations: Count = 300  # adaptor steps a candidate; the release runs 2,000
+    # What the student starts from. None: bridge in VGG-16, where nothing else carries a dropped layer's work, and
+    # teacher in residual networks, which is the release's procedure.
+    start: Literal["teacher", "bridge"] | None = None
+    stop: Literal["none", "watch"] | None = None  # as in mir; None: watch behind bridges, none elsewhere
+    scoring_iterations: Count = 300  # adaptor steps a candidate (start=teacher); the release runs 2,000
     scoring_lr: Positive | None = None  # None: lr, in VGG raised for short scoring (compressors/practise.py)
     saving: Literal["macs", "latency"] = "macs"  # latency: measured, as the release does
     cache: bool = True  # False: no stage cache, fresh augmentation (literal)

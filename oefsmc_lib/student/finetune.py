@@ -7,58 +7,25 @@ are open, and so is whether the printed rate is this stage's: it is also that of
 Defaults: SGD at CD's own rate of fine-tuning (1e-5), momentum 0.9, weight decay 5e-4, at most 40 passes
 over the few images, batch norms in eval mode.
 
-Section 4.3 of the paper stops this stage early, without saying what is watched. No validation images
-exist, and test images must not be looked at, so this package watches how far the student is from its
-teacher on OOD images that no stage trains on (:class:`Watch`). The weights of the smallest distance are
-kept. Eq. (9) first moves the student towards its teacher; later it memorises labels that were drawn at
-random, and both the distance and the error rise. The rule is the same for every variant with this stage.
+Section 4.3 of the paper stops this stage early. Eq. (9) first moves the student towards its teacher; later it
+memorises labels that were drawn at random. The stage keeps the weights that were closest to the teacher on the watch
+set (:mod:`oefsmc_lib.compressors.watch`), by one rule for every variant that has this stage.
 """
 
-import copy
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.compressors import losses
+from oefsmc_lib.compressors.watch import Stop
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.parameters.sections import Finetune
 from oefsmc_lib.progress import bar
 from oefsmc_lib.student import rebalance
-
-PATIENCE = 5  # epochs without progress after which the stage ends
-WATCH_BATCH = 64  # fastest on CPUs
-
-
-@dataclass(frozen=True)
-class Watch:
-    """The distance between teacher and student on the watch set: mean KL(P_T || P_S), eq. (2), in nats.
-
-    ``images`` (W, C, H, W) are normalised and on the device of the networks; ``target`` (W, K) are the
-    teacher's logits, computed once. The student runs in float32: at a rate of 1e-5 one epoch changes the
-    distance by less than bfloat16 rounds away.
-    """
-
-    images: Tensor
-    target: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, teacher: nn.Module, images: Tensor) -> "Watch":
-        return cls(images, torch.cat([teacher(part) for part in images.split(WATCH_BATCH)]))
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> float:
-        training = model.training
-        model.eval()
-        logits = torch.cat([model(part) for part in self.images.split(WATCH_BATCH)])
-        model.train(training)
-        # Six digits are what float32 carries; so that a row says what was compared, they are what is compared.
-        return float(f"{float(losses.distillation_kl(self.target, logits)):.6g}")
 
 
 def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: Tensor, experiment, watch=None) -> dict:
@@ -72,7 +39,7 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     >>> from oefsmc_lib import Experiment, pipeline
     >>> experiment = Experiment(num=10, finetune={"epochs": 3, "stop": "fixed"})
     >>> ready = pipeline.prepare(experiment)
-    >>> model = copy.deepcopy(ready.teacher.model)
+    >>> model = ready.teacher.architecture.build()
     >>> report = finetune(model, ready.few, ready.aux, ready.gamma_rates, experiment)
     >>> report["epochs"], report["kept"]
     (3, 3)
@@ -86,7 +53,7 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, 0.1)
     steps = Steps(few, aux, gamma_rates, experiment, settings)
-    stop, history = Stop(settings.stop, model, watch), []
+    stop, history = Stop(settings.stop, model, watch, diverged), []
     for _ in bar(range(settings.epochs), "fine-tuning"):
         model.train(settings.bn != "eval")
         losses_seen = []
@@ -102,7 +69,7 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
             raise diverged(len(history))
         if stop.now(history[-1]):
             break
-    kept = stop.restore(len(history))
+    kept = stop.restore()
     model.eval().requires_grad_(False)
     return {"epochs": len(history), "kept": kept, "loss": history, "distances": stop.distances}
 
@@ -201,44 +168,3 @@ def _without_statistics(model: nn.Module, images: Tensor) -> Tensor:
     for norm, momentum in norms:
         norm.momentum = momentum
     return logits
-
-
-class Stop:
-    """When the stage ends before its most epochs; no rule sees test images.
-
-    ``watch`` ends after ``PATIENCE`` epochs without a smaller distance and keeps the weights of the smallest;
-    ``train_loss`` ends after as many without a training loss that fell by 1 %; ``fixed`` never ends early.
-    """
-
-    def __init__(self, kind: str, model: nn.Module, watch):
-        self.kind, self.model, self.watch = kind, model, watch
-        self.best, self.best_epoch, self.epoch = math.inf, 0, 0
-        self.state: dict | None = None
-        self.distances: list[float] = []
-        if kind == "watch":
-            self._see_distance()
-
-    def now(self, train_loss: float) -> bool:
-        """Whether to end after this epoch."""
-        self.epoch += 1
-        if self.kind == "watch":
-            self._see_distance()
-        elif self.kind == "train_loss" and train_loss < 0.99 * self.best:
-            self.best, self.best_epoch = train_loss, self.epoch
-        return self.kind != "fixed" and self.epoch - self.best_epoch >= PATIENCE
-
-    def _see_distance(self) -> None:
-        distance = self.watch(self.model)
-        if not math.isfinite(distance):
-            raise diverged(self.epoch)
-        self.distances.append(distance)
-        if distance < self.best:
-            self.best, self.best_epoch = distance, self.epoch
-            self.state = copy.deepcopy(self.model.state_dict())
-
-    def restore(self, epochs: int) -> int:
-        """Put back the weights that ``watch`` found closest to the teacher; returns the epoch that they are of."""
-        if self.state is None:
-            return epochs
-        self.model.load_state_dict(self.state)
-        return self.best_epoch

@@ -93,7 +93,7 @@ def test_mirs_literal_side_is_timed_with_the_loader_too(bench, monkeypatch):
 def test_quality_of_practise_is_that_of_the_trained_students(bench, monkeypatch):
     """Scoring decides which units go; how good the result is shows only after the training that follows."""
     recovery = bench["recovery"]
-    monkeypatch.setattr(recovery, "LENGTHS", {"practise.iterations": 3, "practise.scoring_iterations": 2, "practise.views": 2})
+    monkeypatch.setattr(recovery, "LENGTHS", {"practise.start": "teacher", "practise.iterations": 3, "practise.scoring_iterations": 2, "practise.views": 2})
     monkeypatch.setitem(recovery.LITERAL, "practise", recovery.LITERAL["practise"] | {"practise.scoring_iterations": 2})
     line = recovery.quality("practise", "vgg16-w0.25", 10, 0, SimpleNamespace(keep_literal=False))
     assert set(line) | {"method", "network", "num", "seed"} >= set(recovery.PARTS["quality"][1])

@@ -55,7 +55,7 @@ def test_eq_5_acts_where_the_criterion_looks_at_images():
 
 @pytest.mark.parametrize("method, model, dataset, plan", [
     ("fskd", "vgg16", "mnist5k", "half"), ("cd", "vgg16", "mnist5k", "cd_half"), ("mir", "vgg16", "mnist5k", "cfg_a"),
-    ("practise", "vgg16", "mnist5k", "drop3"), ("fskd", "vgg16", "cifar10", "prune_a"), ("fskd", "resnet32", "cifar100", "skip_first"),
+    ("practise", "vgg16", "mnist5k", "drop2"), ("fskd", "vgg16", "cifar10", "prune_a"), ("fskd", "resnet32", "cifar100", "skip_first"),
     ("mir", "resnet32", "cifar100", "skip_first"), ("cd", "resnet32", "cifar100", "cd_half"),
     ("practise", "resnet32", "cifar100", "drop4"), ("fskd", "resnet34", "imagenet", "skip_ends"),
     ("cd", "mobilenet_v2", "imagenet", "inner_half"), ("practise", "mobilenet_v2", "imagenet", "drop1"),
@@ -194,7 +194,7 @@ def test_switches_come_back_as_the_same_experiment(num, ratio, seed, what, lam):
 
 def test_solver_says_whether_the_procedure_is_the_released_one():
     literal = {"fskd": {"fskd.solver": "minnorm"}, "cd": {"cd.solver": "adam"}, "mir": {"mir.views": 0},
-               "practise": {"practise.cache": False, "practise.scoring_iterations": 2000}}
+               "practise": {"practise.start": "teacher", "practise.cache": False, "practise.scoring_iterations": 2000}}
     for method, settings in literal.items():
         assert Experiment.parse({"method": method}).solver == "default"
         assert Experiment.parse({"method": method, **settings}).solver == "literal"

@@ -12,6 +12,7 @@ from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.compressors.watch import PATIENCE, Watch
 from oefsmc_lib.student import finetune as stage
 
 FEW_LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
@@ -245,10 +246,10 @@ def test_train_loss_stops_when_it_no_longer_falls_by_a_percent(vgg, monkeypatch)
         coming = iter(values)
         monkeypatch.setattr(losses, "total", lambda few, *_: 0 * few + next(coming))
         return run(vgg, samples(8, VGG), None, epochs=20, stop="train_loss")[1]["epochs"]
-    assert epochs_of([2.0] * 20) == 1 + stage.PATIENCE
+    assert epochs_of([2.0] * 20) == 1 + PATIENCE
     assert epochs_of([2.0 * 0.997**i for i in range(20)]) == 20           # a percent in four epochs
-    assert epochs_of([2.0 * 0.999**i for i in range(20)]) == 1 + stage.PATIENCE
-    assert epochs_of([2.0, 1.0, *[1.5] * 18]) == 2 + stage.PATIENCE
+    assert epochs_of([2.0 * 0.999**i for i in range(20)]) == 1 + PATIENCE
+    assert epochs_of([2.0, 1.0, *[1.5] * 18]) == 2 + PATIENCE
 
 
 def test_the_stage_descends(vgg):
@@ -273,7 +274,7 @@ def test_watch_keeps_the_weights_that_were_closest_to_the_teacher(vgg):
 def test_watch_may_keep_the_start_and_runs_no_more_than_the_most_epochs(vgg):
     distances = iter([1.0] + [2.0] * 40)
     model, report = run(vgg, samples(8, VGG), None, lambda _: next(distances), epochs=40, stop="watch")
-    assert same_state(state_of(model), state_of(vgg.model)) and (report["epochs"], report["kept"]) == (stage.PATIENCE, 0)
+    assert same_state(state_of(model), state_of(vgg.model)) and (report["epochs"], report["kept"]) == (PATIENCE, 0)
     falling = iter([9.0 - i for i in range(8)])
     assert run(vgg, samples(8, VGG), None, lambda _: next(falling), epochs=3, stop="watch")[1]["kept"] == 3
 
@@ -284,7 +285,7 @@ def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
     for parameter in student.parameters():
         parameter.data += 0.05 * parameter.data.abs().mean()
     student.train()
-    before, watch = state_of(student), stage.Watch.of(teacher.model, images)
+    before, watch = state_of(student), Watch.of(teacher.model, images)
     found = watch(student)
     assert student.training and same_state(before, state_of(student))
     with torch.no_grad():

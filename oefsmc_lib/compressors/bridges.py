@@ -1,0 +1,106 @@
+r"""Bridges: how PRACTISE's students start in a plain network (this package's own, ``practise.start=bridge``).
+
+In a residual network the shortcut carries what a dropped block did not change. In a plain network nothing does: VGG-16
+without one convolution is right for 11 to 19 images in a hundred. A bridge is a 1x1 convolution Q in place of the
+dropped units. It is fitted as FSKD's Q is (:class:`~oefsmc_lib.compressors.fskd.Fit`), from what the next layer reads
+in the student to what it reads in the teacher, by ridge regression towards the identity over the images of eq. (7):
+
+    Q = I + Z^T,    Z = argmin ||X_S Z - (X_T - X_S)||^2 + rho ||Z||^2
+
+It is linear, so it merges exactly into the next layer, W' = W Q, and costs nothing. A candidate is scored behind its
+own bridge, without any training.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.compressors import fskd, layerwise, surgery
+from oefsmc_lib.compressors.taps import Tap
+from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.parameters.sections import Fskd
+from oefsmc_lib.teacher.networks import run_pieces, segments
+
+FOLDS = 5  # parts of the images, of which each is judged behind bridges that were fitted to the others
+
+
+class Bridge(fskd.Fit):
+    """The bridge before ``reader``, the first layer behind one or more dropped units."""
+
+    def __init__(self, reader: nn.Conv2d):
+        channels = reader.in_channels
+        like = nn.Conv2d(channels, channels, 1, bias=False, device=reader.weight.device)
+        super().__init__(like, None, (None, None), Fskd())
+        self.reader = reader
+
+    def add(self, student: Tap, teacher: Tap, weights: Tensor) -> None:
+        """What the reader gets in both networks, (N, C, H, W), and the images' weights."""
+        super().add(Tap(student.input, student.input), Tap(teacher.input, teacher.input.clone()), weights)
+
+    def finish(self):
+        """Solve for Q and merge it into the reader; returns the reader's new output."""
+        q = self.finite(self.solve())
+        self.reader.weight.copy_(torch.einsum("oikl,ij->ojkl", self.reader.weight.double(), q.double()))
+        return lambda x, _y: self.reader.forward(x)
+
+
+def candidates(units: list[str], layers: list[str]) -> list[str]:
+    """Units that a convolution follows: a bridge behind the last one would have to change the teacher's head."""
+    return [unit for unit in units if layers.index(unit) + 2 < len(layers)]
+
+
+def readers(dropped: list[str], layers: list[str]) -> list[str]:
+    """The first layer that stays behind each dropped unit, in forward order, each once."""
+    found = [next(name for name in layers[layers.index(unit) + 1 :] if name not in dropped) for unit in dropped]
+    return list(dict.fromkeys(found))
+
+
+@torch.no_grad()
+def bridged(task, dropped: list[str]) -> nn.Module:
+    """The teacher without these units, with a bridge over each gap; gaps are bridged in forward order."""
+    teacher = task.teacher
+    layers = surgery.weight_layers(teacher.model, teacher.architecture)
+    model = copy.deepcopy(teacher.model).requires_grad_(False)
+    surgery.drop_units(model, dropped)
+    fits = {name: Bridge(surgery.convolution(model, name)) for name in readers(dropped, layers)}
+    images, weights = task.joined()
+    layerwise.walk(model, teacher.model, fits, images, weights)
+    return model
+
+
+@torch.no_grad()
+def errors(task, units: list[str], judged: Samples | None) -> dict[str, Tensor]:
+    """Each unit's squared error of the last map behind its bridge, a mean for every image of D_few and ``judged`` (N,).
+
+    With few images a bridge fits what it was fitted to whichever unit is missing. So an image is judged behind a bridge
+    that was fitted without its fifth of the images. Where a single unit is missing, the student's maps before it are
+    the teacher's: one pass of the teacher, carried on from unit to unit, serves all of them.
+    """
+    teacher, few = task.teacher, task.few.images
+    pieces = segments(teacher.model)
+    names, layers = [name for name, _ in pieces], surgery.weight_layers(teacher.model, teacher.architecture)
+    images, weights = task.joined()
+    folds = torch.cat([torch.arange(len(s)) % FOLDS for s, _, _ in task.sets()]).to(images.device)
+    looked = few if judged is None else torch.cat([few, judged.images])
+    # D_aux stands first among the OOD images of eq. (7), so image i of the one is image i of the other.
+    own = [torch.arange(len(s)) % FOLDS for s in ((few,) if judged is None else (few, judged.images))]
+    looked_folds, target, at, found = torch.cat(own).to(images.device), run_pieces(pieces, looked), 0, {}
+    for unit in units:
+        start, end = names.index(unit), names.index(readers([unit], layers)[0])
+        before, gap, behind = pieces[at:start], pieces[start + 3 : end], pieces[end + 1 :]
+        images, looked, at = run_pieces(before, images), run_pieces(before, looked), start
+        ours, theirs = run_pieces(gap, images), run_pieces(pieces[start:end], images)
+        crossing = run_pieces(gap, looked)
+        parts = [Bridge(copy.deepcopy(surgery.convolution(teacher.model, names[end]))) for _ in range(FOLDS)]
+        for fold, part in enumerate(parts):
+            inside = folds == fold
+            part.add(Tap(ours[inside], ours[inside]), Tap(theirs[inside], theirs[inside]), weights[inside])
+        gram, cross = (sum(getattr(part, name) for part in parts) for name in ("gram", "cross"))
+        found[unit] = torch.empty(len(looked), device=images.device)
+        for fold, part in enumerate(parts):
+            inside = looked_folds == fold
+            part.gram, part.cross = gram - part.gram, cross - part.cross
+            maps = run_pieces(behind, part.finish()(crossing[inside], None))
+            found[unit][inside] = (maps - target[inside]).square().flatten(1).mean(1)
+    return found
