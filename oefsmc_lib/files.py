@@ -83,3 +83,22 @@ def write_whole(path: Path, content: bytes | str | Callable[[BinaryIO], object])
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def take(path: Path, wait: bool = False, poll: float = 0.5):
+    """The lock of this file, held; None where another process has it and waiting is not wanted.
+
+    The system drops it when the process ends, however it ends. Raises :class:`InputError` where it cannot be had.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o666)  # other users must be able to open it, too
+    try:
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=poll)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        raise InputError(
+            f"Cannot lock {path} ({error}); name a folder on a disk that has locks, with OEFSMC_DATA or OEFSMC_OUTPUTS."
+        ) from error
+    return lock

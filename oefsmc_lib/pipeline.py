@@ -19,7 +19,7 @@ from oefsmc_lib.compressors import importance
 from oefsmc_lib.compressors.watch import Watch
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
-from oefsmc_lib.images import fewshot, sets
+from oefsmc_lib.images import fewshot, sets, supply
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment
@@ -92,8 +92,8 @@ def _add_source(ready: Prepared, experiment: Experiment, shared: Shared, data: t
     if experiment.watches:
         if not watch.indices:
             raise InputError(
-                f"The OOD source {experiment.ood_source} has too few images to watch while fine-tuning; "
-                "use another ood_source or finetune.stop=fixed."
+                f"The OOD source {experiment.ood_source} has too few images to watch while the student trains; "
+                f"use another ood_source or {supply.unwatched(experiment)}."
             )
         key = (teacher.sha256, str(ready.few.images.device), *source)
         ready.watch = shared.get("watch", key, lambda: Watch.of(teacher.model, teacher.inputs(watch.images)))

@@ -1,9 +1,9 @@
 r"""Bridges: how PRACTISE's students start in a plain network (this package's own, ``practise.start=bridge``).
 
-In a residual network the shortcut carries what a dropped block did not change. In a plain network nothing does: VGG-16
-without one convolution is right for 11 to 19 images in a hundred. A bridge is a 1x1 convolution Q in place of the
-dropped units. It is fitted as FSKD's Q is (:class:`~oefsmc_lib.compressors.fskd.Fit`), from what the next layer reads
-in the student to what it reads in the teacher, by ridge regression towards the identity over the images of eq. (7):
+In a residual network the shortcut carries what a dropped block did not change. In a plain network nothing does, and
+without one of its convolutions VGG-16 is mostly wrong. A bridge is a 1x1 convolution Q in place of the dropped units.
+It is fitted as FSKD's Q is (:class:`~oefsmc_lib.compressors.fskd.Fit`), from what the next layer reads in the student
+to what it reads in the teacher, by ridge regression towards the identity over the images of eq. (7):
 
     Q = I + Z^T,    Z = argmin ||X_S Z - (X_T - X_S)||^2 + rho ||Z||^2
 

@@ -15,16 +15,6 @@ def distillation_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     )
 
 
-def joint(few: Tensor | float, aux: Tensor | float, lam: float) -> Tensor | float:
-    """Eq. (7): lam * L_few + (1 - lam) * L_OOD; each is the mean over its set, whatever its size."""
-    # L = lambda L_KD,Few + (1 - lambda) L_KD,OOD
-    if lam == 1:
-        return few
-    if lam == 0:
-        return aux
-    return lam * few + (1 - lam) * aux
-
-
 def regulariser(logits: Tensor, labels: Tensor, gamma: Tensor, mean: str = "plain") -> Tensor:
     r"""Eq. (8): class-weighted cross-entropy of auxiliary images under their drawn labels.
 

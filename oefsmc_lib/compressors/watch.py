@@ -73,7 +73,9 @@ class Stop:
 
     def _see_distance(self) -> None:
         if self.watch is None:
-            raise InputError("Stopping by the watch set needs one, but this run has none; use stop=fixed.")
+            raise InputError(
+                "This training stops by the watch set, but the run has none; choose another rule of stopping."
+            )
         distance = self.watch(self.model)
         if not math.isfinite(distance):
             raise self.diverged(self.look)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import take
 from oefsmc_lib.parameters.experiment import Experiment
 
 POLL = 0.5  # seconds between two tries to get a lock
@@ -18,20 +18,6 @@ _GPU = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 
 class Busy(RuntimeError):
     """Another process has it."""
-
-
-def take(path: Path, wait: bool = False):
-    """The lock of this file, held; None where another process has it and waiting is not wanted."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, mode=0o666)  # runners of other users must be able to open it, too
-    try:
-        lock.acquire(timeout=-1 if wait else 0, poll_interval=POLL)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError) as error:
-        raise InputError(f"Cannot lock {path} ({error}); name a folder on a disk that has locks.") from error
-    return lock
 
 
 def busy(path: Path) -> bool:

@@ -34,6 +34,12 @@ def usable_images(experiment: Experiment) -> int | None:
     return sum(count for label, (_, count) in enumerate(counts) if label not in excluded)
 
 
+def unwatched(experiment: Experiment) -> str:
+    """The switches that make a run do without the watch set, as a person types them."""
+    fixed = ["finetune.stop=fixed"] if experiment.finetuning == "common" and experiment.finetune.stop == "watch" else []
+    return " and ".join(fixed + ([f"{experiment.method}.stop=none"] if experiment.recovery_watches else []))
+
+
 def shortage(experiment: Experiment, usable: int, watched: int | None = None) -> str | None:
     """Why a source with so many usable images cannot serve a run, and the way out; None where it can.
 
@@ -56,7 +62,7 @@ def shortage(experiment: Experiment, usable: int, watched: int | None = None) ->
         )
     if experiment.watches and not watch:
         return (
-            f"needs images to watch while fine-tuning, but {has}, and the watch set is a fifth of them at most; name a "
-            "larger ood_source, such as folder:PATH, or set finetune.stop=fixed"
+            f"needs images to watch while it trains, but {has}, and the watch set is a fifth of them at most; name a "
+            f"larger ood_source, such as folder:PATH, or set {unwatched(experiment)}"
         )
     return None

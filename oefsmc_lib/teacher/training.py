@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
+from oefsmc_lib.files import take, write_whole
 from oefsmc_lib.images.sets import ImageSet
 from oefsmc_lib.images.views import augment
 from oefsmc_lib.progress import bar
@@ -63,17 +63,10 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
 
     Says ``waiting`` while another process has it. Raises :class:`InputError` where it cannot be written or locked.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, mode=0o666)  # other users may train the same teacher
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(waiting, file=sys.stderr, flush=True)
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise InputError(f"Cannot lock {path} ({error}); name another folder with OEFSMC_DATA.") from error
+    lock = take(path)
+    if lock is None:
+        print(waiting, file=sys.stderr, flush=True)
+        lock = take(path, wait=True)
     try:
         yield
     finally:

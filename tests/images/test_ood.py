@@ -12,6 +12,7 @@ from PIL import Image
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere, fewshot, purity, sets, supply
+from oefsmc_lib.parameters.experiment import Experiment
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
 
@@ -263,3 +264,13 @@ def test_gray_data_is_compared_with_coloured_sources(tiny):
     gray = pictures(5, channels=1)
     coloured = gray.expand(-1, 3, -1, -1).contiguous()
     assert float(nearest(coloured, gray).diagonal().min()) > 0.99
+
+
+@pytest.mark.parametrize("settings, way_out", [
+    ({}, "set finetune.stop=fixed"),
+    ({"method": "practise", "variant": "native"}, "set practise.stop=none"),
+    ({"method": "practise"}, "set finetune.stop=fixed and practise.stop=none"),
+])
+def test_the_way_out_without_a_watch_set_names_what_watches(settings, way_out):
+    asked = Experiment.parse({"n": 1, "m": 1, **settings})
+    assert supply.shortage(asked, 4, 0).endswith(way_out)

@@ -144,7 +144,7 @@ def checked(tmp_path, *blocks, store=None, profile="embedded"):
                                            "aside as the watch set; set n to at most 847, or"),
     ("{ood_exclude: [[china, flower]]}", "has 0 usable images without the classes of ood_exclude, of which 0 are set aside "
                                          "as the watch set; name a larger ood_source"),
-    ("{variant: native_ft, ood_exclude: [[china, flower]]}", "[{key}] needs images to watch while fine-tuning, but the OOD "
+    ("{variant: native_ft, ood_exclude: [[china, flower]]}", "[{key}] needs images to watch while it trains, but the OOD "
      "source outlines has 0 usable images without the classes of ood_exclude, and the watch set is a fifth of them at most; "
      "name a larger ood_source, such as folder:PATH, or set finetune.stop=fixed."),
     ("{ood_source: noise-blob, n: 2872}", None), ("{ood_source: noise-blob, n: 2873}", "noise-blob has 3000 usable images"),
@@ -176,7 +176,7 @@ def test_a_folder_of_images_is_counted(tmp_path):
     assert checked(tmp_path, f"{{{source}, n: 8}}") == []
     with pytest.raises(InputError, match="has 9 usable images, of which 1 are set aside .*; set n to at most 8, or"):
         checked(tmp_path, f"{{{source}, n: 9}}")
-    with pytest.raises(InputError, match="needs images to watch while fine-tuning, but .* has 4 usable images"):
+    with pytest.raises(InputError, match="needs images to watch while it trains, but .* has 4 usable images"):
         checked(tmp_path, f"{{{source}, n: 2, ood_exclude: [[two]]}}")
 
 
