@@ -92,6 +92,12 @@ def sgd(parameters, lr: float, iterations: int):
     return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
 
 
+def arithmetic(experiment, device: torch.device):
+    """The context of a student's forward pass. bfloat16 is autocast: the layers multiply in it and their weights stay
+    float32, as do batch norms' statistics, what the teacher gives, and losses (of ``maps.float()``)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=experiment.precision == "bfloat16")
+
+
 def descend(loss: Tensor, optimiser, schedule) -> float:
     """One step; the loss before it."""
     optimiser.zero_grad()
@@ -110,7 +116,8 @@ def mimic(model: nn.Module, task, settings) -> dict:
     value, or when the loss or the distance stops being finite.
     """
     experiment, kl = task.experiment, task.experiment.kd == "kl"
-    model.requires_grad_(True)
+    # Surgery leaves its weights in another layout than the teacher's, in which convolutions are slower.
+    model.requires_grad_(True).to(memory_format=torch.channels_last)
     history: list[float] = []
     with Feature(model) as student, Feature(task.teacher.model) as reference:
         _check(student, reference, task, settings)
@@ -128,9 +135,11 @@ def mimic(model: nn.Module, task, settings) -> dict:
         steps = bar(range(settings.iterations), experiment.method)
         for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
             # One forward over both sets: batch norms see one batch, as they do for the few alone.
-            maps, logits = student(torch.cat([views for _, views, _ in picked]))
+            views = torch.cat([views for _, views, _ in picked])
+            with arithmetic(experiment, views.device):
+                maps, logits = student(views)
             targets, guesses = [(share, made[0]) for share, _, made in picked], [made[-1] for *_, made in picked]
-            loss = joint_loss(maps, targets, logits if kl else None, guesses)
+            loss = joint_loss(maps.float(), targets, logits.float() if kl else None, guesses)
             history.append(descend(loss, optimiser, schedule))
             if not math.isfinite(history[-1]):
                 raise not_finite(experiment.method, len(history))

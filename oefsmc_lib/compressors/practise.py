@@ -206,6 +206,8 @@ class Stages:
         # The same batches and views for every candidate, so that their scores differ by the block alone.
         picks = mimic.draws(self.task, self.settings.batch, self.banks, "scoring", "scoring-views")
         for _, picked in zip(range(steps), picks):
-            maps = run_pieces(tail, torch.cat([begin for _, _, (begin, _) in picked]))
-            loss = mimic.joint_loss(maps, [(share, target) for share, _, (_, target) in picked])
+            begins = torch.cat([begin for _, _, (begin, _) in picked])
+            with mimic.arithmetic(self.task.experiment, begins.device):
+                maps = run_pieces(tail, begins)
+            loss = mimic.joint_loss(maps.float(), [(share, target) for share, _, (_, target) in picked])
             mimic.descend(loss, optimiser, schedule)

@@ -272,6 +272,12 @@ class Experiment(Settings):
         }
         return "literal" if literal[self.method] else "default"
 
+    @property
+    def precision(self) -> str:
+        """What the steps of MiR and PRACTISE compute in; those of FSKD and CD have float32 alone."""
+        default = "float32" if self.dataset == EMBEDDED or self.solver == "literal" else "bfloat16"
+        return getattr(getattr(self, self.method), "precision", "float32") or default
+
     # --- identity --------------------------------------------------------------------------
     def switches(self) -> dict[str, Any]:
         """All that this run reads, flat, with plan, m, n and CD's ridge resolved (see :mod:`.keys`)."""

@@ -38,6 +38,10 @@ class Mimic(Settings):
     batch: Count = 64  # images of each set a step
     bn: Literal["train", "eval"] = "train"
     views: Natural = 32  # pre-drawn views an image; 0: fresh augmentation (literal)
+    # bfloat16: autocast, with weights, batch norm statistics and losses in float32. None: by the experiment and never by
+    # the processor, so that a key means one arithmetic: float32 on the embedded set, which runs anywhere, and in the
+    # released procedures; bfloat16 elsewhere
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 class Mir(Mimic):
