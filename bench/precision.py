@@ -25,7 +25,7 @@ from oefsmc_lib import pipeline
 from oefsmc_lib.compressors import mimic
 from oefsmc_lib.evidence import tables
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.parameters.sections import Mir
 from oefsmc_lib.student import evaluation
 from oefsmc_lib.teacher.networks import Architecture
 
@@ -39,16 +39,15 @@ def step_times(network, batch, rounds) -> dict:
     """One line: milliseconds of a step, the precisions in turn so that both meet the same machine."""
     torch.manual_seed(0)
     model = Architecture(network, 10, 3, 1.0, 32).build().to(device(), memory_format=torch.channels_last).train()
-    experiments = {p: Experiment(method="mir", mir={"precision": p}) for p in PRECISIONS}
     views = torch.randn(batch, 3, 32, 32, device=device()).contiguous(memory_format=torch.channels_last)
     taken = {precision: [] for precision in PRECISIONS}
     with mimic.Feature(model) as student:
         target = student(views)[0].detach()
         optimiser, schedule = mimic.sgd(mimic.backbone(model), 1e-4, 2000)
         for _ in range(rounds + 2):                       # two to warm up
-            for precision, experiment in experiments.items():
+            for precision in PRECISIONS:
                 begin = time.perf_counter()
-                with mimic.arithmetic(experiment, views.device):
+                with mimic.arithmetic(Mir(precision=precision), views.device):
                     maps, _ = student(views)
                 mimic.descend(F.mse_loss(maps.float(), target), optimiser, schedule)   # reads the loss, which waits for a GPU
                 taken[precision].append(1000 * (time.perf_counter() - begin))

@@ -50,7 +50,7 @@ class Fresh:
         self.source_images, self.kind, self.look = images, kind, look
 
     def pick(self, index: Tensor, source: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        views = augment(self.source_images[index], self.kind, source)
+        views = _laid_out(augment(self.source_images[index], self.kind, source))
         return views, list(self.look(views))
 
 

@@ -264,19 +264,14 @@ class Experiment(Settings):
         literal = {
             "fskd": self.fskd.solver == "minnorm",
             "cd": self.cd.solver == "adam",
-            "mir": self.mir.views == 0,
+            "mir": self.mir.views == 0 and self.mir.precision == "float32",
             "practise": not self.bridges
             and not practise.cache
             and practise.scoring_iterations >= 2000
-            and practise.scoring_lr in (None, practise.lr),
+            and practise.scoring_lr in (None, practise.lr)
+            and practise.precision == "float32",
         }
         return "literal" if literal[self.method] else "default"
-
-    @property
-    def precision(self) -> str:
-        """What the steps of MiR and PRACTISE compute in; those of FSKD and CD have float32 alone."""
-        default = "float32" if self.dataset == EMBEDDED or self.solver == "literal" else "bfloat16"
-        return getattr(getattr(self, self.method), "precision", "float32") or default
 
     # --- identity --------------------------------------------------------------------------
     def switches(self) -> dict[str, Any]:

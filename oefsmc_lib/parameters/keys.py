@@ -92,7 +92,6 @@ def _section(experiment: "Experiment", name: str) -> dict[str, Any]:
         section["start"] = "bridge" if experiment.bridges else "teacher"
     if name in ("mir", "practise"):
         section["stop"] = "watch" if experiment.recovery_watches else "none"
-        section["precision"] = experiment.precision
     unread = UNREAD.get((name, section.get("solver") or section.get("start")), ())
     return {f"{name}.{key}": value for key, value in section.items() if key not in unread}
 

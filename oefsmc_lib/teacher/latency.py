@@ -1,0 +1,45 @@
+"""How long a forward pass takes, measured; fewer multiply-accumulates are not always fewer milliseconds.
+
+Networks are timed in turn, pass by pass, so that whatever else the machine does meets all of them alike. Times depend on
+the device, on its threads and on the batch, so they are no part of what makes two rows the same.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+LEAST, MOST = 5, 101  # rounds
+
+
+@torch.no_grad()
+def milliseconds(models: Sequence[nn.Module], architecture, batch: int = 1, seconds: float = 0.1) -> Tensor:
+    """Lower quartile, median and upper quartile of each model's forward pass of ``batch`` images: (models, 3).
+
+    Each runs twice to warm up. Rounds follow for about ``seconds``, at least ``LEAST`` and at most ``MOST``.
+
+    >>> from oefsmc_lib.teacher.networks import Architecture
+    >>> network = Architecture("resnet20", classes=10)
+    >>> milliseconds([network.build().eval()], network, batch=2).shape
+    torch.Size([1, 3])
+    """
+    device = next(models[0].parameters()).device
+    images = torch.rand(architecture.example(batch).shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(device, memory_format=torch.channels_last)
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    for model in (*models, *models):
+        model.eval()(images)
+    taken: list[list[float]] = []
+    until = time.perf_counter() + seconds
+    while len(taken) < LEAST or (len(taken) < MOST and time.perf_counter() < until):
+        taken.append([_one(model, images, wait) for model in models])
+    return torch.tensor(taken).quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0).T
+
+
+def _one(model: nn.Module, images: Tensor, wait) -> float:
+    wait()
+    begin = time.perf_counter()
+    model(images)
+    wait()
+    return 1000 * (time.perf_counter() - begin)
