@@ -23,7 +23,7 @@ from sheet import device, record, where_possible
 
 from oefsmc_lib import pipeline
 from oefsmc_lib.compressors import mimic
-from oefsmc_lib.evidence import tables
+from oefsmc_lib.evidence import timings
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.sections import Mir
 from oefsmc_lib.student import evaluation
@@ -78,17 +78,6 @@ def judge(profile, shared, method, settings, num, seed, precision) -> dict:
             "seconds": round(seconds, 2)}
 
 
-def differences(lines: list[dict]) -> None:
-    """Of each cell: bfloat16 minus float32, paired by draw; the error's in percent of float32's."""
-    for cell, own in itertools.groupby(lines, key=lambda line: [line[k] for k in ("profile", "method", "settings", "num")]):
-        by = {(line["precision"], line["seed"]): line for line in own}
-        pairs = [(by["float32", seed], by["bfloat16", seed]) for p, seed in by if p == "float32" and ("bfloat16", seed) in by]
-        for what, found in (("points of accuracy", [b["accuracy"] - a["accuracy"] for a, b in pairs]),
-                            ("% of the error", [100 * (b["error"] / a["error"] - 1) for a, b in pairs])):
-            mean, _, half = tables.t_interval(found)
-            print(f"{' '.join(map(str, cell))}: {mean:+.2f} ± {half:.2f} {what} over {len(found)} draws")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["steps", "quality"])
@@ -107,15 +96,10 @@ def main():
         return
     if min(chosen.seeds) < 100:
         raise SystemExit("Development draws have seeds from 100 up; the tables use those below.")
-    profile, shared, lines = grid.load_profile(chosen.profile), pipeline.Shared(), []
+    profile, shared = grid.load_profile(chosen.profile), pipeline.Shared()
     cases = itertools.product(chosen.methods, chosen.settings, chosen.nums, chosen.seeds, PRECISIONS)
-
-    def measured():
-        for line in where_possible(cases, lambda *case: judge(profile, shared, *case)):
-            lines.append(line)
-            yield line
-    record("precision", KEYS, MEASURED, measured())
-    differences(lines)
+    record("precision", KEYS, MEASURED, where_possible(cases, lambda *case: judge(profile, shared, *case)))
+    print(timings.precision_markdown())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How long a forward pass takes, measured; fewer multiply-accumulates are not always fewer milliseconds.
 
-Networks are timed in turn, pass by pass, so that whatever else the machine does meets all of them alike. Times depend on
-the device, on its threads and on the batch, so they are no part of what makes two rows the same.
+Networks are timed in turn, pass by pass, so that whatever else the machine does meets all of them alike. On one thread of
+a CPU the thread's own time is counted, which other programs hardly change. Times depend on the device, on its threads and
+on the batch, so they are no part of what makes two rows the same.
 """
 
 import time
@@ -27,19 +28,31 @@ def milliseconds(models: Sequence[nn.Module], architecture, batch: int = 1, seco
     device = next(models[0].parameters()).device
     images = torch.rand(architecture.example(batch).shape, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=torch.channels_last)
-    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    clock = clock_of(device)
     for model in (*models, *models):
         model.eval()(images)
     taken: list[list[float]] = []
     until = time.perf_counter() + seconds
     while len(taken) < LEAST or (len(taken) < MOST and time.perf_counter() < until):
-        taken.append([_one(model, images, wait) for model in models])
+        taken.append([_one(model, images, clock) for model in models])
     return torch.tensor(taken).quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0).T
 
 
-def _one(model: nn.Module, images: Tensor, wait) -> float:
-    wait()
-    begin = time.perf_counter()
+def clock_of(device: torch.device):
+    """Seconds by the thread's own clock on one thread of a CPU, else by the wall's, once a GPU has done its work."""
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return time.thread_time
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def finished() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return finished
+
+
+def _one(model: nn.Module, images: Tensor, clock) -> float:
+    begin = clock()
     model(images)
-    wait()
-    return 1000 * (time.perf_counter() - begin)
+    return 1000 * (clock() - begin)
