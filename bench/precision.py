@@ -5,16 +5,15 @@
                                       [--settings practise.start=teacher ...]
 
 `steps` times one training step of mimicking (forward, loss, backward, SGD) of untrained networks, both precisions in turn,
-and keeps the quartiles. Processors differ: one without bfloat16 products is slower with it. `quality` compresses each
-draw in both precisions and judges the students, before any fine-tuning, on 1,000 training images that no stage saw (seeds from
-100 up, as in bench/development.py): accuracy, and the mean square of what the last map lacks to the teacher's. No test image is
-read. `quality` prints the paired differences, bfloat16 minus float32, with half their 95 % intervals. Written to
-outputs/bench/<date>_<cpu or gpu>_<torch>_steps.csv and ..._precision.csv.
+and keeps the quartiles (on one thread of its own time, which other work hardly changes). Processors differ: one without
+bfloat16 products is slower with it. `quality` compresses each draw in both precisions and judges the students, before any
+fine-tuning, on 1,000 training images that no stage saw (seeds from 100 up, as in bench/development.py): accuracy, and the mean
+square of what the last map lacks to the teacher's. No test image is read. It prints the paired differences, bfloat16 minus
+float32, with half their 95 % intervals. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_steps.csv and ..._precision.csv.
 """
 
 import argparse
 import itertools
-import time
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from oefsmc_lib.evidence import timings
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.sections import Mir
 from oefsmc_lib.student import evaluation
+from oefsmc_lib.teacher.latency import clock_of
 from oefsmc_lib.teacher.networks import Architecture
 
 PRECISIONS = ("float32", "bfloat16")
@@ -40,17 +40,17 @@ def step_times(network, batch, rounds) -> dict:
     torch.manual_seed(0)
     model = Architecture(network, 10, 3, 1.0, 32).build().to(device(), memory_format=torch.channels_last).train()
     views = torch.randn(batch, 3, 32, 32, device=device()).contiguous(memory_format=torch.channels_last)
-    taken = {precision: [] for precision in PRECISIONS}
+    clock, taken = clock_of(views.device), {precision: [] for precision in PRECISIONS}
     with mimic.Feature(model) as student:
         target = student(views)[0].detach()
         optimiser, schedule = mimic.sgd(mimic.backbone(model), 1e-4, 2000)
         for _ in range(rounds + 2):                       # two to warm up
             for precision in PRECISIONS:
-                begin = time.perf_counter()
+                begin = clock()
                 with mimic.arithmetic(Mir(precision=precision), views.device):
                     maps, _ = student(views)
-                mimic.descend(F.mse_loss(maps.float(), target), optimiser, schedule)   # reads the loss, which waits for a GPU
-                taken[precision].append(1000 * (time.perf_counter() - begin))
+                mimic.descend(F.mse_loss(maps.float(), target), optimiser, schedule)
+                taken[precision].append(1000 * (clock() - begin))
     quartiles = {p: torch.tensor(times[2:]).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist() for p, times in taken.items()}
     values = [round(value, 1) for precision in PRECISIONS for value in quartiles[precision]]
     return {"network": network, "batch": batch, **dict(zip(STEP, [*values, round(values[1] / values[4], 2)]))}

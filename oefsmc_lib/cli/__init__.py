@@ -1,8 +1,8 @@
 """The command line ``oefsmc``: a thin layer over the library.
 
 :mod:`machine` says what is here, :mod:`rows` makes and shows rows, :mod:`pages` shows what they say, :mod:`grids` runs
-many, :mod:`latency` times networks. Bad input ends in one sentence on standard error and exit code 2. Torch, pandas and Jupyter load only in the
-commands that need them, so that ``oefsmc --help`` is quick.
+many, :mod:`latency` times networks. Bad input ends in one sentence on standard error and exit code 2. Torch, pandas and
+Jupyter load only in the commands that need them, so that ``oefsmc --help`` is quick.
 """
 
 import sys

@@ -53,12 +53,19 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         verdict.claim_table(verdict.judge(rows)).drop(columns="where").rename(columns={"claim": "claim of the paper"})
     )
     costs = costs_markdown([*rows.get("table1", ()), *own])
-    parts = to_markdown(cells), f"Teachers: {', '.join(teachers)}.", costs, to_markdown(claims), CHANGES, steps_markdown(rows)
+    parts = (
+        to_markdown(cells),
+        f"Teachers: {', '.join(teachers)}.",
+        costs,
+        to_markdown(claims),
+        CHANGES,
+        steps_markdown(rows),
+    )
     return "\n\n".join(parts)
 
 
 def costs_markdown(rows: Iterable[Row]) -> str:
-    """A Markdown table of what the students of Tables 1 and 2 cost beside their teachers: a line for each compressor."""
+    """A Markdown table of what the students of Tables 1 and 2 cost beside their teachers, by compressor."""
     table = []
     for family, own in sorted(grouped({row.id: row for row in rows}.values(), lambda row: cell_of(row)[:-1]).items()):
         line = {"data": family[0], "compressor": cell_of(own[0]).compressor}

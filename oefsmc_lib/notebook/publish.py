@@ -30,7 +30,10 @@ PICTURES = {
     "literal": ["06_solvers"],
 }
 COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
-MARKS = re.compile(r"<!-- (found|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
+MARKS = re.compile(
+    r"<!-- (found|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->",
+    re.S,
+)
 
 
 def kept() -> Path:

@@ -1,8 +1,8 @@
 """How long a forward pass takes, measured; fewer multiply-accumulates are not always fewer milliseconds.
 
-Networks are timed in turn, pass by pass, so that whatever else the machine does meets all of them alike. On one thread of
-a CPU the thread's own time is counted, which other programs hardly change. Times depend on the device, on its threads and
-on the batch, so they are no part of what makes two rows the same.
+Networks are timed in turn, pass by pass, so that whatever else the machine does meets all of them alike. On one thread
+of a CPU the thread's own time is counted, which other programs hardly change. Times depend on the device, on its
+threads and on the batch, so they are no part of what makes two rows the same.
 """
 
 import time
