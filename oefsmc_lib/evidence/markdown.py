@@ -78,8 +78,8 @@ def costs_markdown(rows: Iterable[Row]) -> str:
 def _latency(rows: Sequence[Row], batch: int) -> str:
     """Teacher → student, and how many times faster, each the median over the rows in which both were timed."""
     name = "latency_ms" if batch == 1 else f"latency_{batch}_ms"
-    timed = [(getattr(row, f"teacher_{name}"), getattr(row, name)) for row in rows]
-    timed = [(teacher, student, teacher / student) for teacher, student in timed if teacher and student]
+    pairs = [(getattr(row, f"teacher_{name}"), getattr(row, name)) for row in rows]
+    timed = [(teacher, student, teacher / student) for teacher, student in pairs if teacher and student]
     if not timed:
         return "not measured"
     teacher, student, ratio = map(statistics.median, zip(*timed))

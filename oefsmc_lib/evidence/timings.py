@@ -106,7 +106,7 @@ def lines_markdown(part: str, path: Path | None = None) -> str:
     if found is None:
         return "not measured"
     shown = LINES[part].items()
-    return to_markdown([{title: text.format(**line) for title, text in shown} for line in found.to_dict("records")])
+    return to_markdown([{title: text.format_map(line) for title, text in shown} for _, line in found.iterrows()])
 
 
 def precision_markdown(path: Path | None = None) -> str:
@@ -126,7 +126,7 @@ def precision_markdown(path: Path | None = None) -> str:
             continue
         gaps = [t_interval(list(gap)) for gap in (other.accuracy - one.accuracy, 100 * (other.error / one.error - 1))]
         profile, method, settings, num = names
-        line = {"profile": profile, "compressor": METHOD_NAMES[method], "settings": settings or "the profile's"}
+        line = {"profile": profile, "compressor": METHOD_NAMES[str(method)], "settings": settings or "the profile's"}
         line |= {"images": num, "draws": len(one), "same blocks in": int((one.dropped == other.dropped).sum())}
         line |= {"top-1 in float32, %": f"{one.accuracy.mean():.1f}"}
         titles = ("top-1, points", "error of the last map, %")
