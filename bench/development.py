@@ -5,11 +5,12 @@
 
 The tables use seeds below 100, development draws those from 100 up. A line is one run: accuracy on 1,000 training images that
 neither the draw nor any stage holds (the teacher was trained on them, so levels are too high and only differences count), the
-epochs of fine-tuning, and the distances of early stopping. No test image is read. Written to
+steps of mimicking and the epochs of fine-tuning, run and kept, and the distances of early stopping. No test image is read. Written to
 outputs/bench/<date>_<cpu or gpu>_<torch>_development.csv; `means` prints each setting with its paired difference to the first.
 """
 
 import argparse
+import copy
 import itertools
 
 import torch
@@ -21,8 +22,8 @@ from oefsmc_lib.parameters import grid
 from oefsmc_lib.student import evaluation
 
 KEYS = ["profile", "method", "num", "seed", "setting"]
-MEASURED = ["accuracy", "head", "tail", "absent", "epochs", "kept", "first_distance", "kept_distance", "last_distance",
-            "seconds_recovery", "seconds_finetune"]
+MEASURED = ["accuracy", "head", "tail", "absent", "dropped", "mimic_steps", "mimic_kept", "epochs", "kept", "first_distance",
+            "kept_distance", "last_distance", "seconds_recovery", "seconds_finetune"]
 BASE = ["variant=native_ft", "variant=wo_comp", "variant=wo_ft", "variant=ours", "variant=ours,finetune.stop=fixed",
         "variant=ours,redraw=true", "variant=whole_pool"]
 HELD = 1000
@@ -41,15 +42,18 @@ def judge(profile, shared, method, num, seed, setting) -> dict:
     experiment = profile.experiment({"method": method, "num": num, "seed": seed, **switches})
     ready = pipeline.prepare(experiment, shared)
     recovered, seconds = pipeline.recover(experiment, ready, shared)
-    report, tuning = pipeline.tune(experiment, ready, recovered)
+    student = copy.deepcopy(recovered)                    # settings of one recovery share it, and tuning works in place
+    report, tuning = pipeline.tune(experiment, ready, student)
     held = held_back(ready)
     images = ready.teacher.normalise(ready.train.take(held))
     with torch.no_grad():
-        guessed = torch.cat([recovered.model(part.to(ready.few.images.device)).argmax(1).cpu() for part in images.split(64)])
+        guessed = torch.cat([student.model(part.to(ready.few.images.device)).argmax(1).cpu() for part in images.split(64)])
     scores = evaluation.scores(guessed, ready.train.labels[held], ready.draw.counts)
     distances = report["distances"] or [float("nan")]
     return {"profile": profile.name, "method": method, "num": num, "seed": seed, "setting": setting,
             "accuracy": round(scores["top1"], 2), **{g: round(scores[f"{g}_accuracy"] or float("nan"), 2) for g in ("head", "tail", "absent")},
+            "dropped": " ".join(student.structure.dropped), "mimic_steps": student.notes.get("steps", ""),
+            "mimic_kept": student.notes.get("kept", "") if "steps" in student.notes else "",
             "epochs": report["epochs"], "kept": report["kept"], "first_distance": distances[0],
             "kept_distance": min(distances), "last_distance": distances[-1],
             "seconds_recovery": round(seconds, 2), "seconds_finetune": round(tuning, 2)}

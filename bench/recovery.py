@@ -41,8 +41,9 @@ NETWORKS = {"vgg16-w0.25": "embedded", "vgg16": "cifar10", "resnet32": "cifar100
 LITERAL = {
     "fskd": {"fskd.solver": "minnorm"},
     "cd": {"cd.solver": "adam"},
-    "mir": {"mir.views": 0},
-    "practise": {"practise.start": "teacher", "practise.cache": False, "practise.scoring_iterations": 2000, "practise.views": 0},
+    "mir": {"mir.views": 0, "mir.precision": "float32"},
+    "practise": {"practise.start": "teacher", "practise.cache": False, "practise.scoring_iterations": 2000, "practise.views": 0,
+                 "practise.precision": "float32"},
 }
 LENGTHS = {"mir.iterations": 2000, "practise.start": "teacher", "practise.iterations": 2000, "practise.scoring_iterations": 300}
 

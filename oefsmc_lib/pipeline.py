@@ -187,6 +187,11 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     student.notes["finetune"] = report
     tested = time.perf_counter()
     measured = evaluate_once(experiment, ready, student)
+    # Students of one shape take the same time.
+    shape = (experiment.device, ready.teacher.architecture, *(tensor.shape for tensor in student.model.parameters()))
+    measured |= shared.get("latency", shape, lambda: evaluation.latency(student.model, ready.teacher))
+    if experiment.method in ("mir", "practise"):
+        measured |= {f"mimic_{name}": student.notes[name] for name in ("steps", "kept", "distances")}
     measured |= {f"finetune_{name}": report[name] for name in ("epochs", "kept", "distances")}
     measured |= {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune}
     return student, measured | {"seconds_evaluation": time.perf_counter() - tested}

@@ -21,6 +21,7 @@ class Shared:
         "part": 4,
         "recovered": 4,
         "finished": 4,
+        "latency": 8,
     }
 
     def __init__(self) -> None:

@@ -222,3 +222,31 @@ def test_stored_rows_are_computed_again_and_a_changed_one_is_found(home, tmp_pat
     path.write_text(json.dumps(row | {"top1": row["top1"] - 0.01}))
     done = oefsmc(home, "results", "check", **outputs)
     assert done.returncode == 1 and "DIFFERS\n0 of 1" in done.stdout and "Traceback" not in done.stderr
+
+
+# --- latency -----------------------------------------------------------------------------------------
+def test_latency_of_a_plan_and_of_a_saved_student_fits_80_columns(inside, tmp_path):
+    import torch
+
+    from oefsmc_lib.compressors import plans, surgery
+    from oefsmc_lib.student import saved
+    from oefsmc_lib.teacher.networks import Architecture
+    before = torch.get_num_threads()
+    out = inside("latency", "method=mir", "--batch", "1", "--batch", "2", "--seconds", "0").stdout
+    assert max(map(len, out.splitlines())) <= 80 and "1 thread of the CPU" in out and "student" in out and "×" in out
+    architecture = Architecture("resnet20", 10, width=0.5)
+    model = architecture.build().eval()
+    dropped = plans.droppable_units(model)[:2]
+    surgery.drop_units(model, dropped)
+    saved.save(surgery.Student(model, surgery.Structure(architecture, dropped=dropped)), tmp_path / "student")
+    found = json.loads(inside("latency", "--student", str(tmp_path / "student"), "--batch", "3", "--threads", "2",
+                              "--seconds", "0", "--json").stdout)
+    assert found["threads"] == 2 and found["macs"][1] < found["macs"][0] and len(found["milliseconds"]["3"]) == 2
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("words, named", [
+    (("--student", "nowhere"), "No student in nowhere"), (("--student", "x", "num=10"), "give --student alone"),
+    (("method=practise",), "Which blocks PRACTISE drops depends on images"), (("model=vgg1",), "Unknown model")])
+def test_latency_refuses(inside, words, named):
+    assert named in refused(inside("latency", *words))

@@ -18,7 +18,7 @@ from oefsmc_lib.images import sets as data
 from oefsmc_lib.parameters import keys
 from oefsmc_lib.parameters.experiment import METHODS, VARIANTS, Experiment
 from oefsmc_lib.student import evaluation, predictions, saved
-from oefsmc_lib.teacher import cost, teachers
+from oefsmc_lib.teacher import cost, latency, teachers
 
 RESNET = {"model": "resnet20", "width": 0.5, "imbalance": "step", "ratio": 4}
 NETWORKS = {"vgg": {}, "resnet": RESNET}
@@ -33,7 +33,7 @@ def run(shared=None, **settings):
 def lasting(row):
     """A row without how long it took and when."""
     return {name: value for name, value in row.flat().items()
-            if not name.startswith("seconds") and name not in ("time", "latency_ms", "git_commit")}
+            if not name.startswith("seconds") and "latency" not in name and name not in ("time", "git_commit")}
 
 
 # --- every method, every variant ---------------------------------------------------------------------
@@ -229,7 +229,8 @@ def test_class_weights_run_and_are_in_the_key_where_eq_5_acts(tiny, w):
 ])
 def test_every_switch_of_a_method_runs(tiny, method, settings, monkeypatch):
     from oefsmc_lib.compressors import practise
-    monkeypatch.setattr(practise, "latency", lambda model, *_, **__: float(sum(p.numel() for p in model.parameters())))
+    monkeypatch.setattr(practise, "milliseconds", lambda models, *_, **__: torch.tensor(
+        [[float(sum(p.numel() for p in model.parameters()))] * 3 for model in models]))
     row = run(**{"method": method, "variant": "ours", **settings})[1]
     assert {name: row.flat()[name] for name in settings} == settings
 
@@ -274,6 +275,40 @@ def test_the_control_and_ours_share_one_recovery(tiny, monkeypatch, method):
     assert len(made) == 1
 
 
+@pytest.mark.parametrize("method, settings, scorings", [
+    ("mir", {}, 0), ("practise", {"practise.start": "bridge"}, 3), ("practise", {"practise.start": "teacher"}, 3)])
+def test_variants_of_a_draw_mimic_and_score_once(tiny, monkeypatch, method, settings, scorings):
+    """Of seven variants, those that train on the same images have one training: the few, with D_aux, with the pool."""
+    from oefsmc_lib.compressors import bridges, mimic, practise
+    seen = {"steps": 0, "banks": 0, "scorings": 0, "latencies": 0}
+
+    def counted(place, name, what):
+        work = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, **k: (seen.__setitem__(what, seen[what] + 1), work(*a, **k))[1])
+    counted(mimic, "descend", "steps")
+    counted(mimic, "views_of", "banks")
+    counted(bridges, "errors", "scorings")
+    counted(practise.Stages, "__init__", "scorings")
+    counted(evaluation, "latency", "latencies")
+    monkeypatch.setattr(practise.Stages, "_train", lambda *_: None)           # steps of mimicking alone are counted
+    monkeypatch.setattr(practise, "lowest", lambda scores, candidates, k: candidates[:k])
+    shared = pipeline.Shared()
+    rows = [run(shared, method=method, variant=variant, **settings)[1] for variant in VARIANTS]
+    steps = sum({row.variant: row.mimic_steps for row in rows if row.variant in ("native", "ours", "whole_pool")}.values())
+    assert seen == {"steps": steps, "banks": 1 + 2 + 2, "scorings": scorings, "latencies": 1}
+    assert steps == 12
+
+
+def test_how_mimicking_went_stands_in_the_row(tiny):
+    settings = {"method": "mir", "variant": "native", "mir.iterations": 150}
+    fixed, watch = run(**settings)[1], run(**settings, **{"mir.stop": "watch"})[1]
+    assert (fixed.mimic_steps, fixed.mimic_kept, fixed.mimic_distances) == (150, 150, [])
+    assert watch.mimic_steps == 150 and len(watch.mimic_distances) == 4 and watch.mimic_kept % 50 == 0
+    assert watch.mimic_distances[watch.mimic_kept // 50] == min(watch.mimic_distances)
+    other = run(variant="native")[1]
+    assert (other.mimic_steps, other.mimic_kept, other.mimic_distances) == (None, None, [])
+
+
 @EVERY
 def test_stopping_by_the_watch_set_leaves_draw_pool_and_d_aux_alone(tiny, method):
     one, other = (run(method=method, variant="ours", **{"finetune.stop": stop})[1] for stop in ("watch", "fixed"))
@@ -313,6 +348,7 @@ def test_practise_trains_once_what_differs_in_importance_alone(tiny, monkeypatch
     monkeypatch.setattr(practise.Stages, "recover",
                         lambda *a: (trained.__setitem__("adaptors", trained["adaptors"] + 1), recover(*a))[1])
     monkeypatch.setattr(mimic, "mimic", lambda *a: (trained["student"].append(a[0]), train(*a))[1])
+    monkeypatch.setattr(latency, "MOST", 5)
     # A clock that trainings alone move, so that no other process on the machine does.
     seconds = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])

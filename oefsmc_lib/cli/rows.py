@@ -35,7 +35,7 @@ SHOWN: tuple[str, ...] = (
     "top1",
 )
 SHOWN += ("balanced_accuracy", "head_accuracy", "tail_accuracy", "absent_accuracy", "macs_cut", "params_cut")
-SHOWN += ("seconds_total", "device")
+SHOWN += ("teacher_latency_ms", "latency_ms", "teacher_latency_64_ms", "latency_64_ms", "seconds_total", "device")
 # What `show` has columns for, and under which name where it is another one.
 COLUMNS = ("dataset", "network", "method", "num", "imbalance", "variant")
 TITLES = {"dataset": "data", "method": "compressor", "num": "images"}

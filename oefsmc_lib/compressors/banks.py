@@ -23,7 +23,12 @@ class Bank:
     def pick(self, index: Tensor, source: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """One random view of each image in ``index``: views (n, C, H, W) and what was made of them."""
         view = torch.randint(0, len(self.images), (len(index),), generator=source).to(index.device)
-        return self.images[view, index], [made[view, index] for made in self.made]
+        return _laid_out(self.images[view, index]), [_laid_out(made[view, index]) for made in self.made]
+
+
+def _laid_out(picked: Tensor) -> Tensor:
+    """Maps in the layout of the networks; picking loses it."""
+    return picked.contiguous(memory_format=torch.channels_last) if picked.dim() == 4 else picked
 
 
 def views_that_fit(images: Tensor, kind: str, views: int, look) -> int:
@@ -45,7 +50,7 @@ class Fresh:
         self.source_images, self.kind, self.look = images, kind, look
 
     def pick(self, index: Tensor, source: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        views = augment(self.source_images[index], self.kind, source)
+        views = _laid_out(augment(self.source_images[index], self.kind, source))
         return views, list(self.look(views))
 
 

@@ -92,6 +92,12 @@ def sgd(parameters, lr: float, iterations: int):
     return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, max(1, int(0.4 * iterations)), 0.1)
 
 
+def arithmetic(settings, device: torch.device):
+    """The context of a student's forward pass. bfloat16 is autocast: the layers multiply in it and their weights stay
+    float32, as do batch norms' statistics, what the teacher gives, and losses (of ``maps.float()``)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
 def descend(loss: Tensor, optimiser, schedule) -> float:
     """One step; the loss before it."""
     optimiser.zero_grad()
@@ -104,13 +110,15 @@ def descend(loss: Tensor, optimiser, schedule) -> float:
 def mimic(model: nn.Module, task, settings) -> dict:
     """Train ``model`` in place to match the teacher's map.
 
-    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Returns ``loss`` (of every step), ``kept`` (the step
-    whose weights the model has) and ``distances`` (of ``stop=watch``: before the first step and after every ``LOOK``).
+    ``settings`` is ``experiment.mir`` or ``experiment.practise``. Returns ``steps`` (run), ``loss`` (of each), ``kept``
+    (the step whose weights the model has) and ``distances`` (of ``stop=watch``: before the first step and after every
+    ``LOOK``).
     Raises :class:`InputError` when the maps do not have one shape, when train-mode batch norms would see a single
     value, or when the loss or the distance stops being finite.
     """
     experiment, kl = task.experiment, task.experiment.kd == "kl"
-    model.requires_grad_(True)
+    # Surgery leaves its weights in another layout than the teacher's, in which convolutions are slower.
+    model.requires_grad_(True).to(memory_format=torch.channels_last)
     history: list[float] = []
     with Feature(model) as student, Feature(task.teacher.model) as reference:
         _check(student, reference, task, settings)
@@ -128,9 +136,11 @@ def mimic(model: nn.Module, task, settings) -> dict:
         steps = bar(range(settings.iterations), experiment.method)
         for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
             # One forward over both sets: batch norms see one batch, as they do for the few alone.
-            maps, logits = student(torch.cat([views for _, views, _ in picked]))
+            views = torch.cat([views for _, views, _ in picked])
+            with arithmetic(settings, views.device):
+                maps, logits = student(views)
             targets, guesses = [(share, made[0]) for share, _, made in picked], [made[-1] for *_, made in picked]
-            loss = joint_loss(maps, targets, logits if kl else None, guesses)
+            loss = joint_loss(maps.float(), targets, logits.float() if kl else None, guesses)
             history.append(descend(loss, optimiser, schedule))
             if not math.isfinite(history[-1]):
                 raise not_finite(experiment.method, len(history))
@@ -138,7 +148,7 @@ def mimic(model: nn.Module, task, settings) -> dict:
                 break
     kept = stop.restore() * LOOK if kind == "watch" else len(history)
     model.eval().requires_grad_(False)
-    return {"loss": history, "kept": kept, "distances": stop.distances}
+    return {"steps": len(history), "loss": history, "kept": kept, "distances": stop.distances}
 
 
 def not_finite(method: str, step: int) -> InputError:

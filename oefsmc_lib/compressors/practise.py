@@ -31,7 +31,8 @@ from oefsmc_lib.compressors import adaptors, banks, bridges, importance, mimic, 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.progress import bar
-from oefsmc_lib.teacher.cost import latency, macs_by_layer
+from oefsmc_lib.teacher.cost import macs_by_layer
+from oefsmc_lib.teacher.latency import milliseconds
 from oefsmc_lib.teacher.networks import VGG, run_pieces, segments
 
 
@@ -84,11 +85,11 @@ def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
             inside = sum(cost for layer, cost in spent.items() if layer == name or layer.startswith(f"{name}."))
             found[name] = 100 * inside / sum(spent.values())
     else:
-        whole = latency(teacher.model, teacher.architecture, batch=64)
-        for name in candidates:
-            model = copy.deepcopy(teacher.model)
+        models = [copy.deepcopy(teacher.model) for _ in candidates]
+        for model, name in zip(models, candidates):
             surgery.drop_units(model, [name])
-            found[name] = 100 * (1 - latency(model, teacher.architecture, batch=64) / whole)
+        whole, *rest = milliseconds([teacher.model, *models], teacher.architecture, 64, seconds=10)[:, 1].tolist()
+        found = {name: 100 * (1 - median / whole) for name, median in zip(candidates, rest)}
     useless = [name for name, saving in found.items() if saving <= 0]
     if useless:
         raise InputError(
@@ -206,6 +207,8 @@ class Stages:
         # The same batches and views for every candidate, so that their scores differ by the block alone.
         picks = mimic.draws(self.task, self.settings.batch, self.banks, "scoring", "scoring-views")
         for _, picked in zip(range(steps), picks):
-            maps = run_pieces(tail, torch.cat([begin for _, _, (begin, _) in picked]))
-            loss = mimic.joint_loss(maps, [(share, target) for share, _, (_, target) in picked])
+            begins = torch.cat([begin for _, _, (begin, _) in picked])
+            with mimic.arithmetic(self.settings, begins.device):
+                maps = run_pieces(tail, begins)
+            loss = mimic.joint_loss(maps.float(), [(share, target) for share, _, (_, target) in picked])
             mimic.descend(loss, optimiser, schedule)

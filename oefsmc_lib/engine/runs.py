@@ -142,8 +142,9 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str, share
 
 
 def _sharing_order(e: Experiment) -> tuple:
-    """Variants that recover the same student stand next to each other, seed by seed."""
-    return e.dataset, e.method, e.num, e.imbalance, e.seed, keys.digest(keys.reads(e, "recovery")), e.variant
+    """Variants that train alike stand next to each other, seed by seed, and of them those of one recovered student."""
+    stages = [keys.digest(keys.reads(e, stage)) for stage in ("training", "recovery")]
+    return e.dataset, e.method, e.num, e.imbalance, e.seed, *stages, e.variant
 
 
 def estimate(experiments: Iterable[Experiment], store: Store) -> float | None:

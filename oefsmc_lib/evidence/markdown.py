@@ -1,6 +1,7 @@
 """Verdicts and comparisons as Markdown, as they stand in the README, in ``docs/`` and in ``outputs/verdict.md``."""
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from oefsmc_lib.engine import batches, runs
@@ -34,7 +35,7 @@ changes nothing in them."""
 
 
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Three Markdown tables: the cells of Table 2, the claims, and what each step of OE-FSMC changes."""
+    """Markdown tables: the cells of Table 2, what students cost, the claims, and what each step of OE-FSMC changes."""
     own = rows.get("table2", ())
     lines = verdict.lines(own)
     if not lines:
@@ -51,8 +52,38 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     claims = (
         verdict.claim_table(verdict.judge(rows)).drop(columns="where").rename(columns={"claim": "claim of the paper"})
     )
-    parts = to_markdown(cells), f"Teachers: {', '.join(teachers)}.", to_markdown(claims), CHANGES, steps_markdown(rows)
+    costs = costs_markdown([*rows.get("table1", ()), *own])
+    parts = (
+        to_markdown(cells),
+        f"Teachers: {', '.join(teachers)}.",
+        costs,
+        to_markdown(claims),
+        CHANGES,
+        steps_markdown(rows),
+    )
     return "\n\n".join(parts)
+
+
+def costs_markdown(rows: Iterable[Row]) -> str:
+    """A Markdown table of what the students of Tables 1 and 2 cost beside their teachers, by compressor."""
+    table = []
+    for family, own in sorted(grouped({row.id: row for row in rows}.values(), lambda row: cell_of(row)[:-1]).items()):
+        line = {"data": family[0], "compressor": cell_of(own[0]).compressor}
+        for title, name in (("multiply-accumulates left", "macs_cut"), ("parameters left", "params_cut")):
+            line[title] = f"{100 - statistics.median(getattr(row, name) for row in own):.0f} %"
+        table.append(line | {f"milliseconds, batch {batch}": _latency(own, batch) for batch in (1, 64)})
+    return to_markdown(table)
+
+
+def _latency(rows: Sequence[Row], batch: int) -> str:
+    """Teacher → student, and how many times faster, each the median over the rows in which both were timed."""
+    name = "latency_ms" if batch == 1 else f"latency_{batch}_ms"
+    pairs = [(getattr(row, f"teacher_{name}"), getattr(row, name)) for row in rows]
+    timed = [(teacher, student, teacher / student) for teacher, student in pairs if teacher and student]
+    if not timed:
+        return "not measured"
+    teacher, student, ratio = map(statistics.median, zip(*timed))
+    return f"{teacher:.3g} → {student:.3g}, {ratio:.2f}×"
 
 
 def solver_markdown(rows: Sequence[Row]) -> str:

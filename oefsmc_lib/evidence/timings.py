@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence.paper import METHOD_NAMES
-from oefsmc_lib.evidence.tables import to_markdown
+from oefsmc_lib.evidence.tables import t_interval, to_markdown
 from oefsmc_lib.files import outputs_folder, project_root
 
 if TYPE_CHECKING:
@@ -78,6 +78,59 @@ def quality_markdown(path: Path | None = None) -> str:
                 title: f"{mean[f'literal_{what}']:.3g} → {mean[f'ours_{what}']:.3g}" for what, title in shown.items()
             }
             lines.append(line)
+    return to_markdown(lines)
+
+
+# Benches whose lines stand in a page as they are: title -> what it shows of a line.
+LINES = {
+    "steps": {
+        "network": "{network}",
+        "images a step": "{batch}",
+        "float32 → bfloat16": "{float32_median_ms:.3g} → {bfloat16_median_ms:.3g} ms",
+        "ratio": "{ratio:.2f}×",
+    },
+    "latency": {
+        "network": "{network}",
+        "plan": "{plan}",
+        "images": "{batch}",
+        "multiply-accumulates left": "{macs_left:.0f} %",
+        "network → student": "{network_ms:.3g} → {student_ms:.3g} ms",
+        "faster": "{faster:.2f}×",
+    },
+}
+
+
+def lines_markdown(part: str, path: Path | None = None) -> str:
+    """The lines of a bench (the newest of its part) as a table, by ``LINES``."""
+    found = table(part, (), path)
+    if found is None:
+        return "not measured"
+    shown = LINES[part].items()
+    return to_markdown([{title: text.format_map(line) for title, text in shown} for _, line in found.iterrows()])
+
+
+def precision_markdown(path: Path | None = None) -> str:
+    """Students that were trained in bfloat16 against those in float32 (the newest bench), as a table.
+
+    Differences are paired by draw, bfloat16 minus float32, with half their 95 % interval.
+    """
+    cell = ["profile", "method", "settings", "num"]
+    found = table("precision", (*cell, "seed", "precision", "accuracy", "error", "dropped"), path)
+    if found is None:
+        return "not measured"
+    lines = []
+    for names, own in found.fillna({"settings": "", "dropped": ""}).groupby(cell, sort=False):
+        sides = [own[own.precision == side].set_index("seed") for side in ("float32", "bfloat16")]
+        one, other = (side.loc[sides[0].index.intersection(sides[1].index)] for side in sides)
+        if one.empty:
+            continue
+        gaps = [t_interval(list(gap)) for gap in (other.accuracy - one.accuracy, 100 * (other.error / one.error - 1))]
+        profile, method, settings, num = names
+        line = {"profile": profile, "compressor": METHOD_NAMES[str(method)], "settings": settings or "the profile's"}
+        line |= {"images": num, "draws": len(one), "same blocks in": int((one.dropped == other.dropped).sum())}
+        line |= {"top-1 in float32, %": f"{one.accuracy.mean():.1f}"}
+        titles = ("top-1, points", "error of the last map, %")
+        lines.append(line | {title: f"{mean:+.2f} ± {half:.2f}" for title, (mean, _, half) in zip(titles, gaps)})
     return to_markdown(lines)
 
 

@@ -30,7 +30,10 @@ PICTURES = {
     "literal": ["06_solvers"],
 }
 COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
-MARKS = re.compile(r"<!-- (found|verdict|solvers|missing|timing|quality) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
+MARKS = re.compile(
+    r"<!-- (found|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->",
+    re.S,
+)
 
 
 def kept() -> Path:
@@ -72,7 +75,7 @@ def filled(text: str, store: Store) -> str:
     """A text with everything between its marks made anew from rows and benches.
 
     The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. KIND is found, verdict, solvers or missing, and OF a
-    profile; or KIND is timing or quality, and OF the name of a file of ``outputs/bench/``.
+    profile; or KIND is timing, quality, precision, steps or latency, and OF the name of a file of ``outputs/bench/``.
     """
     make = {
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
@@ -81,6 +84,9 @@ def filled(text: str, store: Store) -> str:
         "missing": lambda of: markdown.missing_markdown(of, store),
         "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
         "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),
+        "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
+        "steps": lambda of: timings.lines_markdown("steps", kept() / "bench" / of),
+        "latency": lambda of: timings.lines_markdown("latency", kept() / "bench" / of),
     }
     return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)
 

@@ -264,11 +264,12 @@ class Experiment(Settings):
         literal = {
             "fskd": self.fskd.solver == "minnorm",
             "cd": self.cd.solver == "adam",
-            "mir": self.mir.views == 0,
+            "mir": self.mir.views == 0 and self.mir.precision == "float32",
             "practise": not self.bridges
             and not practise.cache
             and practise.scoring_iterations >= 2000
-            and practise.scoring_lr in (None, practise.lr),
+            and practise.scoring_lr in (None, practise.lr)
+            and practise.precision == "float32",
         }
         return "literal" if literal[self.method] else "default"
 

@@ -64,9 +64,17 @@ class Row(BaseModel):
     macs_cut: float
     params_cut: float
     file_size: Natural | None = None
-    latency_ms: float | None = None
+    latency_ms: float | None = None  # median of a forward pass of one image; None where it was not measured
+    latency_64_ms: float | None = None  # of 64 images
+    teacher_latency_ms: float | None = None  # the teacher's, in turn with the student's
+    teacher_latency_64_ms: float | None = None
     kept: dict[str, int] = {}  # conv -> channels kept
     dropped: list[str] = []  # blocks (PRACTISE)
+
+    # how MiR's or PRACTISE's training went; None and empty for the other compressors, and in earlier rows
+    mimic_steps: Natural | None = None  # steps run
+    mimic_kept: Natural | None = None  # the step whose weights were kept; 0: those before the training
+    mimic_distances: list[float] = []  # teacher-student distance before the first step and at every look (stop=watch)
 
     # how fine-tuning went; None and empty in rows of before version 3
     finetune_epochs: Natural | None = None  # epochs run
@@ -141,7 +149,7 @@ class Row(BaseModel):
 COLUMNS = tuple(name for name, field in Row.model_fields.items() if not field.exclude)
 # What two rows of one run may differ in.
 MACHINE = {"profile", "device", "threads", "torch", "torchvision", "oefsmc", "python", "git_commit", "time"}
-MACHINE |= {"latency_ms", "file_size", *(name for name in COLUMNS if name.startswith("seconds_"))}
+MACHINE |= {"file_size", *(name for name in COLUMNS if name.startswith("seconds_") or "latency" in name)}
 
 
 def difference(one: Row, other: Row) -> str | None:

@@ -1,6 +1,4 @@
-"""What a network costs: multiply-accumulates, parameters, bytes, and milliseconds."""
-
-import time
+"""What a network costs: multiply-accumulates, parameters and bytes; :mod:`latency` measures milliseconds."""
 
 import torch
 from torch import nn
@@ -38,19 +36,3 @@ def parameters(model: nn.Module) -> int:
 def file_size(model: nn.Module) -> int:
     """Bytes of the tensors as saved, float32, buffers included."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-
-
-@torch.no_grad()
-def latency(model: nn.Module, architecture, batch: int = 1, runs: int = 20) -> float:
-    """Median milliseconds of a forward pass of ``batch`` images on the model's device, after five to warm up."""
-    x = torch.randn_like(architecture.example(batch).to(next(model.parameters()).device))
-    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
-    model.eval()
-    taken = []
-    for _ in range(runs + 5):
-        wait()
-        begin = time.perf_counter()
-        model(x)
-        wait()
-        taken.append(1000 * (time.perf_counter() - begin))
-    return float(torch.tensor(taken[5:]).median())

@@ -262,3 +262,35 @@ def test_class_aware_importance_changes_the_channels_but_not_the_counts(teacher)
     native, ours = (run(teacher, few, *rest, **{"mir.iterations": 1}, variant=variant).structure.kept
                     for variant, rest in (("native", ()), ("ours", (aux, W))))
     assert ours != native and {n: len(c) for n, c in ours.items()} == {n: len(c) for n, c in native.items()}
+
+
+# --- arithmetic --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kd", ["native", "kl"])
+def test_bfloat16_is_autocast_weights_statistics_and_losses_stay_float32(teacher, kd):
+    few, changes = samples(8, teacher.architecture), {"kd": kd, "mir.lr": 1e-3}
+    exact, fast = (run(teacher, few, **changes, **{"mir.precision": p}) for p in ("float32", "bfloat16"))
+    assert {tensor.dtype for tensor in fast.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+    assert fast.notes["loss"] == pytest.approx(exact.notes["loss"], rel=0.1) and fast.notes["loss"] != exact.notes["loss"]
+    before, one, other = (state_of(model) for model in (surgery.pruned_copy(teacher, exact.structure.kept).model, exact.model, fast.model))
+    moved = [name for name in one if one[name].dim() == 4]
+    ways = [torch.cat([(state[name] - before[name]).flatten() for name in moved]) for state in (one, other)]
+    assert torch.nn.functional.cosine_similarity(*ways, dim=0) > 0.9          # both go the same way
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_student_trains_channels_last_after_surgery(teacher, precision, monkeypatch):
+    seen, forward = [], mimic.Feature.__call__
+
+    def watched(self, images):
+        convolutions = [module for module in self.model.modules() if isinstance(module, torch.nn.Conv2d)]
+        handles = [module.register_forward_hook(lambda m, x, y: seen.append((x[0], m.weight, y, y.requires_grad))) for module in convolutions]
+        found = forward(self, images)
+        for handle in handles:
+            handle.remove()
+        return found
+    student = run(teacher, **{"mir.iterations": 1, "mir.precision": precision})
+    monkeypatch.setattr(mimic.Feature, "__call__", watched)
+    run(teacher, **{"mir.iterations": 1, "mir.precision": precision})
+    trained = [tensors for *tensors, trains in seen if trains]
+    assert len(trained) >= len(student.structure.kept) and {y.dtype for _, _, y in trained} == {getattr(torch, precision)}
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for tensors in trained for t in tensors)

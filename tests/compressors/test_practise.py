@@ -151,11 +151,11 @@ def test_savings_are_percent_of_macs(teacher):
 
 
 def test_a_latency_that_does_not_fall_is_refused(resnet, monkeypatch):
-    times = iter([10.0, 8.0, 10.0])
-    monkeypatch.setattr(practise, "latency", lambda *_, **__: next(times))
+    times = [10.0, 8.0, 10.0]
+    monkeypatch.setattr(practise, "milliseconds", lambda *_, **__: torch.tensor(times)[:, None].expand(-1, 3))
     with pytest.raises(InputError, match="layer1.2 saves no latency by this measurement.*use practise.saving=macs"):
         practise.savings(resnet, ["layer1.1", "layer1.2"], "latency")
-    times = iter([10.0, 8.0, 9.0])
+    times[2] = 9.0
     assert practise.savings(resnet, ["layer1.1", "layer1.2"], "latency") == pytest.approx({"layer1.1": 20, "layer1.2": 10})
 
 
@@ -322,3 +322,12 @@ def test_diverging_adaptors_and_nan_weights_are_refused():
     teacher.model.layer2[1].conv1.weight.view(-1)[0] = float("nan")
     with pytest.raises(InputError, match="diverged; lower practise.scoring_lr or check the teacher"):
         run(teacher)
+
+
+def test_scoring_in_bfloat16_ranks_as_float32_and_its_targets_stay_float32(resnet, monkeypatch):
+    few, targets, joint = samples(8, RESNET), set(), practise.mimic.joint_loss
+    monkeypatch.setattr(practise.mimic, "joint_loss",
+                        lambda maps, pairs, *a: (targets.update({maps.dtype, *(t.dtype for _, t in pairs)}), joint(maps, pairs, *a))[1])
+    found = {p: scores(resnet, few, **{"practise.scoring_iterations": 3, "practise.precision": p}) for p in ("float32", "bfloat16")}
+    one, other = ([each["recoverability"] for each in found[p].values()] for p in found)
+    assert one == pytest.approx(other, rel=0.05) and one != other and targets == {torch.float32}

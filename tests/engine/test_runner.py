@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import groupby
 
 import pytest
 from conftest import experiment
@@ -12,10 +13,11 @@ from engines import ROOT, Place
 
 from oefsmc_lib import cli
 from oefsmc_lib.cli.grids import grid_check, grid_run
-from oefsmc_lib.engine import batches, kernels, locks
+from oefsmc_lib.engine import batches, kernels, locks, runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.notebook import session
-from oefsmc_lib.parameters import grid
+from oefsmc_lib.parameters import grid, keys
+from oefsmc_lib.parameters.experiment import VARIANTS, Experiment
 from oefsmc_lib.rows.row import difference
 from oefsmc_lib.rows.store import Store
 
@@ -301,3 +303,11 @@ def test_what_a_command_refuses(tmp_path):
         done = place.oefsmc(*words)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not place.outputs.exists() and not (tmp_path / "x.csv").exists()
+
+
+def test_runs_that_train_alike_stand_together():
+    """Only the few latest of what runs share is kept, so nothing may stand between two runs that share it."""
+    planned = [Experiment(method="practise", variant=variant, seed=seed) for variant in VARIANTS for seed in range(8)]
+    for stage, kinds in (("training", 3), ("recovery", 4)):
+        found = [keys.digest(keys.reads(e, stage)) for e in sorted(planned, key=runs._sharing_order)]
+        assert len(list(groupby(found))) == len(set(found)) == 8 * kinds

@@ -241,3 +241,43 @@ def test_quality_as_a_table(tmp_path):
         "| FSKD | vgg16 | 10 | 1 | 1 → 2 | 3 → 4 | 5 → 6 |", "| FSKD | vgg16 | 100 | 1 | 0.123 → 2 | 3 → 4 | 5 → 6 |",
         "| PRACTISE (the same units) | tiny | 10 | 1 | 1 → 2 | 3 → 4 | 5 → 6 |",
         "| PRACTISE (other units in 1) | vgg16 | 10 | 2 | 1.5 → 3 | 3 → 4 | 50.4 → 61 |"]
+
+
+def test_precision_as_a_table_pairs_draws(tmp_path):
+    path = tmp_path / "2026-01-02_cpu_2.15.0_precision.csv"
+    path.write_text("profile,method,settings,num,seed,precision,accuracy,error,dropped\n"
+                    "embedded,mir,,10,100,float32,90,0.1,\nembedded,mir,,10,101,float32,92,0.2,\nembedded,mir,,10,102,float32,1,1,\n"
+                    "embedded,mir,,10,101,bfloat16,93,0.21,\nembedded,mir,,10,100,bfloat16,91,0.105,\n"
+                    "cifar10,practise,practise.start=teacher,10,100,float32,50,1,a b\n"
+                    "cifar10,practise,practise.start=teacher,10,100,bfloat16,49,1.5,a c\n")
+    assert timings.precision_markdown(path).splitlines()[2:] == [
+        "| embedded | MiR | the profile's | 10 | 2 | 2 | 91.0 | +1.00 ± 0.00 | +5.00 ± 0.00 |",
+        "| cifar10 | PRACTISE | practise.start=teacher | 10 | 1 | 0 | 50.0 | -1.00 ± nan | +50.00 ± nan |"]
+
+
+def test_lines_of_a_bench_as_a_table(tmp_path):
+    path = tmp_path / "2026-01-02_cpu_2.15.0_steps.csv"
+    path.write_text("network,batch,float32_median_ms,bfloat16_median_ms,ratio\nvgg16,64,1250.4,581,2.15\n")
+    assert timings.lines_markdown("steps", path).splitlines()[2:] == ["| vgg16 | 64 | 1.25e+03 → 581 ms | 2.15× |"]
+
+
+def test_precision_is_measured_on_unseen_images_and_by_the_step(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import latency
+    import precision
+
+    from oefsmc_lib import pipeline
+    from oefsmc_lib.parameters import grid
+    from oefsmc_lib.teacher.networks import Architecture
+    line = precision.step_times("resnet20", 2, 3)
+    assert set(line) == {"network", "batch", *precision.STEP} and line["float32_lower_ms"] <= line["float32_upper_ms"]
+    found = {p: precision.judge(grid.load_profile("embedded"), pipeline.Shared(), "mir", "mir.iterations=3", 10, 100, p)
+             for p in precision.PRECISIONS}
+    one, other = found.values()
+    assert set(one) == {*precision.KEYS, *precision.MEASURED} and one["steps"] == 3
+    assert one["error"] != other["error"] and one["error"] == pytest.approx(other["error"], rel=0.1)
+    small = Architecture("resnet20", 10, width=0.5)
+    monkeypatch.setattr(latency, "CASES", [(small, ("skip_first", "drop layer1.1"))])
+    timed = list(latency.lines([2], 0))
+    assert [each["plan"] for each in timed] == ["skip_first", "drop layer1.1"] and all(0 < each["macs_left"] < 100 for each in timed)
+    assert all(set(each) == {"network", "plan", "batch", *latency.MEASURED} for each in timed)

@@ -120,3 +120,13 @@ def test_what_has_a_row_is_no_longer_missing(tmp_path):
     for row in made("table1", outcome, lambda e: e.method == "fskd"):
         store.write(row)
     assert not [each for each in missing_of(store) if each[:3] == ["cifar10", "table1", "FSKD"]]
+
+
+def test_costs_name_latency_beside_multiplications_where_rows_have_it():
+    rows = made("table2", outcome, lambda e: e.method in ("fskd", "cd") and e.num == 10)
+    times = {"teacher_latency_ms": 4.0, "latency_ms": 2.5, "teacher_latency_64_ms": 300.0, "latency_64_ms": 100.0}
+    timed = [row.model_copy(update=times) if row.method == "fskd" and row.seed < 3 else row for row in rows]
+    found = [line.strip("| ").split(" | ") for line in markdown.costs_markdown([*timed, *timed]).splitlines()[2:]]
+    assert found == [["cifar10", "CD", "25 %", "40 %", "not measured", "not measured"],
+                     ["cifar10", "FSKD", "25 %", "40 %", "4 → 2.5, 1.60×", "300 → 100, 3.00×"]]
+    assert markdown.costs_markdown(timed) in markdown.markdown({"table2": timed})

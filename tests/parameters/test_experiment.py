@@ -200,3 +200,19 @@ def test_solver_says_whether_the_procedure_is_the_released_one():
         assert Experiment.parse({"method": method, **settings}).solver == "literal"
     raised = {"method": "practise", "practise.scoring_lr": 0.1, **literal["practise"]}
     assert Experiment.parse(raised).solver == "default"
+
+
+def test_the_precision_is_part_of_the_keys_of_methods_that_train_and_of_no_other():
+    from oefsmc_lib.parameters import grid
+    for method in METHODS:
+        fast = [Experiment.parse({"method": method, **{f"{m}.precision": p for m in ("mir", "practise")}})
+                for p in ("float32", "bfloat16")]
+        assert (fast[0].key == fast[1].key) == (method in ("fskd", "cd")), method
+        assert fast[0].key == Experiment(method=method).key
+    # The profiles of real images say it, so that a key means one arithmetic whatever the processor is.
+    for profile, precision in (("embedded", "float32"), ("cifar10", "bfloat16"), ("cifar10+cpu", "bfloat16"), ("cifar100", "bfloat16")):
+        chosen = grid.load_profile(profile).experiment({"method": "mir"})
+        assert chosen.switches()["mir.precision"] == precision and chosen.solver == "default"
+    literal = {"method": "mir", "mir.views": 0}
+    assert Experiment.parse(literal).solver == "literal"
+    assert Experiment.parse({**literal, "mir.precision": "bfloat16"}).solver == "default"
