@@ -15,7 +15,7 @@ from oefsmc_lib.cli import grids, machine, pages, rows
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (machine.doctor, rows.run, rows.show, pages.verdict, pages.figures, pages.report, pages.exercises):
+for command in (machine.doctor, rows.run, rows.show, pages.verdict, pages.figures, pages.exercises):
     app.command()(command)
 for name, group in (
     ("data", machine.data),

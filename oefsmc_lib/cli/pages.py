@@ -1,4 +1,4 @@
-"""What rows say about the paper: ``oefsmc verdict``, and the notebooks by ``figures``, ``report`` and ``exercises``."""
+"""What rows say about the paper: ``oefsmc verdict``, and the notebooks by ``figures`` and ``exercises``."""
 
 import json
 import textwrap
@@ -12,7 +12,6 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import markdown as markdowns
 from oefsmc_lib.evidence import verdict as verdicts
 from oefsmc_lib.notebook import exercises as courses
-from oefsmc_lib.notebook import report as reports
 from oefsmc_lib.notebook import session
 from oefsmc_lib.rows.store import Store
 
@@ -63,11 +62,6 @@ def figures(
         session.fill(profile)
     else:
         session.run_all(profile, only)
-
-
-def report(profile: Profile = "embedded") -> None:
-    """One HTML page of executed notebooks, tables and verdict: outputs/report/PROFILE.html."""
-    print(reports.write(profile))
 
 
 def exercises(folder: Annotated[Path | None, typer.Option(help="instead of notebooks/exercises")] = None) -> None:
