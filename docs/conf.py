@@ -3,8 +3,8 @@
 Nothing is executed and nothing is fetched, neither while the site is made nor while it is read.
 """
 
-from docutils.nodes import SkipNode
-from latex2mathml.converter import convert
+from importlib.util import find_spec
+from pathlib import Path
 
 import oefsmc_lib
 
@@ -15,7 +15,7 @@ html_title = f"OE-FSMC {release}"
 root_doc = "README"
 include_patterns = ["README.md", "docs/*.md", "notebooks/README.md", "notebooks/0*.ipynb", "outputs/*.md"]
 exclude_patterns = [".*", "oefsmc_lib", "tests", "outputs/*/**"]  # folders that hold no page need no walk
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -24,10 +24,12 @@ nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 
 html_theme = "furo"
-html_static_path = ["site.css"]
+# MathJax as one file, which sphinx-mathjax-offline carries; the usual address of MathJax is on the network.
+MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
+html_static_path = ["site.css", str(MATHJAX)]
+mathjax_path = MATHJAX.name
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
-html_math_renderer = "mathml"
 
 # The sidebar. GitHub shows the README without it, so it is added while Sphinx reads the README.
 SIDEBAR = """
@@ -57,21 +59,10 @@ docs/contributing
 """
 
 
-def inline(translator, node):
-    translator.body.append(convert(node.astext()))
-    raise SkipNode
-
-
-def block(translator, node):
-    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
-    raise SkipNode
-
-
 def with_sidebar(app, name, source):
     if name == root_doc:
         source[0] += SIDEBAR
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))
     app.connect("source-read", with_sidebar)

@@ -14,7 +14,7 @@ PAGES = {"README", "docs/results", "docs/words", "outputs/verdict", "notebooks/R
 PHONE = {"width": 390, "height": 844}
 PROBLEMS = """() => {
     const found = [...document.images].filter(i => !i.naturalWidth).map(i => `no picture ${i.getAttribute("src")}`);
-    const math = [...document.querySelectorAll("article math")].filter(m => !m.getBoundingClientRect().width);
+    const math = [...document.querySelectorAll("article .math")].filter(m => !m.querySelector("svg"));
     const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
     return found.concat(math.map(m => `no formula ${m.textContent}`), wide > 0 ? [`${wide} px too wide`] : []);
 }"""
@@ -79,6 +79,7 @@ def test_every_page_opens_on_a_phone(site, chromium):
                 if urlsplit(request.url).scheme not in ("file", "data") else None)
         page.on("requestfailed", lambda request, name=name: said.append(f"{name}: no {request.url}"))
         page.goto(path.as_uri())
+        page.evaluate("() => window.MathJax?.startup.promise")
         said += [f"{name}: {problem}" for problem in page.evaluate(PROBLEMS)]
         page.close()
     assert said == []
