@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures report exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
+.PHONY: help figures site exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -20,8 +20,10 @@ help: ## Show this list
 figures: $(STAMP) ## Run the narrative notebooks: figures to outputs/figures/
 	@$(BIN)/oefsmc figures --profile $(PROFILE)
 
-report: figures ## One HTML page of the notebooks, tables and verdict: outputs/report/
-	@$(BIN)/oefsmc report --profile $(PROFILE)
+# Nothing is executed: the notebooks are shown with the outputs that they are committed with.
+site: $(STAMP) ## README, docs and notebooks as static web pages: outputs/site/index.html
+	@$(BIN)/python -m sphinx -q -b html -c docs . outputs/site && cp outputs/site/README.html outputs/site/index.html
+	@echo "Open outputs/site/index.html in a browser; the folder needs no server and no network."
 
 exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 	@$(BIN)/oefsmc exercises
@@ -41,8 +43,8 @@ lint: $(STAMP) ## Check the library's format, style and types (ruff, mypy)
 test-slow: $(STAMP) ## Run the tests that take minutes or read real data sets
 	@$(BIN)/python -m pytest -m slow tests
 
-test-browser: $(STAMP) ## Open a notebook in JupyterLab in Chromium, run it, move a slider; skipped without Chromium
-	@$(BIN)/python -m pytest -m browser tests/notebook/test_browser.py
+test-browser: $(STAMP) ## Open the site and a notebook in Chromium, move a slider; skipped without Chromium
+	@$(BIN)/python -m pytest -m browser tests/notebook
 
 test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be lost (minutes)
 	@$(BIN)/python -m pytest -m faults tests/engine/test_faults.py
@@ -65,7 +67,7 @@ lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## Remove caches and scratch; .venv, rows, figures and the data folder stay
-	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/tables/embedded
+	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/site outputs/tables/embedded
 	@find oefsmc_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The stamp is touched last, so that an interrupted installation is taken up again.

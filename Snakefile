@@ -1,4 +1,4 @@
-"""The grid as files: batches -> rows -> summary tables -> narrative notebooks -> report.
+"""The grid as files: batches -> rows -> summary tables -> narrative notebooks.
 
     snakemake -n                                                                    the whole paper
     snakemake --workflow-profile params/workflow-profiles/local                     this machine; or gpu, or slurm
@@ -35,9 +35,8 @@ TABLES = {names: f"{OUTPUTS}/tables/{names[0]}/{names[1]}.csv" for names in NAME
 MEMBERS = sorted({profile for profile, _ in NAMED})
 NOTEBOOKS = [path.stem for path in session.narrative()]
 
-# Notebooks and report are a profile's; a single grid ends with its table.
+# Notebooks are a profile's; a single grid ends with its table.
 FIGURES = [] if GRID else expand(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done", profile=MEMBERS, notebook=NOTEBOOKS)
-REPORTS = [] if GRID else expand(f"{OUTPUTS}/report/{{profile}}.html", profile=MEMBERS)
 
 # A marker that outlived its rows would hide that they are gone.
 if workflow.is_main_process:
@@ -57,7 +56,7 @@ localrules: all, rows, tables, table
 
 
 rule all:
-    input: TABLES.values(), FIGURES, REPORTS
+    input: TABLES.values(), FIGURES
 
 
 rule rows:
@@ -93,10 +92,3 @@ rule notebook:
     output: touch(f"{OUTPUTS}/executed/{{profile}}/{{notebook}}.done")
     resources: mem_mb=4000, runtime="2h"
     shell: "{OEFSMC} figures --profile {wildcards.profile} --only {wildcards.notebook}"
-
-
-rule report:
-    input: lambda wildcards: [path for path in FIGURES if path.startswith(f"{OUTPUTS}/executed/{wildcards.profile}/")]
-    output: f"{OUTPUTS}/report/{{profile}}.html"
-    resources: mem_mb=4000, runtime="2h"
-    shell: "{OEFSMC} report --profile {wildcards.profile}"

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from made_rows import made
 
-from oefsmc_lib import __version__
+from oefsmc_lib import __version__, cli
 from oefsmc_lib.cli import main
 from oefsmc_lib.files import data_folder, project_root
 from oefsmc_lib.parameters import grid
+from oefsmc_lib.parameters.experiment import known_keys
 from oefsmc_lib.rows.store import Store
 from oefsmc_lib.teacher import teachers
 
@@ -140,7 +141,39 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(home, tmp_path):
 def test_doctor_says_what_each_set_is_and_where_it_looks(inside, tmp_path):
     said = inside("doctor", OEFSMC_DATA=str(tmp_path)).stdout
     assert "5,000 handwritten digits" in said and f"textures was looked for as textures.npz in {tmp_path}" in said
-    assert f"\n    cp /path/to/textures.npz {tmp_path}\n" in said        # whole, to be copied
+    assert "no command can fetch it, so put a file textures.npz there" in " ".join(said.split())
+    assert f"\n    curl -LO http" in said and f"&& unzip -q tiny-imagenet-200.zip -d {tmp_path}\n" in said  # whole, to be copied
+    assert "The profile cifar10 needs the teacher vgg16_cifar10; train it with\n    oefsmc teacher train -p cifar10\n" in said
+    assert "needs the teacher vgg16-w0.25_mnist5k" not in said            # it is trained on first use
+    assert "/path/to" not in said
+    assert max(len(line) for line in said.splitlines() if not line.startswith("    ") and str(tmp_path) not in line) <= 80
+
+
+def test_every_switch_has_its_stage_default_and_explanation_in_the_help_of_run(inside):
+    said = inside("run", "--help").stdout
+    assert max(map(len, said.splitlines())) <= 80
+    lines = said[said.index("Switches by stage"):].splitlines()
+    shown = dict(re.findall(r"^  ([a-z_.]+)=(\S+) +\S", "\n".join(lines), flags=re.M))
+    assert set(shown) == set(known_keys())
+    assert (shown["num"], shown["lam"], shown["plan"], shown["mir.stop"], shown["redraw"]) == ("10", "0.5", "null", "none", "false")
+    assert [line for line in lines if line and line[0] != " "][1:] == [
+        "What is compressed", "The few images", "OOD images", "The compression stage", "The fine-tuning stage",
+        "Where it runs; no part of the key"]
+    assert "native | native_ft | extra_images" in said
+
+
+def test_every_command_explains_itself_in_80_columns_and_each_group_names_its_commands(inside):
+    groups = {"": cli.app, **{each.name: each.typer_instance for each in cli.app.registered_groups}}
+    for group, app in groups.items():
+        names = [command.name or command.callback.__name__ for command in app.registered_commands]
+        whole = inside(*group.split(), "--help").stdout
+        for name in names:
+            said = inside(*group.split(), name, "--help").stdout
+            assert max(map(len, said.splitlines())) <= 80, name
+            assert f"│ {name} " in whole, name
+            own = [line for line in said.splitlines() if re.match(r"│ [* ]*(--)?[a-z]", line)]
+            assert all(len(line.strip("│ ").split("  ")) > 2 for line in own), (name, own)  # every argument has its words
+
 
 
 def test_the_version(inside):
@@ -165,11 +198,13 @@ def narrow(done):
 def test_a_stored_row_is_said_to_be_one_and_compared_with_its_base(inside, tmp_path):
     place = stored(tmp_path, {"variant": "native_ft"}, {"variant": "ours"}, {"variant": "native_ft", "seed": 1})
     said = inside("run", "variant=ours", **place).stdout
-    assert "The row comes from the store, where it was written on 2026-01-02; --again computes it anew." in said
-    assert "The base (native_ft, row " in said and "a top-1 of 80.00; the difference is +1.00 points." in said
+    assert "The row comes from the store (written on 2026-01-02); --again computes it anew." in said
+    assert "The base (native_ft, row " in said and "a top-1 of 80.00.\nThe difference is +1.00 points.\n" in said
+    assert narrow(inside("run", "variant=ours", **place))
     said = inside("run", "variant=native_ft", **place).stdout
     assert "comes from the store" in said and "The base" not in said
-    assert "The base" not in inside("run", "variant=ours", **stored(tmp_path / "alone", {"variant": "ours"})).stdout
+    said = inside("run", "variant=ours", **stored(tmp_path / "alone", {"variant": "ours"})).stdout
+    assert "The base has no row of this draw yet; the same command with variant=native_ft makes it." in said
     assert json.loads(inside("run", "variant=ours", "--json", **place).stdout)["variant"] == "ours"
 
 

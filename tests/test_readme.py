@@ -1,13 +1,19 @@
 """Numbers in the README and tables in outputs/ come from the committed rows; what the README names is there."""
 
 import re
+import shlex
 
 import pandas
 import pytest
+import typer
 
+from oefsmc_lib import cli
+from oefsmc_lib.cli import grids
+from oefsmc_lib.cli.words import settings_of
 from oefsmc_lib.evidence import tables
 from oefsmc_lib.files import project_root
 from oefsmc_lib.notebook import publish
+from oefsmc_lib.parameters import profiles
 
 OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()
@@ -24,7 +30,7 @@ def committed(tmp_path):
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
     marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
-    assert marks == {"README.md": {"found"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"}}
+    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"}}
     for name, text in pages.items():
         assert publish.filled(text, committed) == text, f"{name}: {REDO}"
 
@@ -85,16 +91,68 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
     assert found[-1][0].read_text() == "cifar10"
 
 
-@pytest.mark.parametrize("page", ["README.md", "outputs/README.md", *(f"docs/{name}.md" for name in (
-    "results", "timings", "grids", "words", "troubleshooting", "contributing"))])
+PAGES = ("README.md", "outputs/README.md", "notebooks/README.md", *(f"docs/{name}.md" for name in (
+    "results", "timings", "grids", "words", "troubleshooting", "contributing")))
+# What stands for something in a text -> something.
+STAND = {"GRID": "table1", "[GRID]": "table1", "P": "cifar10", "PROFILE": "cifar10", "NAME": "cifar10", "FOLDER": "outputs", "...": ""}
+
+
+def commands(page: str, program: str) -> list[list[str]]:
+    """The words of each command of a page, in code blocks and between backticks, without comments."""
+    text = (project_root() / page).read_text()
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.S))
+    spoken = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    lines = [line for line in [*blocks.splitlines(), *spoken] if re.match(rf"{program}\b(?! ?/)", line)]
+    alternatives = [re.sub(r"\w+(\|\w+)+", choice, line) for line in lines
+                    for choice in (re.search(r"\w+(?:\|\w+)+", line) or [program])[0].split("|")]
+    return [[STAND.get(word, word) for word in shlex.split(line, comments=True)] for line in alternatives]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_pages_is_one(page, monkeypatch, capsys, tmp_path):
+    """Grids are run dry; of the others words, options and switches are read, and what they would do is left out."""
+    monkeypatch.setenv("OEFSMC_OUTPUTS", str(tmp_path))
+    found = [words for words in commands(page, "oefsmc") if words[1:]]
+    assert found or page.startswith(("docs/results", "docs/words", "docs/contributing", "docs/timings"))
+    for words in found:
+        command, rest = typer.main.get_command(cli.app), [word for word in words[1:] if word]
+        while rest and hasattr(command, "commands"):
+            assert rest[0] in command.commands, words
+            command, rest = command.commands[rest[0]], rest[1:]
+        if not rest or "--help" in rest or hasattr(command, "commands"):  # the name alone, or its help
+            continue
+        given = command.make_context(" ".join(words), [*rest]).params  # refuses unknown options and missing arguments
+        if words[1] in ("run", "teacher") and "settings" in given:
+            chosen = settings_of(given["settings"])
+            profiles.profile_for(chosen, given["profile"]).experiment(chosen)
+        if words[1] == "grid" and words[2] == "run":
+            grids.grid_run(**given | {"dry_run": True})
+            assert " runs, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_of_the_pages_leads_somewhere(page):
     path = project_root() / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if "://" not in target:
-            assert (path.parent / target).exists(), f"{page}: {target}"
+            assert (path.parent / target).is_file(), f"{page}: {target}"
 
 
-def test_every_make_target_that_the_readme_names_exists():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_that_the_pages_name_exists(page):
     targets = set(re.findall(r"^([a-z-]+):", (project_root() / "Makefile").read_text(), flags=re.M))
-    named = re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )?([a-z][a-z-]*)", README, flags=re.M)  # in backticks or on a command line
-    assert {"figures", "test"} <= set(named) <= targets
+    named = {word for words in commands(page, "make") for word in words[1:2] if re.fullmatch("[a-z-]+", word)}
+    assert named <= targets, named - targets
+    assert page != "README.md" or {"figures", "test", "site"} <= named
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_workflow_profile_that_the_pages_name_exists(page):
+    for words in commands(page, "snakemake"):
+        if "--workflow-profile" in words:
+            assert (project_root() / words[words.index("--workflow-profile") + 1] / "config.yaml").is_file(), words
+
+
+def test_the_paper_has_its_public_identifier():
+    for text in (README, (project_root() / "CITATION.cff").read_text()):
+        assert "2502.05832" in text and "10.1016/j.patrec.2026.01.010" in text

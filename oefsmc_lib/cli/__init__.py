@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib import __version__
-from oefsmc_lib.cli import grids, latency, machine, pages, rows
+from oefsmc_lib.cli import grids, latency, machine, pages, rows, switches
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (machine.doctor, rows.run, rows.show, pages.verdict, pages.figures, pages.report, pages.exercises):
+app.command(cls=switches.Command)(rows.run)
+for command in (machine.doctor, rows.show, pages.verdict, pages.figures, pages.exercises):
     app.command()(command)
 app.command()(latency.latency)
 for name, group in (

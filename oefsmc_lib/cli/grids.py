@@ -14,15 +14,19 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Grids of experiments: check, list, status, run.")
+app = typer.Typer(no_args_is_help=True, help="Grids of experiments: check, list, status, run or batch.")
 
-GridName = Annotated[str | None, typer.Argument(help="a grid in params/grids, or a path; all of the profile's without")]
-Only = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeated: every key must fit, with any of its values")]
+GridName = Annotated[
+    str | None, typer.Argument(help="a grid in params/grids, or a path; left out: all grids of the profile")
+]
+Only = Annotated[
+    list[str] | None, typer.Option(help="KEY=VALUE, may be repeated; a run must fit every key, with any of its values")
+]
 
 
 @app.command("check")
 def grid_check(name: GridName = None, profile: Profile = "embedded") -> None:
-    """Validate grids as a whole, with networks, plans and the sizes of OOD sources, and run nothing."""
+    """Check grids without running them: networks, plans, and the sizes of OOD sources."""
     found = grid.chosen(name, profile)
     runs.check_networks(e for each in found for e in each.experiments)
     notes = runs.check_sources(found, Store())
@@ -35,7 +39,7 @@ def grid_check(name: GridName = None, profile: Profile = "embedded") -> None:
 
 @app.command("list")
 def grid_list(name: GridName = None, profile: Profile = "embedded") -> None:
-    """Batches, runs, done, missing, and an estimate of the time from stored rows."""
+    """List batches: runs, those that are done or missing, and the time that is left, from stored rows."""
     store, columns = Store(), ["runs", "done", "missing"]
     for title, states in _states(name, profile, store):
         body = []
@@ -48,7 +52,7 @@ def grid_list(name: GridName = None, profile: Profile = "embedded") -> None:
 
 @app.command("status")
 def grid_status(name: GridName = None, profile: Profile = "embedded") -> None:
-    """Done, missing and failed runs by batch, and which are at work; of a failure the last line and the log."""
+    """Show which batches are done, missing, failed or at work, and for each failure its log."""
     failures, columns = [], ["runs", "done", "missing", "failed"]
     for title, states in _states(name, profile, Store()):
         body = [[b.label, *(s[column] for column in columns), "at work" if s["at_work"] else ""] for b, s in states]
@@ -72,11 +76,13 @@ def grid_run(
     name: GridName = None,
     profile: AnyProfile = None,
     only: Only = None,
-    jobs: Annotated[int, typer.Option(min=1, help="batches at a time")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run")] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="without Jupyter")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="how many batches at a time")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run, and run nothing")] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="compute here, without papermill and Jupyter")
+    ] = False,
 ) -> None:
-    """Compute the missing rows of grids; can be killed at any moment and goes on where it was."""
+    """Compute the missing rows of grids. It may be killed at any moment; the same command goes on."""
     if name is None and profile is None:
         raise InputError("Name a grid, as in `oefsmc grid run smoke`, or a profile for all of its grids.")
     if in_process and jobs > 1:
@@ -104,15 +110,18 @@ def grid_run(
 
 @app.command("batch")
 def grid_batch(
-    name: str,
-    batch: str,
+    name: Annotated[str, typer.Argument(help="a grid in params/grids, or a path")],
+    batch: Annotated[str, typer.Argument(help="a batch of it, as `oefsmc grid list` names them")],
     profile: Profile = "embedded",
-    keys: Annotated[str, typer.Option(help="only these experiments, joined by commas")] = "",
-    threads: Annotated[int | None, typer.Option(min=1, help="cores, unless OMP_NUM_THREADS is set")] = None,
-    marker: Annotated[Path | None, typer.Option(help="write the row ids here once all are there")] = None,
-    wait: Annotated[bool, typer.Option(help="for another runner of this batch")] = True,
+    keys: Annotated[str, typer.Option(help="the keys of the only experiments to run, with commas")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="threads, unless OMP_NUM_THREADS is set")] = None,
+    marker: Annotated[Path | None, typer.Option(help="a file for the row ids, once all are there")] = None,
+    wait: Annotated[bool, typer.Option(help="wait for another runner of this batch")] = True,
 ) -> None:
-    """Run one batch with papermill, as every engine does. Exits 1 with rows missing, 75 if another runner has it."""
+    """Run one batch with papermill, as every engine does.
+
+    It exits with 1 where rows are missing, and with 75 where another runner has the batch.
+    """
     chosen, store = batches.find_batch(name, profile, batch, keys), Store()
     if threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))

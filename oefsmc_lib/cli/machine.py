@@ -3,25 +3,31 @@
 import json
 import math
 import platform
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
 from oefsmc_lib import files
-from oefsmc_lib.cli.words import AnyProfile, Settings, print_table, settings_of
+from oefsmc_lib.cli.words import WIDTH, AnyProfile, Settings, print_table, settings_of
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import profiles
+from oefsmc_lib.parameters.experiment import EMBEDDED
 
-data = typer.Typer(no_args_is_help=True, help="The image sets: get, check.")
-teacher = typer.Typer(no_args_is_help=True, help="The networks to compress: train, check.")
+data = typer.Typer(no_args_is_help=True, help="Image sets: get or check one.")
+teacher = typer.Typer(no_args_is_help=True, help="Teachers, the networks to compress: train or check one.")
+
+Set = Annotated[str, typer.Argument(help="a set that `oefsmc doctor` lists, or folder:PATH")]
+Size = Annotated[int | None, typer.Option(help="resize and crop images of folders to this")]
+Skip = Annotated[bool, typer.Option("--skip-broken", help="leave out images that do not decode")]
 
 PACKAGES = ("torch", "torchvision", "torch-pruning", "papermill", "jupyterlab", "snakemake")
 SWITCHES = ("dataset", "model", "width", "image_size", "device")  # those that a teacher has
 
 
 def doctor() -> None:
-    """Versions, device, folders, image sets and teachers: what is here, what is missing, how to get it."""
+    """Say what is here (versions, device, folders, images, teachers), what is missing and how to get it."""
     import torch
 
     from oefsmc_lib.images import sets
@@ -32,35 +38,56 @@ def doctor() -> None:
         try:
             rows.append([package, version(package)])
         except PackageNotFoundError:
-            rows.append([package, "not installed; pip install -e '.[all]'"])
+            rows.append([package, "not here; python -m pip install -e '.[all]'"])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows.append(["device", ", ".join(gpus) or f"CPU, {torch.get_num_threads()} threads"])
+    rows.append(["device", ", ".join(gpus) or f"CPU, threads: {torch.get_num_threads()}"])
     rows.append(["data folder", f"{files.data_folder()} (OEFSMC_DATA)"])
     rows.append(["outputs", f"{files.outputs_folder()} (OEFSMC_OUTPUTS)"])
     print_table("This machine", ["what", "here"], rows)
     known = sets.sources()
-    rows = [[s["name"], s["where"] if s["found"] else "not here", s["description"]] for s in known]
-    print_table("Images", ["set", "where", "what"], rows)
+    here = f"{files.data_folder()}/"
+    places = [s["where"].removeprefix(here) if s["found"] else "not here" for s in known]
+    rows = [[s["name"], place, s["description"]] for s, place in zip(known, places)]
+    print_table("Images", ["set", "where", "what"], rows, WIDTH)
     for s in known:
         if not s["found"]:
-            print(f"{s['name']} was looked for as {s['where']}; get it with\n    {s['command']}")
+            _say(f"{s['name']} was looked for as {s['where']}; {s['way']}", s["command"])
     cards = [[c["name"], c.get("test_accuracy", math.nan), c.get("problem")] for c in teachers.available()]
     rows = [[name, "" if math.isnan(share) else f"{100 * share:.2f}", problem] for name, share, problem in cards]
     none = ["none yet", None, "the embedded one is trained on first use (a minute)"]
-    print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows or [none])
+    print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows or [none], WIDTH)
+    for name in profiles.names("params"):
+        wanted = "" if profiles.union(name) else _teacher_of(name)
+        if wanted and not teachers.exists(wanted):
+            _say(f"The profile {name} needs the teacher {wanted}; train it with", f"oefsmc teacher train -p {name}")
+
+
+def _teacher_of(profile: str) -> str:
+    """The name of a profile's teacher; empty where the embedded one serves, which is trained on first use."""
+    from oefsmc_lib.teacher import teachers
+
+    e = profiles.load_profile(profile).experiment({})
+    return "" if e.dataset == EMBEDDED else teachers.name_of(e.model, e.width, e.dataset)
+
+
+def _say(text: str, command: str) -> None:
+    """A sentence of 80 columns, and under it a command that can be copied whole."""
+    print(textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+    if command:
+        print(f"    {command}")
 
 
 @data.command("get")
-def data_get(name: str) -> None:
-    """Download a set, or build its cache; says what to do for one that cannot be downloaded."""
+def data_get(name: Set) -> None:
+    """Download a set or build its cache. Where that cannot be done, say what to do."""
     from oefsmc_lib.images import sets
 
     print(f"{name}: {sets.get(name)}")
 
 
 @data.command("check")
-def data_check(name: str, image_size: int | None = None, skip_broken: bool = False) -> None:
-    """Read a set whole: counts, shapes, fingerprint, images that do not decode."""
+def data_check(name: Set, image_size: Size = None, skip_broken: Skip = False) -> None:
+    """Read a set whole and print its counts, shapes, fingerprint, and images that do not decode."""
     from oefsmc_lib.images import sets
 
     print(json.dumps(sets.check(name, image_size=image_size, skip_broken=skip_broken), indent=1))
@@ -68,9 +95,16 @@ def data_check(name: str, image_size: int | None = None, skip_broken: bool = Fal
 
 @teacher.command("train")
 def teacher_train(
-    settings: Settings = None, profile: AnyProfile = None, epochs: int | None = None, seed: int = 0, again: bool = False
+    settings: Settings = None,
+    profile: AnyProfile = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="how many; left out: the data set's recipe")] = None,
+    seed: Annotated[int, typer.Option(help="of the first weights and the order of images")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="train although the teacher is there")] = False,
 ) -> None:
-    """Train a teacher: dataset=... model=... [width=...] [image_size=...]. Resumes where it was killed."""
+    """Train a teacher, as in `oefsmc teacher train dataset=cifar10 model=vgg16 width=1`.
+
+    The switches are dataset, model, width, image_size and device. A training that was killed goes on where it was.
+    """
     from oefsmc_lib.teacher import teachers
 
     chosen = settings_of(settings)
@@ -85,7 +119,10 @@ def teacher_train(
 
 
 @teacher.command("check")
-def teacher_check(name: str, evaluate: Annotated[bool, typer.Option(help="run it on all test images")] = False) -> None:
+def teacher_check(
+    name: Annotated[str, typer.Argument(help="a teacher, as `oefsmc doctor` lists them")],
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="run it on all test images")] = False,
+) -> None:
     """Verify a teacher's checksum and weights."""
     from oefsmc_lib.teacher import teachers
 

@@ -1,4 +1,4 @@
-"""What rows say about the paper: ``oefsmc verdict``, and the notebooks by ``figures``, ``report`` and ``exercises``."""
+"""What rows say about the paper: ``oefsmc verdict``, and the notebooks by ``figures`` and ``exercises``."""
 
 import json
 import textwrap
@@ -12,7 +12,6 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import markdown as markdowns
 from oefsmc_lib.evidence import verdict as verdicts
 from oefsmc_lib.notebook import exercises as courses
-from oefsmc_lib.notebook import report as reports
 from oefsmc_lib.notebook import session
 from oefsmc_lib.rows.store import Store
 
@@ -25,9 +24,9 @@ TITLES |= {"paper gain": "paper"}
 def verdict(
     profile: Profile = "embedded",
     as_json: AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print them as in docs/results.md")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the tables of docs/results.md")] = False,
 ) -> None:
-    """Which claims of the paper hold in the stored rows of a profile, by the fixed rule, and the cells behind them."""
+    """Say which claims of the paper hold in the stored rows, by a fixed rule, and show the cells behind it."""
     rows = verdicts.rows_by_grid(profile, Store())
     if markdown:
         print(markdowns.markdown(rows))
@@ -55,22 +54,23 @@ def verdict(
 
 def figures(
     profile: Profile = "embedded",
-    only: Annotated[list[str] | None, typer.Option(help="names of notebooks, e.g. 01")] = None,
-    rows_only: Annotated[bool, typer.Option("--rows-only", help="compute what they read, and run none")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="a notebook by its number, such as 01; may be repeated")
+    ] = None,
+    rows_only: Annotated[
+        bool, typer.Option("--rows-only", help="compute the rows that they read, and run none")
+    ] = False,
 ) -> None:
-    """Run the notebooks: figures to outputs/figures/, executed copies to outputs/executed/."""
+    """Run the notebooks. Figures go to outputs/figures/, executed copies to outputs/executed/."""
     if rows_only:
         session.fill(profile)
     else:
         session.run_all(profile, only)
 
 
-def report(profile: Profile = "embedded") -> None:
-    """One HTML page of executed notebooks, tables and verdict: outputs/report/PROFILE.html."""
-    print(reports.write(profile))
-
-
-def exercises(folder: Annotated[Path | None, typer.Option(help="instead of notebooks/exercises")] = None) -> None:
+def exercises(
+    folder: Annotated[Path | None, typer.Option(help="where to; left out: notebooks/exercises")] = None,
+) -> None:
     """Write the student versions of the notebooks, without solutions."""
     for path in courses.write_exercises(folder):
         print(path)

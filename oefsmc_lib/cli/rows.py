@@ -19,7 +19,7 @@ from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.rows import store
 from oefsmc_lib.rows.row import Row
 
-results = typer.Typer(no_args_is_help=True, help="Stored rows: merge, pack, check, table.")
+results = typer.Typer(no_args_is_help=True, help="Stored rows: merge, pack, check or export them.")
 
 # What `run` prints of a row.
 SHOWN: tuple[str, ...] = (
@@ -44,13 +44,18 @@ TITLES = {"dataset": "data", "method": "compressor", "num": "images"}
 # --- one run -------------------------------------------------------------------------------------
 def run(
     settings: Settings = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="a YAML file of switches")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="a YAML file of switches; those on the command line count more")
+    ] = None,
     profile: AnyProfile = None,
     as_json: AsJson = False,
-    save: Annotated[Path | None, typer.Option(help="write the student here")] = None,
-    again: Annotated[bool, typer.Option("--again", help="compute although the row is there")] = False,
+    save: Annotated[Path | None, typer.Option(help="a folder to write the student to")] = None,
+    again: Annotated[bool, typer.Option("--again", help="compute although the store has the row")] = False,
 ) -> None:
-    """One run, one row. Without a data set the embedded one; its defaults come from the data set's profile."""
+    """Compress a network once and store the outcome as one row.
+
+    Without a data set, the embedded one is used. Defaults come from the profile of the data set.
+    """
     chosen = (profiles.read_yaml(file) if file else {}) | settings_of(settings)
     used, rows = profiles.profile_for(chosen, profile), store.Store()
     experiment = used.experiment(chosen, str(file) if file else "the settings")
@@ -63,14 +68,15 @@ def run(
     body = [[name, round(flat[name], 2) if isinstance(flat[name], float) else flat[name]] for name in SHOWN]
     print_table(f"Profile {row.profile}; percent and seconds", ["what", "value"], body)
     if found:
-        print(f"The row comes from the store, where it was written on {row.time[:10]}; --again computes it anew.")
+        print(f"The row comes from the store (written on {row.time[:10]}); --again computes it anew.")
     base = experiment.model_copy(update={"variant": BASE, "importance": "variant"})
-    for other in [] if row.variant == BASE else rows.find(base.key, on_error="warn"):
-        if (other.teacher_sha256, other.data_fingerprint) == (row.teacher_sha256, row.data_fingerprint):
-            points = f"{row.top1 - other.top1:+.2f}".replace("-", "−")
-            print(
-                f"The base ({BASE}, row {other.id}) has a top-1 of {other.top1:.2f}; the difference is {points} points."
-            )
+    marks = row.teacher_sha256, row.data_fingerprint
+    others = [r for r in rows.find(base.key, on_error="warn") if (r.teacher_sha256, r.data_fingerprint) == marks]
+    for other in others if row.variant != BASE else []:
+        points = f"{row.top1 - other.top1:+.2f}".replace("-", "−")
+        print(f"The base ({BASE}, row {other.id}) has a top-1 of {other.top1:.2f}.\nThe difference is {points} points.")
+    if not others:
+        print(f"The base has no row of this draw yet; the same command with variant={BASE} makes it.")
 
 
 def _compute(experiment: Experiment, rows: store.Store, profile: str, save: Path | None) -> Row:
@@ -100,10 +106,10 @@ def show(
     settings: Settings = None,
     profile: AnyProfile = None,
     grid_name: OfGrid = None,
-    value: Annotated[str, typer.Option(help="the column to summarise")] = "top1",
-    everything: Annotated[bool, typer.Option("--all", help="a column for each switch that varies")] = False,
+    value: Annotated[str, typer.Option(help="the column to summarise, such as balanced_accuracy")] = "top1",
+    everything: Annotated[bool, typer.Option("--all", help="give each switch that varies a column of its own")] = False,
 ) -> None:
-    """Stored rows as a table: means over seeds with 95 % t-intervals. KEY=VALUE selects."""
+    """Show stored rows: means over seeds with half their 95 % t-intervals. KEY=VALUE selects."""
     rows, absent = rows_of(profile, grid_name)
     for key, wanted in settings_of(settings).items():
         if rows and all(key not in row.flat() for row in rows):
@@ -155,14 +161,16 @@ def _refuse_none(rows: list[Row]) -> None:
 
 
 @results.command("merge")
-def results_merge(folders: list[Path]) -> None:
-    """Take in rows from other machines' folders; identical ones count once, conflicts are named."""
+def results_merge(folders: Annotated[list[Path], typer.Argument(help="folders with rows")]) -> None:
+    """Take in rows from other folders. Identical rows count once; conflicts are named and stop it."""
     new, same = store.merge(folders, store.Store())
     print(f"{new} new rows, {same} known ones")
 
 
 @results.command("pack")
-def results_pack(name: str, profile: Profile = "embedded") -> None:
+def results_pack(
+    name: Annotated[str, typer.Argument(help="a grid in params/grids")], profile: Profile = "embedded"
+) -> None:
     """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
     rows, absent = rows_of(profile, name)
     if not rows:
@@ -175,10 +183,13 @@ def results_pack(name: str, profile: Profile = "embedded") -> None:
 @results.command("check")
 def results_check(
     profile: AnyProfile = None,
-    count: Annotated[int, typer.Option(min=1, help="rows to compute again")] = 10,
-    seed: Annotated[int, typer.Option(help="which rows")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="how many rows")] = 10,
+    seed: Annotated[int, typer.Option(help="draws which rows")] = 0,
 ) -> None:
-    """Compute some stored rows again: the same top-1 on the same device and versions, else within half a point."""
+    """Compute some stored rows again and compare.
+
+    The top-1 has to be the same on the same device and versions, and within half a point elsewhere.
+    """
     drawn, agreeing = recheck.choose(rows_of(profile, None)[0], count, seed), 0
     for found in recheck.recheck(drawn):
         print(found, flush=True)  # a line at a time, because a run may take minutes
@@ -190,12 +201,12 @@ def results_check(
 
 @results.command("table")
 def results_table(
-    path: Path,
+    path: Annotated[Path, typer.Argument(help="the CSV file to write")],
     profile: AnyProfile = None,
     grid_name: OfGrid = None,
-    means: Annotated[bool, typer.Option("--means", help="mean, sd and 95 % interval over seeds")] = False,
+    means: Annotated[bool, typer.Option("--means", help="write mean, sd and 95 % interval over seeds")] = False,
 ) -> None:
-    """Export stored rows as CSV: a line a run, or a line for all seeds of a setting."""
+    """Export stored rows as CSV: a line for each run, or with --means one for all seeds of a setting."""
     rows, absent = rows_of(profile, grid_name)
     _refuse_none(rows)
     table = tables.means(rows) if means else tables.frame(rows)

@@ -9,12 +9,12 @@ import typer
 
 from oefsmc_lib.errors import InputError
 
-_PROFILE = typer.Option("--profile", "-p", help="a profile in params/: embedded, cifar10, cifar10+cpu, ...")
+_PROFILE = typer.Option("--profile", "-p", help="a profile in params/, such as embedded or cifar10")
 Profile = Annotated[str, _PROFILE]
 AnyProfile = Annotated[str | None, _PROFILE]  # for commands that do something else where it is left out
-Settings = Annotated[list[str] | None, typer.Argument(help="switches as KEY=VALUE, e.g. num=20 fskd.rho=0.1")]
+Settings = Annotated[list[str] | None, typer.Argument(help="switches as KEY=VALUE, such as num=20")]
 OfGrid = Annotated[str | None, typer.Option("--grid", help="only the rows of this grid")]
-AsJson = Annotated[bool, typer.Option("--json", help="print everything as JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 WIDTH = 80  # columns of what is printed for people
 
 

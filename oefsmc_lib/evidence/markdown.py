@@ -1,6 +1,7 @@
 """Verdicts and comparisons as Markdown, as they stand in the README, in ``docs/`` and in ``outputs/verdict.md``."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,15 @@ STEPS = {
     "fine-tuning by eq. 8–9 instead of on the few: OE-FSMC − w/o FT": ("ours", "wo_ft"),
     "both: OE-FSMC − base": ("ours", BASE),
     "the whole pool instead of m images in eq. 7: whole pool − OE-FSMC": ("whole_pool", "ours"),
+}
+# What the README lists: where the paper has it -> what it asks, the grid and the notebook.
+ARTEFACTS = {
+    "Table 1": ("what imbalance costs", "table1", "01_problem_demonstration"),
+    "Table 2": ("what OE-FSMC adds", "table2", "03_effectiveness"),
+    "Fig. 3(a)": ("ablation", "fig3a", "04_ablations"),
+    "Fig. 3(b)": ("size of the auxiliary set", "fig3b", "05_sensitivity"),
+    "Fig. 3(c)": ("λ", "fig3c", "05_sensitivity"),
+    "Fig. 3(d)": ("η", "fig3d", "05_sensitivity"),
 }
 CHANGES = """\
 What each step of OE-FSMC changes, in points: means over the cells that have all of them, ± half the 95 % interval over
@@ -159,43 +169,51 @@ def _steps(rows: Sequence[Row], **names: str) -> dict[str, Any]:
 
 
 def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
-    """What was found, in three sentences for the README: what the tail costs, what OE-FSMC and the whole pool add.
+    """What was found, in three sentences for the README: what the tail costs, what OE-FSMC adds, what images alone add.
 
     From the cells with 10 images of CIFAR-10; a sentence without its rows is left out.
     """
     table1, table2 = (select(rows.get(name, ()), dataset="cifar10", num=10) for name in ("table1", "table2"))
-    base = select(table1, variant=BASE)
-    costs = _by_method(lambda m: answers.difference(base, "long_tail", "balanced", on="imbalance", method=m))
-    gains = _by_method(lambda m: answers.gain(table2, 10, method=m))
-    pool = select(table2, variant="whole_pool", method="fskd", imbalance="long_tail")
     sentences = []
-    if costs:
-        sentences.append(
-            "Against balanced images, 10 long-tailed images of CIFAR-10 change the compressors' accuracy by these "
-            f"points: {costs}."
-        )
-    if gains:
+    if costs := _by_method(lambda m: answers.tail_cost(table1, 10, method=m), "from"):
+        sentences.append(f"Ten long-tailed images of CIFAR-10 instead of ten balanced ones take {costs}.")
+    if gains := _by_method(lambda m: answers.gain(table2, 10, method=m), "to"):
         words = [line["verdict"] for line in verdict.lines(rows["table2"]).values()]
         sentences.append(
-            "With 10 long-tailed images of CIFAR-10, OE-FSMC as the paper describes it changes the compressors' "
-            f"accuracy by these points: {gains}. Over all cells of Table 2 that were run it is significantly above its "
-            f"base in {words.count('reproduced')} of {len(words)} and significantly below it in "
-            f"{words.count('not reproduced')}."
+            f"With these images, OE-FSMC as the paper describes it adds {gains}; of the {len(words)} cells of Table 2 "
+            f"that were run, it is significantly above the base in {words.count('reproduced')} and significantly below "
+            f"it in {words.count('not reproduced')}."
         )
-    if pool:
+    pool = select(table2, variant="whole_pool", method="fskd", imbalance="long_tail")
+    if pool and (alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to")):
         level, n = answers.mean(pool), answers.column(pool[0], "n")
         sentences.append(
-            f"Using the whole pool of {n} OOD images in the recovery, which is this package's own recommendation, "
-            f"takes FSKD to {level:.1f} % with 10 images, {pool[0].teacher_accuracy - level:.1f} points below the "
-            "teacher."
+            f"The same OOD images in the recovery alone, labels ignored, add {alone}, and all {n} of the pool there, "
+            f"this package's own recommendation, take FSKD to {level:.1f} %, {pool[0].teacher_accuracy - level:.1f} "
+            "points below the teacher."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
 
 
-def _by_method(question: Callable[[str], Paired | None]) -> str:
-    """``CD +1.2 ± 0.3, FSKD ...``: the answers that there are."""
+def _by_method(question: Callable[[str], Paired | None], to: str) -> str:
+    """``1.2 ± 0.3 points of accuracy to CD and 0.4 ± 0.1 to FSKD``: the answers that there are."""
     found = {name: question(method) for method, name in sorted(paper.METHOD_NAMES.items())}
-    return ", ".join(f"{name} {verdict.interval(one['mean'], one['half'])}" for name, one in found.items() if one)
+    said = [(verdict.interval(one["mean"], one["half"]).removeprefix("+"), name) for name, one in found.items() if one]
+    words = [f"{points}{'' if i else ' points of accuracy'} {to} {name}" for i, (points, name) in enumerate(said)]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def artefacts_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
+    """For the README: the paper's tables and figures, how to redo each, and what became of its claims."""
+    judged, table = verdict.judge(rows), []
+    for place, (asked, name, book) in ARTEFACTS.items():
+        words = Counter(one.verdict for one in judged if one.claim.where.startswith(place))
+        own = select(rows.get(name, ()), dataset="cifar10")
+        hours = f"{sum(row.seconds_total for row in own) / 3600:.1f} h, {len(own)} runs" if own else NOT_RUN
+        line = {"in the paper": f"{place}, {asked}", "notebook": f"[{book[:2]}](notebooks/{book}.ipynb)"}
+        line |= {"command": f"`oefsmc grid run {name} --profile cifar10`", "time of the rows here, one core": hours}
+        table.append(line | {"its claims": ", ".join(f"{n} {word}" for word, n in words.items())})
+    return to_markdown(table)
 
 
 def missing_markdown(profile: str, store: Store) -> str:

@@ -207,10 +207,10 @@ def sources() -> list[dict[str, Any]]:
     rows = []
     for name, source in SOURCES.items():
         where = locate(name)
-        about = {"name": name, "description": source.text, "command": source.how_to_get()}
+        about = {"name": name, "description": source.text, "command": source.how_to_get(), "way": source.way()}
         rows.append(about | {"found": where is not None, "where": where or source.looked_for()})
     own = {"name": "folder:PATH", "description": "your own images: train/<class>/ and val/<class>/ or test/"}
-    return [*rows, own | {"found": True, "where": "the folder that you name", "command": ""}]
+    return [*rows, own | {"found": True, "where": "the folder that you name", "command": "", "way": ""}]
 
 
 # --- what a person asks for --------------------------------------------------------------------

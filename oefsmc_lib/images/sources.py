@@ -30,8 +30,8 @@ class Source:
     places: Sequence[str] = ()  # where it may lie in the data folder: its archive first, the folder of a tree last
     classes: str = ""  # their names in label order; empty: the archive or the folders name them
     size: int = 0  # side of the images that a tree is read as; 0: the run's image_size
-    command: str = ""  # gets it; {folder} stands for the data folder
-    note: str = ""  # what else a person has to know in order to get it
+    command: str = ""  # gets it as it stands, but for {folder}, the data folder
+    note: str = ""  # what a person has to do where no command can get it
 
     @property
     def own(self) -> bool:
@@ -50,8 +50,12 @@ class Source:
         if self.own:
             return InputError(f"There is no folder {self.tree()}; check the path after {FOLDER!r}.")
         absent = "" if data_folder().is_dir() else ", a folder that does not exist"
-        way_out = f"get it with `{self.how_to_get()}`" + (f" ({self.note})" if self.note else "")
-        return InputError(f"{self.name} was not found: looked for {self.looked_for()}{absent}; {way_out}.")
+        way_out = f"{self.way()} `{self.how_to_get()}`." if self.command else self.way()
+        return InputError(f"{self.name} was not found: looked for {self.looked_for()}{absent}; {way_out}")
+
+    def way(self) -> str:
+        """How a person gets it: the words before the command, or, where nothing downloads it, what to put where."""
+        return "get it with" if self.command else self.note.format(folder=data_folder())
 
     def how_to_get(self) -> str:
         """The command that gets it; empty for a set that is always here."""

@@ -31,7 +31,7 @@ PICTURES = {
 }
 COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
 MARKS = re.compile(
-    r"<!-- (found|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->",
+    r"<!-- (found|artefacts|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->",
     re.S,
 )
 
@@ -74,12 +74,14 @@ def verdict_page(store: Store) -> str:
 def filled(text: str, store: Store) -> str:
     """A text with everything between its marks made anew from rows and benches.
 
-    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. KIND is found, verdict, solvers or missing, and OF a
-    profile; or KIND is timing, quality, precision, steps or latency, and OF the name of a file of ``outputs/bench/``.
+    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. KIND is found, artefacts, verdict, solvers or missing, and
+    OF a profile; or KIND is timing, quality, precision, steps or latency, and OF the name of a file of
+    ``outputs/bench/``.
     """
     make = {
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
         "found": lambda of: markdown.found_markdown(verdict.rows_by_grid(of, store)),
+        "artefacts": lambda of: markdown.artefacts_markdown(verdict.rows_by_grid(of, store)),
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
         "missing": lambda of: markdown.missing_markdown(of, store),
         "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),

@@ -58,57 +58,57 @@ class Experiment(Settings):
     """One run. Names are the paper's; see the README for the words."""
 
     # what is compressed
-    dataset: str = EMBEDDED
-    model: str = "vgg16"
-    width: Positive = 0.25
+    dataset: str = EMBEDDED  # a set that `oefsmc doctor` lists, or folder:PATH
+    model: str = "vgg16"  # vgg16, resnet20, resnet32, resnet56, or one of torchvision's
+    width: Positive = 0.25  # channels as a share of the full network's
     image_size: Count | None = None  # folders of images: resize and centre crop to this
     skip_broken: bool = False  # leave out images that do not decode
-    method: Method = "fskd"
-    variant: Variant = "ours"
+    method: Method = "fskd"  # the compressor
+    variant: Variant = "ours"  # which parts of OE-FSMC; native_ft is the base
     plan: str | None = None  # None: the method's published plan for the network
 
     # the few images
     num: Count = 10  # M, all classes together
     imbalance: Literal["long_tail", "step", "balanced", "counts"] = "long_tail"
     ratio: Annotated[float, Field(ge=1)] = 100.0  # imbalance ratio, head : tail
-    rounding: Literal["largest_remainder", "floor", "at_least_one"] = "largest_remainder"
-    counts: tuple[Natural, ...] | None = None
-    class_order: Literal["permuted", "index"] = "permuted"
-    seed: Natural = 0
+    rounding: Literal["largest_remainder", "floor", "at_least_one"] = "largest_remainder"  # of counts by class
+    counts: tuple[Natural, ...] | None = None  # images of each class, for imbalance=counts
+    class_order: Literal["permuted", "index"] = "permuted"  # which classes are frequent: by the seed, or the first
+    seed: Natural = 0  # of all draws and of training
 
     # OOD images
     aux: Literal["ood", "augmented_few"] = "ood"  # augmented_few: the control without OOD images
-    ood_source: str = "photos"
+    ood_source: str = "photos"  # the set that OOD images are drawn from
     ood_exclude: tuple[str, ...] = ()  # classes that the data set shares with the source
     n: Count | None = None  # |pool|; None: max(500, m)
     m: Natural | None = None  # |D_aux|; None: num
-    ood_labels: Literal["complementary", "uniform", "teacher"] = "complementary"
-    label_sampling: Literal["iid", "quota"] = "iid"
+    ood_labels: Literal["complementary", "uniform", "teacher"] = "complementary"  # complementary: eq. 4
+    label_sampling: Literal["iid", "quota"] = "iid"  # quota: counts as close to eq. 4 as can be
     alpha_min: Literal["all", "nonzero"] = "all"  # classes over which eq. 4 takes min beta
     redraw: bool = False  # draw labels anew at each fine-tuning step
 
     # the compression stage
-    importance: Literal["variant", "native", "class_aware"] = "variant"
-    w: Literal["mixed", "complement", "inverse", "uniform", "few"] = "mixed"
+    importance: Literal["variant", "native", "class_aware"] = "variant"  # class_aware: eq. 5
+    w: Literal["mixed", "complement", "inverse", "uniform", "few"] = "mixed"  # class weights of eq. 6
     # s_kj of eq. 5. own: the compressor's criterion by class, which only PRACTISE's has; evidence: mean activations by
     # the teacher's posterior on the whole pool, averaged over classes (evidence) or the largest one (evidence_max)
-    contribution: Literal["own", "activation", "taylor", "bn_scale", "evidence", "evidence_max"] = "own"
-    lam: Share = 0.5
+    contribution: Literal["own", "activation", "taylor", "bn_scale", "evidence", "evidence_max"] = "own"  # s_kj, eq. 5
+    lam: Share = 0.5  # λ of eq. 7, the share of the few images
     kd: Literal["native", "kl"] = "native"  # kl adds eq. 2 on logits where a method trains by SGD
-    augment: Literal["crop_flip", "crop", "resized_crop_flip", "none"] = "crop_flip"
+    augment: Literal["crop_flip", "crop", "resized_crop_flip", "none"] = "crop_flip"  # of training images
     fskd: sections.Fskd = sections.Fskd()
     cd: sections.Cd = sections.Cd()
     mir: sections.Mir = sections.Mir()
     practise: sections.Practise = sections.Practise()
 
     # the fine-tuning stage
-    eta: NotNegative = 2.5
-    gamma: Literal["k_gamma", "one", "normalised"] = "k_gamma"
+    eta: NotNegative = 2.5  # η of eq. 9, the weight of the OOD images
+    gamma: Literal["k_gamma", "one", "normalised"] = "k_gamma"  # γ_j of eq. 8; k_gamma: K Γ_j
     gamma_mean: Literal["plain", "weighted"] = "plain"  # weighted: divide by the sum of weights
     finetune: sections.Finetune = sections.Finetune()
 
     # where it runs; no part of the key
-    device: str = "auto"
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
 
     @model_validator(mode="after")
     def _images_fit(self) -> Self:

@@ -22,7 +22,7 @@ def nest(settings: dict[str, Any], known: Iterable[str], where: str) -> dict[str
     nested: dict[str, Any] = {}
     for key, value in flat(settings).items():
         if key not in known:
-            others = "; `oefsmc run --help` names the usual ones."
+            others = "; `oefsmc run --help` lists them all."
             raise InputError(f"Unknown key {key!r} in {where}{hint(key, known, others)}")
         outer, _, inner = key.partition(".")
         (nested.setdefault(outer, {}) if inner else nested)[inner or outer] = value

@@ -22,9 +22,8 @@ class Fskd(Settings):
 
 class Cd(Settings):
     solver: Literal["exact", "adam"] = "exact"  # adam is the released procedure
-    # Ridge towards the teacher's weights, relative. None: 1e-3 for VGG, 1e-2 for residual networks, where a smaller one
-    # fits unseen images worse than adam does.
-    rho: NotNegative | None = None
+    # A smaller ridge than 1e-2 fits unseen images worse than adam does in residual networks.
+    rho: NotNegative | None = None  # ridge towards the teacher's weights; None: 1e-3 VGG, 1e-2 residual
     milestones: Count = 12  # steps of the schedule of kept channels (exact)
     mu: Share | None = None  # correction's share; None: 0.6 VGG, 0.9 residual
     bn: Literal["eval", "train"] = "eval"  # train is the released VGG script
@@ -34,9 +33,9 @@ class Cd(Settings):
 
 class Mimic(Settings):
     iterations: Count = 2000  # SGD steps; x0.1 after 40 % and 80 % of them
-    lr: Positive = 0.02
+    lr: Positive = 0.02  # SGD's rate
     batch: Count = 64  # images of each set a step
-    bn: Literal["train", "eval"] = "train"
+    bn: Literal["train", "eval"] = "train"  # mode of batch norms
     views: Natural = 32  # pre-drawn views an image; 0: fresh augmentation (literal)
     # bfloat16 is autocast: weights, batch norms' statistics and losses stay float32. It is part of the key and does not
     # depend on the processor: one without bfloat16 products is right, too, but slower than with float32.
@@ -50,26 +49,26 @@ class Mir(Mimic):
 class Practise(Mimic):
     # What the student starts from. None: bridge in VGG-16, where nothing else carries a dropped layer's work, and
     # teacher in residual networks, which is the release's procedure.
-    start: Literal["teacher", "bridge"] | None = None
+    start: Literal["teacher", "bridge"] | None = None  # None: bridge in VGG-16, teacher elsewhere
     stop: Literal["none", "watch"] | None = None  # as in mir; None: watch behind bridges, none elsewhere
     scoring_iterations: Count = 300  # adaptor steps a candidate (start=teacher); the release runs 2,000
     scoring_lr: Positive | None = None  # None: lr, in VGG raised for short scoring (compressors/practise.py)
     saving: Literal["macs", "latency"] = "macs"  # latency: measured, as the release does
-    cache: bool = True  # False: no stage cache, fresh augmentation (literal)
+    cache: bool = True  # the release has no stage cache and augments anew (literal)
 
 
 class Finetune(Settings):
     # CD's own rate. The paper prints 5e-4, which is also the rate of CD's layer fits; fine-tuning at it undoes what
     # recovery won, on the embedded images and for every variant, so the printed rate is an option.
-    lr: Positive = 1e-5
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegative = 5e-4
-    epochs: Natural = 40
-    batch: Count = 128
+    lr: Positive = 1e-5  # SGD's rate; the paper prints 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # SGD's momentum
+    weight_decay: NotNegative = 5e-4  # SGD's weight decay
+    epochs: Natural = 40  # at most, where stop=watch
+    batch: Count = 128  # images a step
     bn: Literal["eval", "train", "separate"] = "eval"  # separate: OOD images leave running statistics alone
     recipe: Literal["constant", "cd"] = "constant"  # cd: lr 1e-5, x0.1 at 50 % and 75 %, train BN
     # watch: keep the weights that were closest to the teacher on OOD images that no stage trains on, and stop after
     # five epochs without closer ones (early stopping, section 4.3 of the paper); epochs is then the most
-    stop: Literal["watch", "fixed", "train_loss"] = "watch"
+    stop: Literal["watch", "fixed", "train_loss"] = "watch"  # watch: early stopping on OOD images
     scale_lr: bool = False  # control: lr x (1 + eta E[gamma]) on few images alone
-    rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"
+    rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"  # controls

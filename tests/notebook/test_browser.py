@@ -1,7 +1,6 @@
 """A reader's view: a notebook in JupyterLab in a real browser, run, a slider moved, the picture seen to change."""
 
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -9,14 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from oefsmc_lib.files import data_folder, project_root
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +54,11 @@ def lab(tmp_path_factory):
         log.close()
 
 
-@pytest.fixture(scope="module")
-def page(lab):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; install it (Debian: apt-get install chromium) to see notebooks in a browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'oefsmc[browser]')")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        yield page
-        browser.close()
+@pytest.fixture()
+def page(chromium):
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    yield page
+    page.close()
 
 
 def test_a_slider_moves_the_picture_of_notebook_02(lab, page, tmp_path):
@@ -95,25 +86,3 @@ def test_a_slider_moves_the_picture_of_notebook_02(lab, page, tmp_path):
     assert page.locator(".widget-readout").first.inner_text() != readout
     errors = page.locator(".jp-RenderedText[data-mime-type*='stderr'], .jp-RenderedText[data-mime-type*='error']")
     assert [text for text in errors.all_inner_texts() if "Traceback" in text] == []
-
-
-def test_the_report_opens_without_a_server(page, tmp_path):
-    """A page of one notebook, opened as a file: nothing is fetched, formulas and pictures have a size."""
-    import nbformat
-
-    from oefsmc_lib.notebook import report
-    v4 = nbformat.v4
-    source = project_root() / "notebooks" / "02_method.ipynb"
-    executed = Path(tmp_path) / "02_method.ipynb"
-    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    notebook = nbformat.read(source, 4)
-    notebook.cells.append(v4.new_code_cell("1", outputs=[v4.new_output("display_data", {"image/png": pixel})]))
-    nbformat.write(notebook, executed)
-    path = Path(tmp_path) / "report.html"
-    path.write_text(report.page("embedded", {}, [executed]))
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    assert [url for url in asked if not re.match(r"file:|data:", url)] == []
-    assert page.locator("math").count() > 10 and page.locator("math").first.bounding_box()["width"] > 5
-    assert page.locator("h1").first.inner_text().startswith("OE-FSMC")
