@@ -1,6 +1,6 @@
-"""The numbered notebooks as the repository keeps them: executed with their defaults, with outputs, figures and a stamp.
+"""The numbered notebooks as the repository keeps them: executed with their defaults, with outputs and a stamp.
 
-    python -m oefsmc_lib.notebook.kept            # `make notebooks`; with names: python -m oefsmc_lib.notebook.kept 01 02
+    python -m oefsmc_lib.notebook.kept            # `make notebooks`; names of notebooks may follow, such as 01 02
 
 On the web nobody runs anything, so a reader sees what stands in the files.
 """

@@ -123,8 +123,8 @@ def start_notebook(profile: str = "embedded", compute: bool | None = None) -> Bo
 
     book = Book(profile, compute)
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    versions = f"oefsmc {__version__} (algorithm {ALGORITHM_VERSION}), torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{versions}; {device}; profile {book.profile.name}")
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}; {device}"
+    print(f"oefsmc {__version__} (algorithm {ALGORITHM_VERSION}), {versions}; profile {book.profile.name}")
     figures.style()
     return book
 

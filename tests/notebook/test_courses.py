@@ -23,7 +23,8 @@ def test_student_versions_hold_no_solution_and_every_check(tmp_path):
         for ours, theirs in solutions:
             assert theirs.source == exercises.BLANK and ours.source != exercises.BLANK
         assert all("assert" in cell.source for cell in checks)
-        assert not any(cell.get("outputs") for cell in student.cells)
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in student.cells)
+        assert "oefsmc" not in student.metadata and any(cell.get("outputs") for cell in teacher.cells)
 
 
 def test_a_student_s_work_is_not_overwritten(tmp_path):
