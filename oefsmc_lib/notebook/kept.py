@@ -37,10 +37,13 @@ def with_outputs(notebook, executed):
     """``notebook`` with the outputs of its ``executed`` copy, the types of its slides, and its :func:`stamp`.
 
     Papermill's own cell and times stay behind, and so does what was written to stderr: progress and waiting.
+    Raises :class:`InputError` where the two have other sources.
     """
     ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     count = 0
     for cell, copy in zip(notebook.cells, ran, strict=True):
+        if cell.source != copy.source:
+            raise InputError(f"A cell was edited while the notebook ran; run again: {cell.source[:60]!r}")
         if cell.cell_type == "code":
             count += 1
             cell.execution_count, cell.outputs = count, _joined(copy.outputs)

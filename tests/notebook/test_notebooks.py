@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from oefsmc_lib.engine import kernels
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import project_root
 from oefsmc_lib.notebook import kept, session
 
@@ -93,6 +94,9 @@ def test_outputs_come_back_without_what_papermill_added():
     assert found.cells[3].outputs[0].text == "one two" and found.cells[3].execution_count == 2
     assert "papermill" not in found.cells[3].metadata
     assert [each.metadata["slideshow"]["slide_type"] for each in found.cells] == ["slide", "skip", "slide", "fragment"]
+    ours.cells[3].source = "draw(again)"
+    with pytest.raises(InputError, match="edited while the notebook ran"):
+        kept.with_outputs(ours, nbformat.v4.new_notebook(cells=ran))
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
@@ -159,7 +163,6 @@ def test_prose_has_no_typed_accuracy(path):
 
 
 def test_books_refuses_an_unknown_parameter(tmp_path):
-    from oefsmc_lib.errors import InputError
     with pytest.raises(InputError, match="has no parameter 'profil'"):
         kernels.execute(FOLDER / "batch.ipynb", tmp_path / "out.ipynb", {"profil": "embedded"})
 
@@ -173,3 +176,16 @@ def test_a_notebook_that_raises_is_kept_with_its_error(tmp_path):
 def test_what_the_notebooks_read_is_computed_before_they_run():
     read = {name for path in session.narrative() for name in re.findall(r'book\.rows\(\\"(\w+)\\"', path.read_text())}
     assert read - {"table1"} == set(session.DRAWN)           # table1 is for the paper's profiles; the embedded one draws `problem`
+
+
+def test_committed_rows_are_of_real_images_and_of_compressors_that_have_half_of_the_grid(capsys):
+    from oefsmc_lib.parameters import grid
+    book = session.Book("embedded")
+    for name in ("table1", "fig3a", "fig3b"):
+        rows, asked = book.committed(name), grid.load_grid(name, "cifar10").experiments
+        assert {row.dataset for row in rows} <= {"cifar10"} and {row.key for row in rows} <= {e.key for e in asked}
+        for method in {row.method for row in rows}:
+            assert 2 * sum(row.method == method for row in rows) >= sum(e.method == method for e in asked)
+        assert ("no rows yet" in capsys.readouterr().out) == (not rows)
+    assert book.committed("table1"), "Table 1 on CIFAR-10 came with this package"
+    assert session.Book("cifar10").committed("table1") == [], "its own rows are shown below anyway"
