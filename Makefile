@@ -28,7 +28,7 @@ notebooks: $(STAMP) ## Execute the notebooks and write them back with outputs: n
 	@$(BIN)/python -m oefsmc_lib.notebook.kept $(ONLY)
 
 slides: $(STAMP) ## Each notebook's questions and figures as slides for a lecture: outputs/slides/
-	@$(BIN)/jupyter nbconvert --to slides --no-input --log-level WARN --output-dir outputs/slides notebooks/[0-9]*.ipynb
+	@$(BIN)/jupyter nbconvert --to slides --no-input --log-level ERROR --output-dir outputs/slides notebooks/[0-9]*.ipynb
 	@ls outputs/slides/*.html
 
 exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/

@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from oefsmc_lib import __version__
 from oefsmc_lib.errors import InputError
@@ -79,16 +78,11 @@ def write_back(only: Sequence[str] = ()) -> None:
 
     session.run_all(PROFILE, only or None)
     folder = outputs_folder() / "executed" / PROFILE
-    for path in session.narrative():
-        if path.stem.startswith(tuple(only or [""])):
-            _write(path, with_outputs(nbformat.read(path, 4), nbformat.read(folder / path.name, 4)))
-
-
-def _write(path: Path, notebook) -> None:
-    import nbformat
-
-    write_whole(path, nbformat.writes(notebook) + "\n")
-    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    chosen = [path for path in session.narrative() if path.stem.startswith(tuple(only or [""]))]
+    made = {path: with_outputs(nbformat.read(path, 4), nbformat.read(folder / path.name, 4)) for path in chosen}
+    for path, notebook in made.items():
+        write_whole(path, nbformat.writes(notebook) + "\n")
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
