@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures site exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
+.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -24,6 +24,14 @@ figures: $(STAMP) ## Run the narrative notebooks: figures to outputs/figures/
 site: $(STAMP) ## README, docs and notebooks as static web pages: outputs/site/index.html
 	@$(BIN)/python -m sphinx -q -b html -c docs . outputs/site && cp outputs/site/README.html outputs/site/index.html
 	@echo "Open outputs/site/index.html in a browser; the folder needs no server and no network."
+
+# Executed with their defaults, in place, so that who reads them on the web sees what they print and draw.
+notebooks: $(STAMP) ## Execute the notebooks and write them back with outputs: notebooks/ (ONLY="01 02" for some)
+	@$(BIN)/python -m oefsmc_lib.notebook.kept $(ONLY)
+
+slides: $(STAMP) ## Each notebook's questions and figures as slides for a lecture: outputs/slides/
+	@$(BIN)/jupyter nbconvert --to slides --no-input --log-level ERROR --output-dir outputs/slides notebooks/[0-9]*.ipynb
+	@ls outputs/slides/*.html
 
 exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 	@$(BIN)/oefsmc exercises
@@ -67,7 +75,8 @@ lab: $(STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## Remove caches and scratch; .venv, rows, figures and the data folder stay
-	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/site outputs/tables/embedded
+	@rm -rf .pytest_cache .hypothesis .snakemake build dist *.egg-info outputs/executed outputs/runs outputs/site outputs/slides \
+		outputs/tables/embedded
 	@find oefsmc_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The stamp is touched last, so that an interrupted installation is taken up again.

@@ -20,6 +20,7 @@ def student_version(path: Path) -> str:
     tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", []) if tag in ("solution", "check")]
     if tags != ["solution", "check"] * (len(tags) // 2):
         raise InputError(f"{path.name} has a solution that no cell checks; tag a cell after it `check`.")
+    notebook.metadata.pop("oefsmc", None)  # it belongs to the outputs
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

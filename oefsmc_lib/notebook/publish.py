@@ -30,10 +30,7 @@ PICTURES = {
     "literal": ["06_solvers"],
 }
 COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
-MARKS = re.compile(
-    r"<!-- (found|artefacts|verdict|solvers|missing|timing|quality|precision|steps|latency) (\S+) -->\n(?:.*?\n)??<!-- end -->",
-    re.S,
-)
+MARKS = re.compile(r"<!-- ([a-z]+) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
 
 def kept() -> Path:
@@ -74,9 +71,8 @@ def verdict_page(store: Store) -> str:
 def filled(text: str, store: Store) -> str:
     """A text with everything between its marks made anew from rows and benches.
 
-    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. KIND is found, artefacts, verdict, solvers or missing, and
-    OF a profile; or KIND is timing, quality, precision, steps or latency, and OF the name of a file of
-    ``outputs/bench/``.
+    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. OF is a profile for a KIND that is made of rows, and the name
+    of a file of ``outputs/bench/`` for the others.
     """
     make = {
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),

@@ -12,9 +12,10 @@ from typing import Any
 from oefsmc_lib.engine import runs
 from oefsmc_lib.engine.kernels import NotebookFailed, execute
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence.paper import METHOD_NAMES as METHODS
 from oefsmc_lib.files import outputs_folder, project_root, writable_folder
 from oefsmc_lib.parameters import grid
-from oefsmc_lib.parameters.experiment import EMBEDDED, Experiment
+from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, EMBEDDED, Experiment
 from oefsmc_lib.parameters.profiles import Profile
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
@@ -53,6 +54,24 @@ class Book:
                 f"compute them with `oefsmc grid run {name} --profile {self.profile.name}` ({long}), "
                 "or set compute=True."
             )
+        return rows
+
+    def committed(self, *grids: str, profile: str = "cifar10") -> list[Row]:
+        """The rows of grids on real images that came with this package, for what is shown before the digits.
+
+        Of compressors that have at least half of a grid's rows. Under a profile of real images the list is empty,
+        because the notebook shows that profile's own rows.
+        """
+        if self.profile.name != "embedded":
+            return []
+        asked = [grid.load_grid(name, profile).experiments for name in grids]
+        rows = Store(project_root() / "outputs" / "results").rows({e.key for part in asked for e in part}, "warn")
+        keys = {row.key for row in rows}
+        wanted = [{e.key for e in part if e.method == method} for part in asked for method in METHODS]
+        ready = set().union(*(part for part in wanted if 2 * len(part & keys) >= len(part)))
+        rows = [row for row in rows if row.key in ready]
+        there = ", ".join(METHODS[method] for method in METHODS if any(row.method == method for row in rows))
+        print(f"{profile}: {f'{len(rows)} rows that came with this package ({there})' if rows else 'no rows yet'}")
         return rows
 
     def pick(self, rows: Iterable[Row], **settings) -> list[Row]:
@@ -104,8 +123,8 @@ def start_notebook(profile: str = "embedded", compute: bool | None = None) -> Bo
 
     book = Book(profile, compute)
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    versions = f"oefsmc {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{versions}; {device}; profile {book.profile.name}")
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}; {device}"
+    print(f"oefsmc {__version__} (algorithm {ALGORITHM_VERSION}), {versions}; profile {book.profile.name}")
     figures.style()
     return book
 

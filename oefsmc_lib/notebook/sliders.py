@@ -7,14 +7,19 @@ puts sliders around one of them. ipywidgets loads only where sliders are built.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oefsmc_lib.evidence import answers, paper, tables
-from oefsmc_lib.evidence.figures import marks
+from oefsmc_lib.evidence import answers, paper
+from oefsmc_lib.evidence.figures import marks, ranks
 from oefsmc_lib.progress import has_frontend
 from oefsmc_lib.rows.row import Row
 
 FEW, AUX, EVEN = marks.BLUE, marks.ORANGE, "#444444"  # few images, OOD images, the even share
 TELLING = ((10, 10, 100, 10), (10, 10, 100, 30), (100, 10, 10, 100))  # num, classes, ratio, m
-GROUP_BARS = {"top1": "#333333", "head_accuracy": "#8c8c8c", "tail_accuracy": "#bdbdbd", "absent_accuracy": "#dedede"}
+GROUP_LOOKS = {
+    "top1": marks.Look("top-1", "#333333", "o"),
+    "head_accuracy": marks.Look("head", marks.BLUE, "s"),
+    "tail_accuracy": marks.Look("tail", marks.GREEN, "^"),
+    "absent_accuracy": marks.Look("absent", marks.ORANGE, "D"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _draw_prior(axes, found: Prior) -> None:
     even = "even" if found.spread < 1.05 else f"{found.spread:.1f} : 1"
     left = even if found.spread < float("inf") else "some classes stay empty"
     _label(mixture, "share of the mixture", f"mixture: {left}")
-    mixture.set_ylim(0, 1.1 * max(found.mixed))
+    mixture.set_ylim(0, 1.4 * max(found.mixed))  # room for the legend
     mixture.legend(loc="upper right", fontsize="x-small")
     for ax in (rates, mixture):
         ax.axhline(1 / classes, color=EVEN, linestyle="--", linewidth=1)
@@ -103,12 +108,14 @@ def _second_scale(ax, factor: float, label: str) -> None:
 def classes_panel(rows: Sequence[Row], method: str, num: int, variants: Sequence[str] = ()):
     """Recall by class, the most frequent first, of each variant and of the base beside it; seeds are dots. A Figure.
 
+    More than twenty classes stand in ten bins.
+
     The static twin of :func:`classes_explorer`: without ``variants`` it shows every one that has rows.
     """
     found = {v: answers.select(rows, method=method, num=num, variant=v) for v in answers.VARIANT_WORDS}
     shown = variants or [variant for variant, own in found.items() if own] or ["ours"]
-    bottom, top = (0.16, 0.84) if len(shown) == 1 else (0.09, 0.93)
-    height = 1 + 2.4 * len(shown)
+    bottom, top = (0.2, 0.84) if len(shown) == 1 else (0.06, 0.96)
+    height = 0.8 + 1.9 * len(shown)
     figure, axes = _canvas(len(shown), 1, 9, height, left=0.08, right=0.98, bottom=bottom, top=top, hspace=0.75)
     for ax, variant in zip(axes[:, 0], shown):
         own, base = (answers.select(found[v], imbalance="long_tail") for v in (variant, answers.BASE))
@@ -130,7 +137,7 @@ def classes_explorer(rows: Sequence[Row]):
 
 
 def _draw_classes(ax, rows: Sequence[Row], base: Sequence[Row], colour: str) -> None:
-    recalls, beside = ([answers.by_rank(row, row.per_class) for row in part] for part in (rows, base))
+    recalls, beside = ([_in_bins(answers.by_rank(row, row.per_class)) for row in part] for part in (rows, base))
     if beside:
         look = {"color": EVEN, "markersize": 16, "markeredgewidth": 2, "label": answers.VARIANT_WORDS[answers.BASE]}
         ax.plot([_mean(values) for values in zip(*beside)], "_", **look)
@@ -139,6 +146,12 @@ def _draw_classes(ax, rows: Sequence[Row], base: Sequence[Row], colour: str) -> 
     for seed in recalls:
         ax.plot(seed, ".", color="black", alpha=0.35, markersize=4)
     ax.set(ylim=(0, 104), ylabel="recall, %")
+    parts = ranks.bins(len(rows[0].per_class)) if rows else []
+    ax.set_xticks(range(len(parts)), [f"{part[0]}–{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts])
+
+
+def _in_bins(recalls: Sequence[float | None]) -> list[float]:
+    return [_mean([recalls[rank - 1] for rank in part]) for part in ranks.bins(len(recalls))]
 
 
 def _accuracies(rows: Sequence[Row]) -> str:
@@ -150,17 +163,19 @@ def _accuracies(rows: Sequence[Row]) -> str:
 
 
 def sweep_panel(rows: Sequence[Row], name: str, values: Sequence[float] = ()):
-    """Accuracy and recall by group at each value of λ (``lam``) or η (``eta``), a bar group a size. A Figure.
+    """Accuracy and recall by group at each value of λ (``lam``) or η (``eta``), with intervals over seeds. A Figure.
 
+    Shows one compressor: FSKD, or the first that has rows.
     The static twin of :func:`sweep_explorer`: without ``values`` it shows the smallest, the middle and the largest.
     """
-    stored = answers.values_of(rows, name) or [0.0]
+    methods, stored = answers.values_of(rows, "method"), answers.values_of(rows, name) or [0.0]
+    method = "fskd" if "fskd" in methods or not methods else methods[0]
     shown = values or sorted({stored[0], stored[len(stored) // 2], stored[-1]})
     width = max(8, 4.2 * len(shown))
     figure, axes = _canvas(1, len(shown), width, 3.6, left=0.06, right=0.98, bottom=0.16, top=0.82, wspace=0.2)
     for ax, value in zip(axes[0], shown):
-        own = answers.select(rows, **{name: value})
-        title = f"{ {'lam': 'λ', 'eta': 'η'}[name] } = {value:g}"
+        own = answers.select(rows, method=method, **{name: value})
+        title = f"{paper.METHOD_NAMES[method]}, { {'lam': 'λ', 'eta': 'η'}[name] } = {value:g}"
         ax.set_title(title if own else f"{title}: {answers.NOT_RUN}", fontsize="small", loc="left")
         if own:
             _draw_groups(ax, own)
@@ -173,14 +188,14 @@ def sweep_explorer(rows: Sequence[Row], name: str):
 
 
 def _draw_groups(ax, rows: Sequence[Row]) -> None:
-    import seaborn as sns
-
-    table = tables.frame(rows).melt("num", list(GROUP_BARS), "group", "percent")
-    table["group"] = table.group.str.removesuffix("_accuracy").replace("top1", "top-1")
-    looks = {"palette": list(GROUP_BARS.values()), "saturation": 1, "errorbar": None, "linewidth": 0}
-    sns.barplot(table, x="num", y="percent", hue="group", ax=ax, **looks)
-    ax.set(ylim=(0, 104), xlabel="few images", ylabel="accuracy or recall, %")
-    sns.move_legend(ax, "lower right", bbox_to_anchor=(1, 1), ncols=4, title=None, fontsize="x-small")
+    nums, entries = answers.values_of(rows, "num"), []
+    for column, look in GROUP_LOOKS.items():
+        cells = [answers.select(rows, num=num) for num in nums]
+        values = [[found for row in cell if (found := getattr(row, column)) is not None] for cell in cells]
+        entries.append((look, enumerate(map(marks.mean_of, values))))
+    marks.compare(ax, entries, nums, "few images (bars: 95 % intervals)")
+    ax.set(ylim=(0, 104), ylabel="accuracy or recall, %")
+    ax.legend(loc="lower center", ncols=4, fontsize="x-small", columnspacing=1)
 
 
 def show(static, explorer: Callable) -> None:

@@ -37,12 +37,12 @@ CLAIMS = {
 }
 TITLES = {
     "problem": (lambda rows: figures.problem_title(rows, NUMS),
-                "The long tail costs 13.4 points at 10 images and costs 7.4 points at 100 images"),
+                "The long tail costs 13.4 points at 10 images, 7.4 at 100"),
     "rescue": (lambda rows: figures.rescue_title(rows, 10),
-               "With 10 images the long tail costs 13.4 ± 0.6 points, OE-FSMC loses another 42.0 ± 0.0 points, "
-               "the whole pool wins back 9.0 ± 0.0 points"),
+               "At 10 images the tail costs 13.4 ± 0.6 points, OE-FSMC adds −42.0 ± 0.0, whole pool +9.0 ± 0.0"),
+    "losses": (lambda rows: figures.losses_title(rows, NUMS), "The long tail costs accuracy significantly: in 4 of 4 cells"),
     "classes": (lambda rows: figures.classes_title(rows, 10),
-                "With 10 long-tailed images absent classes have the lowest recall, 77 %, against 89 % of head classes"),
+                "At 10 long-tailed images, absent classes have the lowest recall: 77 %; head classes 89 %"),
     "stages": (lambda rows: figures.stages_title(rows, 10),
                "Points of recall that fine-tuning on 10 long-tailed images adds: head −2.0, tail −2.0, absent −2.0"),
 }
@@ -58,10 +58,10 @@ def test_the_text_is_what_the_rows_say(name, rows, upside_down):
 
 def test_the_title_of_groups_names_the_rarest_group_that_was_drawn():
     rows = rows_of(plausible, "table2")
-    assert groups_title(rows, 10).startswith("Points of recall that OE-FSMC adds to absent classes at 10 images: CD ")
+    assert groups_title(rows, 10).startswith("Recall that OE-FSMC adds to absent classes, points: CD ")
     drawn = [row.model_copy(update={"absent_accuracy": None}) for row in rows]
     assert "adds to tail classes" in groups_title(drawn, 10)
-    assert groups_title([], 10).endswith(f"absent classes at 10 images: {answers.NOT_RUN}")
+    assert groups_title([], 10).endswith(f"absent classes, points: {answers.NOT_RUN}")
 
 
 def test_swapped_draws_turn_the_sign(rows):
@@ -69,7 +69,7 @@ def test_swapped_draws_turn_the_sign(rows):
         "imbalance": "balanced" if e.imbalance == "long_tail" else "long_tail"})),
         only=lambda e: e.variant in ("native", "native_ft"))
     assert answers.long_tail_costs(swapped, 10) == "on average over the seeds, the long tail costs accuracy at num=10: no"
-    assert figures.problem_title(swapped, NUMS).startswith("The long tail adds 13.4 points")
+    assert figures.problem_title(swapped, NUMS).startswith("The long tail costs −13.4 points")
 
 
 def test_undecided_is_said(rows):
@@ -79,10 +79,10 @@ def test_undecided_is_said(rows):
     assert figures.problem_title(alone, NUMS).count("(undecided)") == 2      # one seed has no interval
 
 
-def test_a_gain_without_a_cost_is_no_rescue():
+def test_a_tail_that_costs_nothing_has_a_minus():
     better = rows_of(lambda e: 70.0 if e.imbalance == "balanced" else {"whole_pool": 82.0, "ours": 79.0}.get(e.variant, 80.0))
-    assert figures.rescue_title(better, 10) == ("With 10 images the long tail costs -10.0 ± 0.0 points, OE-FSMC loses 1.0 ± 0.0 "
-                                           "points, the whole pool wins 2.0 ± 0.0 points")
+    assert figures.rescue_title(better, 10) == ("At 10 images the tail costs −10.0 ± 0.0 points, OE-FSMC adds −1.0 ± 0.0, "
+                                                "whole pool +2.0 ± 0.0")
 
 
 def test_counts_of_the_draw(rows):
@@ -109,7 +109,7 @@ def test_predicted_shares():
     assert answers.rarely_predicted([60, 20, 10, 10], counts).endswith("yes")
     assert answers.rarely_predicted([10, 20, 35, 35], counts).endswith("no")
     assert answers.rarely_predicted([25, 25, 25, 25], [1, 1, 1, 1]).endswith(answers.NOT_RUN)
-    assert "50 % of the images and are predicted in 20 % (a)" in shares_title({"a": [60, 20, 10, 10]}, counts)
+    assert "(50 % is fair): a 20 %" in shares_title({"a": [60, 20, 10, 10]}, counts)
 
 
 def test_tables(rows):
@@ -137,7 +137,7 @@ def test_rows_of_two_teachers_and_a_seed_that_occurs_twice_are_refused(rows):
 def test_several_methods_are_named():
     rows = rows_of(lambda e: 90.0 if e.imbalance == "balanced" else 88.0, name="table1", profile="cifar10",
                    only=lambda e: e.num == 10)
-    assert figures.problem_title(rows, [10]) == ("Points that the long tail costs at 10 images: CD +2.0, FSKD +2.0, "
+    assert figures.problem_title(rows, [10]) == ("Cost of the long tail at 10 images, points: CD +2.0, FSKD +2.0, "
                                                   "MiR +2.0, PRACTISE +2.0")
     assert list(answers.loss_table(rows, [10])["lost in the paper"]) == [3.55, 2.67, 2.58, 1.13]
 

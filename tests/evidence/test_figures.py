@@ -1,6 +1,7 @@
 """Figures show the rows that there are, say where there are none, and load no torch."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -36,6 +37,12 @@ def title_of(figure):
     return figure.get_suptitle().replace("\n", " ").replace("\u00a0", " ")
 
 
+def short(figure):
+    """Two lines and twelve words at most; numbers, signs and the profile's name are no words of the finding."""
+    finding = title_of(figure).partition(" [")[0].replace("(undecided)", "")
+    return figure.get_suptitle().count("\n") <= 1 and len(re.findall(r"[^\W\d_][\w./-]*", finding)) <= 12
+
+
 def texts(figure):
     return [text.get_text() for ax in figure.axes for text in ax.texts]
 
@@ -57,7 +64,7 @@ def means(figure):
 def test_title_is_computed_and_names_the_profile(name, rows, tmp_path):
     figure = DRAWN[name](rows, PROFILE)
     title = title_of(figure)
-    assert title.endswith("[profile embedded]") and answers.NOT_RUN not in title
+    assert title.endswith("[profile embedded]") and answers.NOT_RUN not in title and short(figure)
     other = DRAWN[name](rows_of(lambda e: (50.0 + e.num / 10, [90.0 - 5 * r for r in range(10)])), PROFILE)
     assert title_of(other) != title
     for kind in ("png", "svg"):
@@ -119,7 +126,8 @@ def test_four_methods_and_the_printed_losses():
         return 90.0 - (e.imbalance == "long_tail") * (1 + e.seed / 10)
     rows = rows_of(outcome, name="table1", profile="cifar10", only=lambda e: e.method != "mir")
     figure = figures.losses(rows, grid.load_profile("cifar10"), ["cd", "fskd", "mir", "practise"])
-    assert texts(figure) == [answers.NOT_RUN] * 4 and len(hollow(figure)) == 12
+    assert texts(figure) == [] and len(hollow(figure)) == 12 and "; not run: MiR. Marks" in explained(figure)
+    assert title_of(figure) != title_of(figures.problem(rows, grid.load_profile("cifar10")))
     assert hollow(figure)[0] == pytest.approx(3.55)
     assert means(figure) == pytest.approx([1.2] * 12)
     assert len(figures.problem(rows, grid.load_profile("cifar10")).axes) == 6
@@ -159,7 +167,7 @@ def test_gallery_shows_every_image_in_its_class():
 def test_shares():
     figure = figures.shares({"one": [60, 20, 10, 10], "two": [25, 25, 25, 25]}, [4, 1, 0, 0], PROFILE)
     assert len(figure.axes[0].patches) == 8 + 3            # bars, and the shade of three groups
-    assert "20 % (one), 50 % (two)" in title_of(figure)
+    assert title_of(figure).startswith("Predictions of absent classes (50 % is fair): one 20 %; two 50 %")
 
 
 def test_svg_is_the_same_file_each_time(rows, tmp_path):
@@ -194,9 +202,10 @@ def test_figures_of_effect_follow_their_rows(name, tmp_path):
     title = title_of(draw(rows_of(level, source), PROFILE))
     other = title_of(draw(rows_of(lambda e: 50 + 0.1 * e.seed + (9 if e.variant == "ours" else 0), source), PROFILE))
     assert title != other and title.endswith("[profile embedded]") and answers.NOT_RUN not in title
+    assert short(draw(rows_of(level, source), PROFILE))
     if name in ("effect", "ablation"):
         # MiR and PRACTISE have fewer seeds under this profile, so the ablation's title averages the other two.
-        assert "FSKD −22.0" in title or "with CD and FSKD: " in title and "OE-FSMC −22" in title
+        assert "FSKD −22.0" in title or "base (CD, FSKD): " in title and "OE-FSMC −22" in title
     figure = draw([], PROFILE)
     assert answers.NOT_RUN in title_of(figure).lower() and answers.NOT_RUN in texts(figure)
     figure.savefig(tmp_path / "figure.svg")
@@ -248,8 +257,11 @@ def test_sweeps_carry_the_claims_verdict(name, source):
         return min(value(made(e, 0.0)), 10.0)              # the whole pool is infinitely many times the few images
     peak = rows_of(lambda e: 70 - 5 * abs(far(e) - best) + 0.1 * (e.seed % 2), source)
     falling = rows_of(lambda e: 70 - 5 * far(e) + 0.1 * (e.seed % 2), source)
-    assert "reproduced" in title_of(figures.sweep(peak, PROFILE, name))
+    assert "= best is".replace("best", f"{best:g}") in title_of(figures.sweep(peak, PROFILE, name)) and short(figures.sweep(peak, PROFILE, name))
+    assert "reproduced (worse: 0" in title_of(figures.sweep(peak, PROFILE, name))
     assert "contradicted" in title_of(figures.sweep(falling, PROFILE, name))
+    one = figures.sweep(answers.select(peak, num=10), PROFILE, name)
+    assert len(one.axes) == 1 and f"not run: {PROFILE.lists['few_nums'][1]} few images" in explained(one)
     figure = figures.sweep(peak, PROFILE, name)
     assert len(figure.axes) == len(PROFILE.lists["few_nums"])
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
@@ -270,7 +282,8 @@ def test_settings_colour_what_is_significant_and_say_what_is_missing():
     only = {name: rows[name] for name in ("reference", "the same", "worse")}
     assert title_of(figures.settings(only, "reference", PROFILE)).startswith("Significantly below reference: worse (−")
     del only["worse"]
-    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("No other setting differs detectably from reference")
+    assert title_of(figures.settings(only, "reference", PROFILE)).startswith("No setting changes accuracy detectably against reference")
+    assert title_of(figures.settings(only, "reference", PROFILE, "reading")).startswith("No reading changes accuracy detectably")
     assert texts(figure).count(answers.NOT_RUN) == 2
     colours = {container.lines[0].get_ydata()[0]: container.lines[0].get_color() for container in figure.axes[1].containers}
     assert len(set(colours.values())) == 3
@@ -317,11 +330,11 @@ def test_trajectories_mark_the_epoch_that_is_kept():
     own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.seed) == (10, "ours", 0))
     tuned = [row.model_copy(update={"finetune_distances": [0.4, 0.3, 0.6], "finetune_kept": 1, "finetune_epochs": 2}) for row in own]
     figure = figures.trajectories({"eq. 9": tuned, "few images alone": []}, PROFILE)
-    assert title_of(figure).startswith("Closest to the teacher: eq. 9 after epoch 1 of 2")
+    assert title_of(figure).startswith("Epoch that is kept. eq. 9: 1 of 2")
     (ax,) = figure.axes
     assert list(ax.lines[0].get_ydata()) == pytest.approx([100, 75, 150]) and list(ax.collections[0].get_offsets()[0]) == pytest.approx([1, 75])
     low, high = ax.get_ylim()
-    assert low < 75 and high > 150, "the distances lie inside the axes"
+    assert low < 75 and high == 112 and ax.get_title(loc="left") == "FSKD (cut at 112)", "one far line does not flatten the others"
     assert answers.NOT_RUN in title_of(figures.trajectories({"eq. 9": own}, PROFILE))
 
 
@@ -350,7 +363,7 @@ def test_solvers_are_compared_draw_by_draw(tmp_path):
     solved = rows_of(outcome, "literal")
     figure = figures.solvers(solved, PROFILE)
     title = title_of(figure)
-    assert title.startswith("Released solver − this package's, long-tailed, mean over sizes: FSKD, no fine-tuning +2.0; FSKD, the base −2.0")
+    assert title.startswith("Released solver − this package's, long-tailed base, points: FSKD −2.0") and short(figure)
     sizes = len(PROFILE.lists["solver_nums"])
     assert [round(mean, 9) for mean in means(figure)] == [2.0] * 2 * sizes + [-2.0] * 4 * sizes      # balanced, then long-tailed
     table = answers.solver_table(solved)
@@ -365,7 +378,7 @@ def test_solvers_are_compared_draw_by_draw(tmp_path):
 def test_solvers_of_cd_appear_where_they_were_run():
     solved = rows_of(lambda e: 60.0 + (e.solver == "literal"), "literal", profile="cifar10")
     figure = figures.solvers(solved, grid.load_profile("cifar10"))
-    assert "CD, no fine-tuning +1.0 (undecided)" in title_of(figure)        # one seed
+    assert "CD +1.0 (undecided)" in title_of(figure)        # one seed
     assert answers.NOT_RUN not in texts(figure)
     some = [row for row in solved if row.method == "fskd" and row.seed < 2 or row.solver == "default"]      # Adam not yet
     figure = figures.solvers(some, grid.load_profile("cifar10"))

@@ -131,11 +131,21 @@ def test_sliders_over_rows_go_through_what_the_rows_have():
     (value,) = widgets.sweep_explorer(swept, "lam").children[:-1]
     assert list(value.options) == sorted({row.switches["lam"] for row in swept})
     panel = widgets.sweep_panel(swept, "lam")
-    assert [ax.get_title(loc="left") for ax in panel.axes] == ["λ = 0", "λ = 0.5", "λ = 1"]
+    assert [ax.get_title(loc="left") for ax in panel.axes] == ["FSKD, λ = 0", "FSKD, λ = 0.5", "FSKD, λ = 1"]
     first = [row for row in swept if row.switches["lam"] == 0]
     means = [sum(found) / len(found) for num in sorted({row.num for row in first})
-             if (found := [row.top1 for row in first if row.num == num])]
-    assert heights(panel.axes[0])[:len(means)] == pytest.approx(means), "the first bars are top-1"
+             if (found := [row.top1 for row in first if row.num == num and row.method == "fskd"])]
+    marks = [container.lines[0].get_ydata()[0] for container in panel.axes[0].containers]
+    assert marks[:len(means)] == pytest.approx(means), "the first marks are top-1"
+    assert len(marks) == 4 * len(means) and len({c.lines[0].get_color() for c in panel.axes[0].containers}) == 4
+
+
+def test_many_classes_stand_in_ten_bins():
+    from made_rows import rows_of
+    rows = rows_of(lambda e: (60.0, [99.0 - 0.5 * r for r in range(100)]), "table2", "cifar100", lambda e: e.method == "fskd", classes=100)
+    (ax,) = widgets.classes_panel(rows, "fskd", 100, ["ours"]).axes
+    assert heights(ax) == pytest.approx([99 - 0.5 * (10 * part + 4.5) for part in range(10)])
+    assert [tick.get_text() for tick in ax.get_xticklabels()][::9] == ["1–10", "91–100"]
 
 
 @pytest.fixture

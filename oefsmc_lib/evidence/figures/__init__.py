@@ -34,6 +34,7 @@ from oefsmc_lib.evidence.figures.problem import (
     by_class,
     classes_title,
     losses,
+    losses_title,
     problem,
     problem_title,
     rescue,

@@ -12,6 +12,7 @@ from oefsmc_lib.evidence.paper import METHOD_NAMES as NAMES
 from oefsmc_lib.rows.row import Row
 
 PARTS = ("wo_comp", "wo_ft", "ours", "whole_pool")  # what the ablation compares with the base
+SHORT = {"extra_images": "labels ignored", "whole_pool": "whole pool"}  # in titles; the legend has the long names
 SOLVED = ("native", BASE, "extra_images", "ours")  # what was run with the released solvers
 
 
@@ -36,10 +37,10 @@ def ablation_title(rows: Sequence[Row]) -> str:
     rows = select(rows, imbalance="long_tail")
     seeds = {m: len({row.seed for row in rows if row.method == m}) for m in NAMES}
     most = [m for m, count in seeds.items() if count == max(seeds.values())]
-    some = f" with {' and '.join(NAMES[m] for m in most)}" if len(most) < sum(map(bool, seeds.values())) else ""
+    some = f" ({', '.join(NAMES[m] for m in most)})" if len(most) < sum(map(bool, seeds.values())) else ""
     own = [row for row in rows if row.method in most]
-    found = {VARIANT_WORDS[variant]: _over_base(own, variant) for variant in PARTS}
-    return marks.listed(f"Points against neither part (w/o all){some}", found)
+    found = {SHORT.get(variant, VARIANT_WORDS[variant]): _over_base(own, variant) for variant in PARTS}
+    return marks.listed(f"Points over base{some}", found)
 
 
 def _over_base(rows: Sequence[Row], variant: str) -> Paired | None:
@@ -83,19 +84,21 @@ def _minus_base(variant: str) -> Look:
 
 def gains_title(rows: Sequence[Row]) -> str:
     """In how many cells each remedy is significantly above and below the base."""
-    parts = []
+    parts, most = [], 0
     for variant in REMEDIES:
         words = list(verdict.cells(rows, variant).get("verdict", []))
         above, below = (sum(map(words.count, pair)) for pair in (("reproduced", "above"), ("not reproduced", "below")))
         if words:
-            parts.append(f"{VARIANT_WORDS[variant]}: above it in {above}, below it in {below} of {len(words)} cells")
-    return f"Against the fine-tuned base: {'; '.join(parts) or NOT_RUN}"
+            most = max(most, len(words))
+            parts.append(f"{SHORT.get(variant, VARIANT_WORDS[variant])} {above}/{below}")
+    return f"Of {most} cells, above/below the base: {', '.join(parts)}" if parts else f"Against the base: {NOT_RUN}"
 
 
 def groups(rows: Sequence[Row], profile, num: int):
     """Where it helps: the change of recall of head, tail and absent classes, a panel a compressor."""
     methods = marks.sizes_of(rows, profile)
-    figure, axes = panels(map(NAMES.__getitem__, methods), "points of recall, paired by seed", 12, 4.2, sharey=False)
+    words = f"points of recall, {num} images"
+    figure, axes = panels(map(NAMES.__getitem__, methods), words, 12, 4.2, sharey=False)
     for ax, method in zip(axes, methods):
         entries = []
         for variant in REMEDIES:
@@ -110,7 +113,7 @@ def groups_title(rows: Sequence[Row], num: int) -> str:
     """What OE-FSMC does to the recall of the rarest class group that these draws have, method by method."""
     found = {g: {NAMES[m]: gain(rows, num, value=f"{g}_accuracy", method=m) for m in NAMES} for g in GROUPS}
     rarest = next((group for group in reversed(GROUPS) if any(found[group].values())), GROUPS[-1])
-    return marks.listed(f"Points of recall that OE-FSMC adds to {rarest} classes at {num} images", found[rarest])
+    return marks.listed(f"Recall that OE-FSMC adds to {rarest} classes, points", found[rarest])
 
 
 def solvers(rows: Sequence[Row], profile):
@@ -135,11 +138,10 @@ def solvers(rows: Sequence[Row], profile):
 
 
 def solvers_title(rows: Sequence[Row]) -> str:
-    """What each compressor's released solver adds under the long tail, averaged over its training sizes."""
+    """What each compressor's released solver adds to the long-tailed base, averaged over its training sizes."""
     found = {}
     for method, name in NAMES.items():
-        for variant in SOLVED:
-            own = select(rows, method=method, imbalance="long_tail", variant=variant)
-            released, this = (select(own, solver=solver) for solver in ("literal", "default"))
-            found[f"{name}, {VARIANT_WORDS[variant]}"] = over(released, this)
-    return marks.listed("Released solver − this package's, long-tailed, mean over sizes", found, "; ")
+        own = select(rows, method=method, imbalance="long_tail", variant=BASE)
+        released, this = (select(own, solver=solver) for solver in ("literal", "default"))
+        found[name] = over(released, this)
+    return marks.listed("Released solver − this package's, long-tailed base, points", found)

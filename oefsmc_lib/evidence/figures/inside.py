@@ -9,6 +9,7 @@ from oefsmc_lib.evidence.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, fi
 from oefsmc_lib.evidence.figures.ranks import rank_axis
 from oefsmc_lib.rows.row import Row
 
+FARTHEST = 112  # percent of the first distance: farther lines would flatten the others
 IN_A_ROW = 20  # images of a gallery
 
 
@@ -64,7 +65,7 @@ def draw_title(counts: Sequence[int]) -> str:
 def elsewhere_title(counts: Sequence[int], drawn: Sequence[int]) -> str:
     """Where the drawn labels of eq. 4 go: a title for :func:`gallery`."""
     absent = sum(a for a, m in zip(drawn, counts, strict=True) if m == 0)
-    return f"{absent} of {sum(drawn)} OOD images are labelled as a class that has no image of its own"
+    return f"{absent} of {sum(drawn)} OOD images draw the label of an absent class"
 
 
 def shares(predicted: Mapping[str, Sequence[float]], counts: Sequence[int], profile):
@@ -84,9 +85,9 @@ def shares_title(predicted: Mapping[str, Sequence[float]], counts: Sequence[int]
     kinds, parts = answers.class_groups(counts), []
     for label, share in predicted.items():
         absent = sum(float(part) for part, kind in zip(share, kinds) if kind == "absent")
-        parts.append(f"{absent:.0f} % ({label})")
-    occur = 100 * kinds.count("absent") / len(kinds)
-    return f"Classes without an image occur in {occur:.0f} % of the images and are predicted in {', '.join(parts)}"
+        parts.append(f"{label} {absent:.0f} %")
+    fair = 100 * kinds.count("absent") / len(kinds)
+    return f"Predictions of absent classes ({fair:.0f} % is fair): {'; '.join(parts)}"
 
 
 def features(points: Mapping[str, Sequence], profile, finding: str, few_labels: Sequence[str] = ()):
@@ -115,9 +116,7 @@ def features(points: Mapping[str, Sequence], profile, finding: str, few_labels: 
 
 def features_title(classes: Mapping[str, float]) -> str:
     """How many classes the teacher sees in the images of each source: a title for :func:`features`."""
-    first, *rest = classes.items()
-    parts = [f"{first[1]:.1f} classes in {first[0]}", *(f"{number:.1f} in {source}" for source, number in rest)]
-    return f"The teacher sees {', '.join(parts)}"
+    return f"Classes that the teacher sees: {', '.join(f'{source} {number:.1f}' for source, number in classes.items())}"
 
 
 def channels(
@@ -162,7 +161,7 @@ def channels_title(kept: Mapping[str, Sequence[int]], channels: int) -> str:
     """How many channels two criteria both keep, and how many by chance: a title for :func:`channels`."""
     (one, a), (other, b) = kept.items()
     both, chance = len(set(a) & set(b)), len(a) * len(b) / channels
-    return f"{one} and {other} both keep {both} of {len(a)} channels; two choices by chance would share {chance:.0f}"
+    return f"{one} and {other} share {both} of {len(a)} channels (by chance: {chance:.0f})"
 
 
 def densities(x, cases: Mapping[str, tuple], alone: float, profile, finding: str):
@@ -201,6 +200,9 @@ def trajectories(entries: Mapping[str, Sequence[Row]], profile):
                     ax.scatter(kept, change[kept], 60, color=colour, marker=marker, zorder=3)
             ax.plot([], [], f"{marker}-", color=colour, label=f"{label} (mark: the epoch that is kept)")
         ax.axhline(100, color=GREY, linewidth=1)
+        if ax.get_ylim()[1] > FARTHEST:
+            ax.set_ylim(top=FARTHEST)
+            ax.set_title(f"{ax.get_title(loc='left')} (cut at {FARTHEST})", loc="left")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("epoch of fine-tuning")
     return finish(figure, stopping_title(entries), profile, [])
@@ -212,6 +214,6 @@ def stopping_title(entries: Mapping[str, Sequence[Row]]) -> str:
     for label, rows in entries.items():
         if own := [row for row in rows if row.finetune_distances]:
             kept, ran = (sum(getattr(row, f"finetune_{name}") for row in own) / len(own) for name in ("kept", "epochs"))
-            parts.append(f"{label} after epoch {kept:.0f} of {ran:.0f}")
-    average = " on average" if any(len(rows) > 1 for rows in entries.values()) else ""
-    return f"Closest to the teacher{average}: {', '.join(parts) or NOT_RUN}"
+            parts.append(f"{label}: {kept:.0f} of {ran:.0f}")
+    average = ", on average" if any(len(rows) > 1 for rows in entries.values()) else ""
+    return f"Epoch that is kept{average}. {'; '.join(parts) or NOT_RUN}"

@@ -209,7 +209,8 @@ def finish(figure, finding: str, profile, rows: Sequence[Row], missing: Sequence
         for ax in figure.axes:
             ax.set(ylim=(0, 1), yticks=[])  # an empty axis has no scale
     notes = _limit(figure)
-    title = f"{finding} [profile\u00a0{getattr(profile, 'name', profile)}]".replace(" %", "\u00a0%")
+    title = f"{finding} [profile\u00a0{getattr(profile, 'name', profile)}]"
+    title = title.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")  # no line ends within a number
     wide = int(figure.get_size_inches()[0] * 10.4)
     figure.suptitle(textwrap.fill(title, wide), x=0.01, ha="left", fontsize=12, fontweight="bold")
     caption = _caption(figure, rows, missing, notes) if rows else ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oefsmc_lib.evidence import answers, paper
+from oefsmc_lib.evidence import answers, paper, verdict
 from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, gain, select, tail_cost
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, finish, panels
@@ -36,21 +36,32 @@ def problem_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
     first, last = min(num for num, _ in costs), max(num for num, _ in costs)
     if len({method for _, method in costs}) > 1:
         found = {paper.METHOD_NAMES[method]: cost for (num, method), cost in costs.items() if num == first}
-        return marks.listed(f"Points that the long tail costs at {first} images", found)
-    said = {num: f"{answers.points(cost, 'costs', 'adds')} at {num} images" for (num, _), cost in costs.items()}
-    return f"The long tail {' and '.join(said[num] for num in sorted({first, last}))}"
+        return marks.listed(f"Cost of the long tail at {first} images, points", found)
+    said = {num: marks.signed(cost).removeprefix("+") for (num, _), cost in costs.items()}
+    more = f", {said[last]} at {last}" if last > first else ""
+    return f"The long tail costs {said[first]} points at {first} images{more}"
 
 
 def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
     """Table 1's arrows: balanced - long-tailed in points over num, a colour a method, paired by seed."""
-    nums, methods = marks.nums_of(rows, profile), list(methods) or answers.values_of(rows, "method") or ["fskd"]
+    nums, there = marks.nums_of(rows, profile), answers.values_of(rows, "method") or ["fskd"]
     figure, (ax,) = panels([""], "balanced − long-tailed, points", 8.5, 4.2)
     entries = []
-    for look in map(METHOD_LOOKS.__getitem__, methods):
+    for look in map(METHOD_LOOKS.__getitem__, there):
         found = marks.differences(select(rows, **look.where), nums, PAIR[0].where, PAIR[1].where)
         entries.append((look, enumerate(found)))
     marks.compare(ax, entries, nums, ALL_CLASSES, zero=True)
-    return finish(figure, problem_title(rows, nums), profile, select(rows, variant=BASE))
+    missing = [paper.METHOD_NAMES[method] for method in methods if method not in there]
+    return finish(figure, losses_title(rows, nums), profile, select(rows, variant=BASE), missing)
+
+
+def losses_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
+    """In how many cells, a method at a training size each, the long tail costs accuracy significantly."""
+    methods = answers.values_of(rows, "method")
+    costs = [cost for n in nums for m in methods if (cost := tail_cost(rows, n, method=m))]
+    above = sum(cost["low"] > 0 for cost in costs)
+    found = f"in {above} of {len(costs)} cells" if costs else NOT_RUN
+    return f"The long tail costs accuracy significantly: {found}"
 
 
 def rescue(rows: Sequence[Row], profile):
@@ -64,19 +75,17 @@ def rescue(rows: Sequence[Row], profile):
 def rescue_title(rows: Sequence[Row], num: int) -> str:
     """The cost of the tail at one training size, and what OE-FSMC and the whole pool change about it."""
     cost = tail_cost(rows, num, method="fskd")
-    parts = [f"the long tail costs {_points(cost, cost['mean'])}"] if cost else []
-    back, more = (" back", " another") if cost and cost["mean"] > 0 else ("", "")
-    for variant, name in (("ours", "OE-FSMC"), ("whole_pool", "the whole pool")):
+    parts = [f"the tail costs {_points(cost).removeprefix('+')} points"] if cost else []
+    for variant, name in (("ours", "OE-FSMC adds"), ("whole_pool", "whole pool")):
         if found := gain(rows, num, variant, method="fskd"):
-            verb = f"wins{back}" if found["mean"] > 0 else f"loses{more}"
-            parts.append(f"{name} {verb} {_points(found, abs(found['mean']))}")
-    return f"With {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
+            parts.append(f"{name} {_points(found)}")
+    return f"At {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
 
 
-def _points(found: Paired, mean: float) -> str:
-    """``9.5 ± 2.6 points``, and "undecided" where the interval holds 0."""
+def _points(found: Paired) -> str:
+    """``−9.5 ± 2.6``, and "undecided" where the interval holds 0."""
     half = "" if found["n"] == 1 else f" ± {found['half']:.1f}"
-    return f"{mean:.1f}{half} points{answers.undecided(found)}"
+    return f"{verdict.signed(found['mean'])}{half}{answers.undecided(found)}"
 
 
 def by_class(rows: Sequence[Row], profile, num: int | None = None):
@@ -103,8 +112,8 @@ def classes_title(rows: Sequence[Row], num: int) -> str:
     if not found:
         return f"Which classes pay? {NOT_RUN.capitalize()}"
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    lowest = f"With {num} long-tailed images {low} classes have the lowest recall, {found[low]:.0f} %"
-    return f"{lowest}, against {found[high]:.0f} % of {high} classes"
+    lowest = f"At {num} long-tailed images, {low} classes have the lowest recall"
+    return f"{lowest}: {found[low]:.0f} %; {high} classes {found[high]:.0f} %"
 
 
 def stages(rows: Sequence[Row], profile):

@@ -31,16 +31,16 @@ def rank_axis(ax, counts: Sequence[int]) -> None:
         ax.axvspan(first - 0.5, last + 0.5, color=SHADES[group], zorder=0)
         place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
         ax.annotate(group, ((first + last) / 2, 1.0), **place, fontsize=8.5, color=GREY)
-    bins = _bins(len(counts))
-    labels = ["–".join(dict.fromkeys(str(counts[r - 1]) for r in (b[0], b[-1]))) for b in bins]
-    ax.set_xticks([(b[0] + b[-1]) / 2 for b in bins], labels)
+    shown = bins(len(counts))
+    labels = ["–".join(dict.fromkeys(str(counts[r - 1]) for r in (b[0], b[-1]))) for b in shown]
+    ax.set_xticks([(b[0] + b[-1]) / 2 for b in shown], labels)
     ax.set_xlim(0.5, len(counts) + 0.5)
     ax.set_xlabel("few images of the class in the long tail, most frequent class first")
     ax.set_title(ax.get_title(loc="left"), loc="left", pad=18)  # above the names of the groups
     ax.grid(axis="x", visible=False)
 
 
-def _bins(classes: int) -> list[range]:
+def bins(classes: int) -> list[range]:
     """Ranks (from 1) as single ones, or in ten bins where there are many."""
     edges = range(classes + 1) if classes <= 20 else [round(classes * i / 10) for i in range(11)]
     return [range(a + 1, b + 1) for a, b in itertools.pairwise(edges)]
@@ -49,7 +49,7 @@ def _bins(classes: int) -> list[range]:
 def by_rank(ax, rows: Sequence[Row], classes: int, look: Look, shift: float) -> None:
     """Recall by rank with intervals over seeds; the ranks of a long tail with many classes in ten bins."""
     found = []
-    for ranks in _bins(classes):
+    for ranks in bins(classes):
         values = []
         for row in rows:
             recalls = answers.by_rank(row, row.per_class)

@@ -5,17 +5,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from oefsmc_lib.evidence import answers, paper, tables, verdict
+from oefsmc_lib.evidence import answers, tables, verdict
 from oefsmc_lib.evidence.answers import GROUPS, NOT_RUN, against, column, select
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import BLUE, BROWN, GREEN, GREY, ORANGE, PINK, Look, finish, panels
 from oefsmc_lib.rows.row import Row
 
-# switch -> (axis label, value of a row, the value that the paper calls best, its claim)
-SWEEPS: dict[str, tuple[str, Callable[[Row], float], float, str]] = {
-    "m": ("auxiliary images over few images, m / M", verdict.size_of_aux, 1.0, "m_equals_num"),
-    "lam": ("share of the few images in distillation, λ", lambda row: column(row, "lam"), 0.5, "lam_half"),
-    "eta": ("weight of the auxiliary images in fine-tuning, η", lambda row: column(row, "eta"), 2.5, "eta_best"),
+# switch -> (axis label, value of a row, the value that the paper calls best)
+SWEEPS: dict[str, tuple[str, Callable[[Row], float], float]] = {
+    "m": ("OOD images over few images, m/M", verdict.size_of_aux, 1.0),
+    "lam": ("share of the few images in distillation, λ", lambda row: column(row, "lam"), 0.5),
+    "eta": ("weight of the OOD images in fine-tuning, η", lambda row: column(row, "eta"), 2.5),
 }
 JUDGED = {
     "reproduced": Look("above the reference", BLUE, "o"),
@@ -30,9 +30,10 @@ def sweep(rows: Sequence[Row], profile, name: str):
     Where rows with the fixed length are among them (``finetune.stop=fixed``), they are a dotted line of their own; the
     title judges those that stopped early. The whole pool, this package's own variant, is a mark at the right.
     """
-    label, value, best, claim = SWEEPS[name]
+    label, value, best = SWEEPS[name]
     stopped, pool = verdict.stopped_early(select(rows, variant="ours")), select(rows, variant="whole_pool")
-    nums = marks.nums_of(rows, profile, "few_nums") or [10]
+    asked = marks.nums_of(rows, profile, "few_nums") or [10]
+    nums = [num for num in asked if select(rows, num=num)] or asked
     values = sorted({value(row) for row in stopped})
     figure, axes = panels([f"{num} few images" for num in nums], "test accuracy, %", 12, 4.2)
     ticks = ["all n" if math.isinf(v) else f"{v:g}" for v in values] + ["whole\npool"] * bool(pool)
@@ -45,9 +46,11 @@ def sweep(rows: Sequence[Row], profile, name: str):
         ax.grid(axis="x", visible=False)
     axes[len(nums) // 2].set_xlabel(f"{label} (shaded: the paper's choice)")
     word, numbers = verdict.best(stopped, value, best)
-    title = f"“{paper.CLAIMS[claim].sentence}” {word}" + (f" ({numbers})" if numbers else "")
+    found = "; ".join(numbers.replace("significantly ", "").replace(f" than {best:g}", "").split("; ")[:2])
+    title = f"“{label.rpartition(', ')[2]} = {best:g} is best”: {word}" + (f" ({found})" if found else "")
     one = [row for row in stopped if value(row) == best]
-    return finish(figure, title, profile, one, undecided="an end of the range is not significantly worse")
+    missing = [f"{num} few images" for num in asked if num not in nums]
+    return finish(figure, title, profile, one, missing, "an end of the range is not significantly worse")
 
 
 def _sweep_of(ax, rows: Sequence[Row], method: str, value: Callable, values: Sequence[float], shift: float) -> None:
@@ -64,11 +67,11 @@ def _sweep_of(ax, rows: Sequence[Row], method: str, value: Callable, values: Seq
         marks.series(ax, Look(words, look.colour, "P"), [(len(values), marks.mean_of(whole))], shift)
 
 
-def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile):
+def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, kind: str = "setting"):
     """A line a setting: its top-1 on the left, the paired difference to the ``reference`` setting on the right.
 
     ``entries`` are label -> rows that differ in the seed alone. Blue: significantly above the reference, orange:
-    below, grey: undecided or the reference itself.
+    below, grey: undecided or the reference itself. ``kind`` is what the title calls the settings.
     """
     figure, (accuracy, change) = panels(["", ""], "", 11, 0.34 * len(entries) + 1.7, width_ratios=[1, 1.2])
     for place, (label, rows) in enumerate(entries.items()):
@@ -86,14 +89,14 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile):
         marks.series(change, look, [])
     for ax in (accuracy, change):
         ax.grid(axis="y", visible=False)
-    figure = finish(figure, settings_title(entries, reference), profile, entries[reference])
+    figure = finish(figure, settings_title(entries, reference, kind), profile, entries[reference])
     labels = [f"{label} (reference)" if label == reference else label for label in entries]
     accuracy.set_yticks(range(len(entries)), labels)
     accuracy.set_ylim(len(entries) - 0.5, -0.5)  # also where nothing was run
     return figure
 
 
-def settings_title(entries: Mapping[str, Sequence[Row]], reference: str) -> str:
+def settings_title(entries: Mapping[str, Sequence[Row]], reference: str, kind: str = "setting") -> str:
     """Which settings are significantly above the reference, and which below."""
     words: dict[str, list[str]] = {word: [] for word in JUDGED}
     for label, rows in entries.items():
@@ -106,7 +109,7 @@ def settings_title(entries: Mapping[str, Sequence[Row]], reference: str) -> str:
         return f"Significantly above {reference}: {above}" + (f". Below: {below}" if below else "")
     if below:
         return f"Significantly below {reference}: {below}"
-    return f"No other setting differs detectably from {reference}"
+    return f"No {kind} changes accuracy detectably against {reference}"
 
 
 def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, words: str):
