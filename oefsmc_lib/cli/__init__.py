@@ -1,8 +1,8 @@
 """The command line ``oefsmc``: a thin layer over the library.
 
 :mod:`machine` says what is here, :mod:`rows` makes and shows rows, :mod:`pages` shows what they say, :mod:`grids` runs
-many. Bad input ends in one sentence on standard error and exit code 2. Torch, pandas and Jupyter load only in the
-commands that need them, so that ``oefsmc --help`` is quick.
+many, :mod:`ship` writes a student for a device. Bad input ends in one sentence on standard error and exit code 2.
+Torch, pandas and Jupyter load only in the commands that need them, so that ``oefsmc --help`` is quick.
 """
 
 import sys
@@ -11,11 +11,20 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib import __version__
-from oefsmc_lib.cli import grids, machine, pages, rows
+from oefsmc_lib.cli import grids, machine, pages, rows, ship
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (machine.doctor, rows.run, rows.show, pages.verdict, pages.figures, pages.report, pages.exercises):
+for command in (
+    machine.doctor,
+    rows.run,
+    rows.show,
+    ship.export,
+    pages.verdict,
+    pages.figures,
+    pages.report,
+    pages.exercises,
+):
     app.command()(command)
 for name, group in (
     ("data", machine.data),
