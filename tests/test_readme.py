@@ -24,7 +24,8 @@ def committed(tmp_path):
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
     marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
-    assert marks == {"README.md": {"found"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"}}
+    assert marks == {"README.md": {"found"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"},
+                     "shipping.md": {"shipping"}}
     for name, text in pages.items():
         assert publish.filled(text, committed) == text, f"{name}: {REDO}"
 
@@ -76,6 +77,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(profile)
     monkeypatch.setattr(publish.session, "run_all", run_all)
+    monkeypatch.setattr(publish.shipping, "rows", lambda: None)
     monkeypatch.setattr(publish, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3c")])
     found = publish.pictures(tmp_path)
     assert drawn == [("cifar10", "03"), ("cifar100", "04")]
@@ -86,7 +88,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
 
 
 @pytest.mark.parametrize("page", ["README.md", "outputs/README.md", *(f"docs/{name}.md" for name in (
-    "results", "timings", "grids", "words", "troubleshooting", "contributing"))])
+    "results", "timings", "shipping", "grids", "words", "troubleshooting", "contributing"))])
 def test_every_link_of_the_pages_leads_somewhere(page):
     path = project_root() / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
