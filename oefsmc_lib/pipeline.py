@@ -185,6 +185,8 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)
     student.notes["finetune"] = report
+    student.notes["images"] = {key: ready.teacher.card[key] for key in ("mean", "std")}
+    student.notes["images"]["classes"] = list(ready.train.class_names)
     tested = time.perf_counter()
     measured = evaluate_once(experiment, ready, student)
     # Students of one shape take the same time.

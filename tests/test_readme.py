@@ -30,7 +30,8 @@ def committed(tmp_path):
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
     marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
-    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "solvers"}, "timings.md": {"timing", "quality"}}
+    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "solvers"},
+                     "timings.md": {"timing", "quality"}, "shipping.md": {"shipping"}}
     for name, text in pages.items():
         assert publish.filled(text, committed) == text, f"{name}: {REDO}"
 
@@ -82,6 +83,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(profile)
     monkeypatch.setattr(publish.session, "run_all", run_all)
+    monkeypatch.setattr(publish.shipping, "rows", lambda: None)
     monkeypatch.setattr(publish, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3c")])
     found = publish.pictures(tmp_path)
     assert drawn == [("cifar10", "03"), ("cifar100", "04")]
@@ -92,7 +94,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
 
 
 PAGES = ("README.md", "outputs/README.md", "notebooks/README.md", *(f"docs/{name}.md" for name in (
-    "results", "timings", "grids", "words", "troubleshooting", "contributing")))
+    "results", "timings", "shipping", "grids", "words", "troubleshooting", "contributing")))
 # What stands for something in a text -> something.
 STAND = {"GRID": "table1", "[GRID]": "table1", "P": "cifar10", "PROFILE": "cifar10", "NAME": "cifar10", "FOLDER": "outputs", "...": ""}
 

@@ -1,8 +1,9 @@
 """The command line ``oefsmc``: a thin layer over the library.
 
 :mod:`machine` says what is here, :mod:`rows` makes and shows rows, :mod:`pages` shows what they say, :mod:`grids` runs
-many, :mod:`latency` times networks. Bad input ends in one sentence on standard error and exit code 2. Torch, pandas and
-Jupyter load only in the commands that need them, so that ``oefsmc --help`` is quick.
+many, :mod:`ship` writes a student for a device, :mod:`latency` times networks. Bad input ends in one sentence on
+standard error and exit code 2. Torch, pandas and Jupyter load only in the commands that need them, so that
+``oefsmc --help`` is quick.
 """
 
 import sys
@@ -11,12 +12,12 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib import __version__
-from oefsmc_lib.cli import grids, latency, machine, pages, rows, switches
+from oefsmc_lib.cli import grids, latency, machine, pages, rows, ship, switches
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(cls=switches.Command)(rows.run)
-for command in (machine.doctor, rows.show, pages.verdict, pages.figures, pages.exercises):
+for command in (machine.doctor, rows.show, ship.export, pages.verdict, pages.figures, pages.exercises):
     app.command()(command)
 app.command()(latency.latency)
 for name, group in (

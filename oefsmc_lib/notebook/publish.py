@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence import markdown, tables, timings, verdict
+from oefsmc_lib.evidence import figures, markdown, shipping, tables, timings, verdict
 from oefsmc_lib.files import project_root, writable_folder, write_whole
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
@@ -30,6 +30,7 @@ PICTURES = {
     "literal": ["06_solvers"],
 }
 COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
+SHIPPED = ("cifar10", "08_shipping")  # drawn from outputs/bench
 MARKS = re.compile(r"<!-- ([a-z]+) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
 
@@ -53,7 +54,7 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md")
+    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md", "docs/shipping.md")
     return [project_root() / name for name in names]
 
 
@@ -71,8 +72,8 @@ def verdict_page(store: Store) -> str:
 def filled(text: str, store: Store) -> str:
     """A text with everything between its marks made anew from rows and benches.
 
-    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. OF is a profile for a KIND that is made of rows, and the name
-    of a file of ``outputs/bench/`` for the others.
+    The marks are ``<!-- KIND OF -->`` and ``<!-- end -->``. OF is a profile for a KIND that is made of rows, and the
+    name of a file of ``outputs/bench/`` for the others.
     """
     make = {
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
@@ -85,6 +86,7 @@ def filled(text: str, store: Store) -> str:
         "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
         "steps": lambda of: timings.lines_markdown("steps", kept() / "bench" / of),
         "latency": lambda of: timings.lines_markdown("latency", kept() / "bench" / of),
+        "shipping": lambda _: shipping.markdown(),
     }
     return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)
 
@@ -121,6 +123,11 @@ def pictures(outputs: Path) -> list[tuple[Path, Path]]:
     for profile, start in wanted:
         drawn = sorted((outputs / "figures" / profile).glob(f"{start}*.png"))
         found += [(path, kept() / "figures" / profile / path.name) for path in drawn]
+    if shipping.rows() is not None:  # from a bench and no grid, so no notebook has to run
+        profile, name = SHIPPED
+        figures.style()
+        session.Book(profile).save(figures.shipping_files(), name)
+        found.append((outputs / "figures" / profile / f"{name}.png", kept() / "figures" / profile / f"{name}.png"))
     cover = outputs / "figures" / COVER[0] / COVER[1]
     return found + ([(cover, project_root() / COVER[2])] if cover.is_file() else [])
 

@@ -1,4 +1,8 @@
-"""A student on file, without pickle: ``student.safetensors``, and ``plan.json`` to build the same network again."""
+"""A student on file, without pickle: ``student.safetensors``, and ``plan.json`` to build the same network again.
+
+What a student says of the images that it reads (``notes["images"]``: ``mean``, ``std`` and ``classes``) stands in
+``plan.json``, too. Folders of earlier versions lack it.
+"""
 
 import json
 from dataclasses import asdict
@@ -28,7 +32,8 @@ def save(student: Student, folder: Path) -> None:
     folder = writable_folder(Path(folder))
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.model.state_dict().items()}
     write_whole(folder / "student.safetensors", to_bytes(tensors))
-    write_whole(folder / "plan.json", json.dumps(asdict(student.structure), indent=1))
+    images = {"images": student.notes["images"]} if "images" in student.notes else {}
+    write_whole(folder / "plan.json", json.dumps(asdict(student.structure) | images, indent=1))
 
 
 def load(folder: Path) -> Student:
@@ -43,6 +48,7 @@ def load(folder: Path) -> Student:
     try:
         plan = json.loads((folder / "plan.json").read_text())
         plan["architecture"] = Architecture(**plan["architecture"])
+        notes = {"images": plan.pop("images")} if "images" in plan else {}
         structure = Structure(**plan)
         weights = folder / "student.safetensors"
         if not weights.is_file():
@@ -60,4 +66,4 @@ def load(folder: Path) -> Student:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
         raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
-    return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure)
+    return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure, notes)

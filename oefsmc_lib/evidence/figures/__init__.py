@@ -51,3 +51,4 @@ from oefsmc_lib.evidence.figures.settings import (
     settings_title,
     sweep,
 )
+from oefsmc_lib.evidence.figures.shipping import shipping_files, shipping_title

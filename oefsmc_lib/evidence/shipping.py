@@ -1,0 +1,146 @@
+"""What a network is worth as an ONNX file: the tables that ``bench/ship.py`` writes, for ``docs/shipping.md``.
+
+Four files are compared: teacher and pruned student, each in float32 and in int8. Seeds are draws of the few images, so
+differences of two files are paired by seed.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from oefsmc_lib.evidence import tables, timings, verdict
+from oefsmc_lib.evidence.answers import NOT_RUN
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FILES = {
+    ("teacher", "float32"): "teacher",
+    ("teacher", "int8"): "teacher, int8",
+    ("pruned", "float32"): "pruned",
+    ("pruned", "int8"): "pruned, int8",
+}
+USUAL = "few + OOD"  # the images that int8 is calibrated on where nothing else is said
+CALIBRATIONS = ("few", USUAL, "OOD")
+GROUPS = ("head", "tail", "absent")
+KINDS = {"long_tail": "long-tailed", "balanced": "balanced"}
+COLUMNS = ("seed", "imbalance", "network", "precision", "calibration", "top1", *GROUPS, "bytes")
+
+
+def rows() -> "DataFrame | None":
+    """Accuracy and bytes, a line a file and draw; None where nothing was measured."""
+    found = timings.table("ship", COLUMNS)
+    if found is None:
+        return None
+    return found.assign(calibration=found.calibration.astype(object).where(found.calibration.notna(), ""))
+
+
+def milliseconds() -> "DataFrame | None":
+    """Milliseconds of processor time for one image, by network and precision: medians over the repeats."""
+    columns = ["cpu_low_ms", "cpu_median_ms", "cpu_high_ms"]
+    found = timings.table("ship-latency", ("network", "precision", *columns))
+    return None if found is None else found.groupby(["network", "precision"])[columns].median()
+
+
+def values(
+    found: "DataFrame",
+    file: tuple[str, str],
+    value: str = "top1",
+    imbalance: str = "long_tail",
+    calibration: str = USUAL,
+) -> dict[int, float]:
+    """seed -> value of a file; ``calibration`` is read for int8 alone. Seeds without the value are left out."""
+    network, precision = file
+    wanted = calibration if precision == "int8" else ""
+    own = found[
+        (found.network == network)
+        & (found.precision == precision)
+        & (found.imbalance == imbalance)
+        & (found.calibration == wanted)
+    ].dropna(subset=value)
+    return dict(zip(own.seed.tolist(), own[value].tolist()))
+
+
+def minus(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """Differences of the seeds that both have."""
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def points(differences: list[float]) -> str:
+    """``−0.1 ± 0.1``, or "not run"."""
+    mean, _, half = tables.t_interval(differences)
+    return verdict.interval(mean, half) if differences else NOT_RUN
+
+
+def level(found: Mapping[int, float]) -> str:
+    """``90.6 ± 0.4``: a mean in percent with half its interval, or "not run"."""
+    mean, _, half = tables.t_interval(list(found.values()))
+    return (f"{mean:.1f}" + (f" ± {half:.1f}" if half > 0 else "")) if found else NOT_RUN
+
+
+def markdown() -> str:
+    """The sentence, the four files, and what the choice of calibration images changes."""
+    found, latency = rows(), milliseconds()
+    if found is None:
+        return f"ONNX files: {NOT_RUN}."
+    lines = []
+    for file, title in FILES.items():
+        line = {"file": title, "MB": megabytes(found, file), "ms": NOT_RUN}
+        if latency is not None and file in latency.index:
+            low, middle, high = latency.loc[file]
+            line["ms"] = f"{middle:.2f} ({low:.2f}–{high:.2f})"
+        line |= {f"top-1, {kind}": level(values(found, file, imbalance=key)) for key, kind in KINDS.items()}
+        lines.append(line | {f"{group}, long-tailed": level(values(found, file, group)) for group in GROUPS})
+    parts = [sentence(), tables.to_markdown(lines), "What int8 changes, in points of top-1, by its calibration images:"]
+    return "\n\n".join([*parts, tables.to_markdown(changes(found))])
+
+
+def changes(found: "DataFrame") -> list[dict[str, str]]:
+    """int8 minus its own float32 file, paired by seed: a line a network and draw, a column a choice of images."""
+    lines = []
+    for network in ("teacher", "pruned"):
+        for imbalance, kind in KINDS.items():
+            exact = values(found, (network, "float32"), imbalance=imbalance)
+            line = {"network": network, "few images": kind, "seeds": str(len(exact))}
+            for name in CALIBRATIONS:
+                whole = values(found, (network, "int8"), imbalance=imbalance, calibration=name)
+                line[name] = points(minus(whole, exact))
+            lines.append(line)
+    return lines
+
+
+def sentence() -> str:
+    """What int8 and pruning give a user, in one sentence; "not run" without the rows."""
+    found, latency = rows(), milliseconds()
+    small, teacher = ("pruned", "int8"), ("teacher", "float32")
+    if found is None or latency is None or not values(found, small):
+        return f"Pruned and int8 against the teacher: {NOT_RUN}."
+    alone = points(minus(values(found, ("teacher", "int8")), values(found, teacher)))
+    both = points(minus(values(found, small), values(found, teacher)))
+    return (
+        f"int8 alone makes the teacher {faster(latency, ('teacher', 'int8')):.1f} times as fast and "
+        f"{smaller(found, ('teacher', 'int8')):.1f} times smaller and changes its top-1 by {alone} points; pruning by "
+        f"10 long-tailed images and int8 together make it {faster(latency, small):.1f} times as fast and "
+        f"{smaller(found, small):.1f} times smaller and change its top-1 by {both} points."
+    )
+
+
+def faster(latency: "DataFrame", file: tuple[str, str]) -> float:
+    """The teacher's milliseconds in float32, divided by those of a file."""
+    median = latency["cpu_median_ms"]
+    return float(median[("teacher", "float32")] / median[file])
+
+
+def _bytes(found: "DataFrame", file: tuple[str, str]) -> float:
+    own = found[(found.network == file[0]) & (found.precision == file[1])]
+    return float(own.bytes.median())
+
+
+def smaller(found: "DataFrame", file: tuple[str, str]) -> float:
+    """The bytes of the teacher in float32, divided by those of a file."""
+    return _bytes(found, ("teacher", "float32")) / _bytes(found, file)
+
+
+def megabytes(found: "DataFrame", file: tuple[str, str]) -> str:
+    """The size of a file, ``14.8``."""
+    size = _bytes(found, file)
+    return NOT_RUN if size != size else f"{size / 1e6:.1f}"
