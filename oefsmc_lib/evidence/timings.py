@@ -52,6 +52,8 @@ def timing_markdown(path: Path | None = None) -> str:
         for row in own.to_dict("records"):
             loader = "" if math.isnan(row["loaded_ratio"]) else f" ({row['loaded_ratio']:.3g}× with its loader)"
             seconds = f"{_seconds(row['literal_s'])} → {_seconds(row['ours_s'])} s"
+            if not math.isnan(exact := row.get("float32_s", math.nan)):
+                seconds += f" ({_seconds(exact)} s in float32)"
             line[f"{row['num']} images"] = f"{seconds}, {row['ratio']:.3g}×{loader}"
         lines.append(line)
     return to_markdown(lines)

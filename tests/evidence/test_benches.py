@@ -229,6 +229,9 @@ def test_timing_as_a_table(tmp_path):
     assert timings.timing_markdown(path).splitlines()[2:] == [
         "| MiR | vgg16 | 30 → 20 s, 1.5× (2.25× with its loader) | 0.3 → 0.25 s, 1.2× |",
         "| PRACTISE (scoring) | vgg16 | not run | 300 → 20 s, 15× |"]
+    path.write_text("method,network,num,literal_s,ours_s,ratio,loaded_ratio,float32_s\nmir,vgg16,10,30,15,2,,20\nfskd,vgg16,10,3,1,3,,\n")
+    assert timings.timing_markdown(path).splitlines()[2:] == [
+        "| MiR | vgg16 | 30 → 15 s (20 s in float32), 2× |", "| FSKD | vgg16 | 3 → 1 s, 3× |"]
 
 
 def test_quality_as_a_table(tmp_path):
