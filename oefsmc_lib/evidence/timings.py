@@ -132,7 +132,9 @@ def precision_markdown(path: Path | None = None) -> str:
         line |= {"images": num, "draws": len(one), "same blocks in": int((one.dropped == other.dropped).sum())}
         line |= {"top-1 in float32, %": f"{one.accuracy.mean():.1f}"}
         titles = ("top-1, points", "error of the last map, %")
-        lines.append(line | {title: f"{mean:+.2f} ± {half:.2f}" for title, (mean, _, half) in zip(titles, gaps)})
+        for title, (mean, _, half) in zip(titles, gaps):
+            line[title] = f"{mean:+.2f}" + (" (one draw)" if math.isnan(half) else f" ± {half:.2f}")
+        lines.append(line)
     return to_markdown(lines)
 
 

@@ -255,7 +255,7 @@ def test_precision_as_a_table_pairs_draws(tmp_path):
                     "cifar10,practise,practise.start=teacher,10,100,bfloat16,49,1.5,a c\n")
     assert timings.precision_markdown(path).splitlines()[2:] == [
         "| embedded | MiR | the profile's | 10 | 2 | 2 | 91.0 | +1.00 ± 0.00 | +5.00 ± 0.00 |",
-        "| cifar10 | PRACTISE | practise.start=teacher | 10 | 1 | 0 | 50.0 | -1.00 ± nan | +50.00 ± nan |"]
+        "| cifar10 | PRACTISE | practise.start=teacher | 10 | 1 | 0 | 50.0 | -1.00 (one draw) | +50.00 (one draw) |"]
 
 
 def test_lines_of_a_bench_as_a_table(tmp_path):
