@@ -88,7 +88,7 @@ LINES = {
     "steps": {
         "network": "{network}",
         "images a step": "{batch}",
-        "float32 → bfloat16": "{float32_median_ms:.3g} → {bfloat16_median_ms:.3g} ms",
+        "float32 → bfloat16": "{float32_median_ms:.0f} → {bfloat16_median_ms:.0f} ms",
         "ratio": "{ratio:.2f}×",
     },
     "latency": {

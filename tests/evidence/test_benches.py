@@ -261,7 +261,7 @@ def test_precision_as_a_table_pairs_draws(tmp_path):
 def test_lines_of_a_bench_as_a_table(tmp_path):
     path = tmp_path / "2026-01-02_cpu_2.15.0_steps.csv"
     path.write_text("network,batch,float32_median_ms,bfloat16_median_ms,ratio\nvgg16,64,1250.4,581,2.15\n")
-    assert timings.lines_markdown("steps", path).splitlines()[2:] == ["| vgg16 | 64 | 1.25e+03 → 581 ms | 2.15× |"]
+    assert timings.lines_markdown("steps", path).splitlines()[2:] == ["| vgg16 | 64 | 1250 → 581 ms | 2.15× |"]
 
 
 def test_precision_is_measured_on_unseen_images_and_by_the_step(monkeypatch):
