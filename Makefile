@@ -66,7 +66,8 @@ evidence: $(STAMP) ## Redo what is kept beside the rows: tables, the verdict, fi
 
 # Each part writes a table of its own; PART="memory.py --cases resnet34:3000" runs one alone, with its options. On one thread,
 # as grids run batches: the small networks' threads would mostly wait for one another.
-BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py
+BENCHES = startup.py evaluation.py 'recovery.py timing' 'recovery.py quality --networks vgg16-w0.25' floor.py growth.py memory.py \
+	'precision.py steps' 'precision.py quality' latency.py
 bench: $(STAMP) ## Time literal procedures against ours, the floor, growth, memory: outputs/bench/ (an idle machine, hours)
 	@export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} && if [ -n "$(PART)" ]; then $(BIN)/python bench/$(PART); \
 	else for part in $(BENCHES); do $(BIN)/python bench/$$part || exit 1; done; fi

@@ -46,15 +46,19 @@ LITERAL = {
                  "practise.precision": "float32"},
 }
 LENGTHS = {"mir.iterations": 2000, "practise.start": "teacher", "practise.iterations": 2000, "practise.scoring_iterations": 300}
+FAST = {"mir.precision": "bfloat16", "practise.precision": "bfloat16"}      # ours, as in the profiles of real images
 
 
 def sides(method, network, num, seed, share, loader=False):
-    """Literal and ours on one draw, and what both start from; with ``loader`` also MiR's literal side with the released loader."""
+    """Literal and ours on one draw, and what both start from; with ``loader`` also ours in float32, and MiR's literal side with
+    the released loader."""
     profile = grid.load_profile(NETWORKS[network])
-    base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS}
+    base = {"method": method, "variant": "native", "num": num, "seed": seed, "imbalance": "long_tail", **LENGTHS, **FAST}
     ready = pipeline.prepare(profile.experiment(base))
     literal = base | LITERAL[method]
     found = {"literal": Side(profile, literal, ready, True, share), "ours": Side(profile, base, ready, False, share)}
+    if loader and method in ("mir", "practise"):
+        found["float32"] = Side(profile, base | {f"{method}.precision": "float32"}, ready, False, share)
     if loader and method == "mir":
         found["loaded"] = Side(profile, literal, ready, True, share, loader=True)
     return found, ready
@@ -136,7 +140,8 @@ def earlier(case):
 
 PARTS = {
     "timing": (timing, ["literal_s", "ours_s", "ratio", "loaded_s", "loaded_ratio", "literal_range", "ours_range",
-                        "loaded_range", "literal_timed_share", "ours_timed_share", "loaded_timed_share", "repeats"]),
+                        "loaded_range", "literal_timed_share", "ours_timed_share", "loaded_timed_share", "repeats",
+                        "float32_s", "float32_range", "float32_timed_share"]),
     "quality": (quality, ["literal_fit", "ours_fit", "literal_error", "ours_error", "literal_accuracy", "ours_accuracy",
                           "same_units", "literal_units", "ours_units", "teacher", "literal_commit"]),
 }

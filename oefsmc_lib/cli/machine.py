@@ -31,7 +31,7 @@ def doctor() -> None:
     import torch
 
     from oefsmc_lib.images import sets
-    from oefsmc_lib.teacher import teachers
+    from oefsmc_lib.teacher import devices, teachers
 
     rows = [["python", platform.python_version()]]
     for package in PACKAGES:
@@ -41,6 +41,8 @@ def doctor() -> None:
             rows.append([package, "not here; python -m pip install -e '.[all]'"])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows.append(["device", ", ".join(gpus) or f"CPU, threads: {torch.get_num_threads()}"])
+    slow = "emulated, which is slow: set mir.precision=float32 and practise.precision=float32"
+    rows.append(["bfloat16", "native" if devices.multiplies_bfloat16(devices.device_named("auto")) else slow])
     rows.append(["data folder", f"{files.data_folder()} (OEFSMC_DATA)"])
     rows.append(["outputs", f"{files.outputs_folder()} (OEFSMC_OUTPUTS)"])
     print_table("This machine", ["what", "here"], rows)

@@ -52,6 +52,8 @@ def timing_markdown(path: Path | None = None) -> str:
         for row in own.to_dict("records"):
             loader = "" if math.isnan(row["loaded_ratio"]) else f" ({row['loaded_ratio']:.3g}× with its loader)"
             seconds = f"{_seconds(row['literal_s'])} → {_seconds(row['ours_s'])} s"
+            if not math.isnan(exact := row.get("float32_s", math.nan)):
+                seconds += f" ({_seconds(exact)} s in float32)"
             line[f"{row['num']} images"] = f"{seconds}, {row['ratio']:.3g}×{loader}"
         lines.append(line)
     return to_markdown(lines)
@@ -86,7 +88,7 @@ LINES = {
     "steps": {
         "network": "{network}",
         "images a step": "{batch}",
-        "float32 → bfloat16": "{float32_median_ms:.3g} → {bfloat16_median_ms:.3g} ms",
+        "float32 → bfloat16": "{float32_median_ms:.0f} → {bfloat16_median_ms:.0f} ms",
         "ratio": "{ratio:.2f}×",
     },
     "latency": {
@@ -130,7 +132,9 @@ def precision_markdown(path: Path | None = None) -> str:
         line |= {"images": num, "draws": len(one), "same blocks in": int((one.dropped == other.dropped).sum())}
         line |= {"top-1 in float32, %": f"{one.accuracy.mean():.1f}"}
         titles = ("top-1, points", "error of the last map, %")
-        lines.append(line | {title: f"{mean:+.2f} ± {half:.2f}" for title, (mean, _, half) in zip(titles, gaps)})
+        for title, (mean, _, half) in zip(titles, gaps):
+            line[title] = f"{mean:+.2f}" + (" (one draw)" if math.isnan(half) else f" ± {half:.2f}")
+        lines.append(line)
     return to_markdown(lines)
 
 
