@@ -13,7 +13,7 @@ version = release = oefsmc_lib.__version__
 html_title = f"OE-FSMC {release}"
 
 root_doc = "README"
-include_patterns = ["README.md", "docs/*.md", "notebooks/README.md", "notebooks/0*.ipynb", "outputs/*.md"]
+include_patterns = ["README.md", "docs/*.md", "notebooks/README.md", "notebooks/0*.ipynb", "outputs/README.md"]
 exclude_patterns = [".*", "oefsmc_lib", "tests", "outputs/*/**"]  # folders that hold no page need no walk
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
@@ -37,7 +37,6 @@ SIDEBAR = """
 :hidden:
 :caption: What was found
 docs/results
-outputs/verdict
 outputs/README
 ```
 ```{toctree}

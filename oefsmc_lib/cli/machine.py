@@ -41,9 +41,9 @@ def doctor() -> None:
             rows.append([package, "not here; python -m pip install -e '.[all]'"])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows.append(["device", ", ".join(gpus) or f"CPU, threads: {torch.get_num_threads()}"])
-    rows.append(["data folder", f"{files.data_folder()} (OEFSMC_DATA)"])
-    rows.append(["outputs", f"{files.outputs_folder()} (OEFSMC_OUTPUTS)"])
-    print_table("This machine", ["what", "here"], rows)
+    print_table("This machine", ["what", "here"], rows, WIDTH)
+    print(f"Images and teachers (OEFSMC_DATA): {files.data_folder()}")
+    print(f"Rows and figures (OEFSMC_OUTPUTS): {files.outputs_folder()}\n")
     known = sets.sources()
     here = f"{files.data_folder()}/"
     places = [s["where"].removeprefix(here) if s["found"] else "not here" for s in known]
