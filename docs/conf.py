@@ -29,7 +29,7 @@ MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "
 html_static_path = ["site.css", str(MATHJAX)]
 mathjax_path = MATHJAX.name
 html_css_files = ["site.css"]
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = False
 
 # The sidebar. GitHub shows the README without it, so it is added while Sphinx reads the README.
 SIDEBAR = """
