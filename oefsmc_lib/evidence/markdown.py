@@ -61,15 +61,8 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     claims = (
         verdict.claim_table(verdict.judge(rows)).drop(columns="where").rename(columns={"claim": "claim of the paper"})
     )
-    about = f"Teachers: {', '.join(teachers)}. Multiplications that are left: {_left(own)}."
-    parts = to_markdown(cells), about, to_markdown(claims), CHANGES, steps_markdown(rows)
+    parts = to_markdown(cells), f"Teachers: {', '.join(teachers)}.", to_markdown(claims), CHANGES, steps_markdown(rows)
     return "\n\n".join(parts)
-
-
-def _left(rows: Sequence[Row]) -> str:
-    """``CD on cifar10 51 %, ...``: what each plan leaves of the teacher's multiplications."""
-    left = {(f"{paper.METHOD_NAMES[row.method]} on {row.dataset}", round(100 - row.macs_cut)) for row in rows}
-    return ", ".join(f"{name} {share} %" for name, share in sorted(left))
 
 
 def solver_markdown(rows: Sequence[Row]) -> str:
