@@ -49,11 +49,8 @@ notebooks/README
 ```{toctree}
 :hidden:
 :caption: Use it
-docs/grids
-docs/timings
-docs/words
-docs/troubleshooting
-docs/contributing
+:glob:
+docs/[!r]*
 ```
 """
 
