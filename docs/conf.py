@@ -13,7 +13,7 @@ version = release = oefsmc_lib.__version__
 html_title = f"OE-FSMC {release}"
 
 root_doc = "README"
-include_patterns = ["README.md", "docs/*.md", "notebooks/README.md", "notebooks/0*.ipynb", "outputs/*.md"]
+include_patterns = ["README.md", "docs/*.md", "notebooks/README.md", "notebooks/0*.ipynb", "outputs/README.md"]
 exclude_patterns = [".*", "oefsmc_lib", "tests", "outputs/*/**"]  # folders that hold no page need no walk
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
@@ -29,7 +29,7 @@ MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "
 html_static_path = ["site.css", str(MATHJAX)]
 mathjax_path = MATHJAX.name
 html_css_files = ["site.css"]
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = False
 
 # The sidebar. GitHub shows the README without it, so it is added while Sphinx reads the README.
 SIDEBAR = """
@@ -37,7 +37,6 @@ SIDEBAR = """
 :hidden:
 :caption: What was found
 docs/results
-outputs/verdict
 outputs/README
 ```
 ```{toctree}
@@ -50,11 +49,8 @@ notebooks/README
 ```{toctree}
 :hidden:
 :caption: Use it
-docs/grids
-docs/timings
-docs/words
-docs/troubleshooting
-docs/contributing
+:glob:
+docs/[!r]*
 ```
 """
 

@@ -102,7 +102,7 @@ STAND = {"GRID": "table1", "[GRID]": "table1", "P": "cifar10", "PROFILE": "cifar
 def commands(page: str, program: str) -> list[list[str]]:
     """The words of each command of a page, in code blocks and between backticks, without comments."""
     text = (project_root() / page).read_text()
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.S))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.S)).replace("\\\n", " ")
     spoken = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     lines = [line for line in [*blocks.splitlines(), *spoken] if re.match(rf"{program}\b(?! ?/)", line)]
     alternatives = [re.sub(r"\w+(\|\w+)+", choice, line) for line in lines

@@ -43,9 +43,9 @@ def doctor() -> None:
     rows.append(["device", ", ".join(gpus) or f"CPU, threads: {torch.get_num_threads()}"])
     slow = "emulated, which is slow: set mir.precision=float32 and practise.precision=float32"
     rows.append(["bfloat16", "native" if devices.multiplies_bfloat16(devices.device_named("auto")) else slow])
-    rows.append(["data folder", f"{files.data_folder()} (OEFSMC_DATA)"])
-    rows.append(["outputs", f"{files.outputs_folder()} (OEFSMC_OUTPUTS)"])
-    print_table("This machine", ["what", "here"], rows)
+    print_table("This machine", ["what", "here"], rows, WIDTH)
+    print(f"Images and teachers (OEFSMC_DATA): {files.data_folder()}")
+    print(f"Rows and figures (OEFSMC_OUTPUTS): {files.outputs_folder()}\n")
     known = sets.sources()
     here = f"{files.data_folder()}/"
     places = [s["where"].removeprefix(here) if s["found"] else "not here" for s in known]

@@ -76,7 +76,7 @@ def run(
         points = f"{row.top1 - other.top1:+.2f}".replace("-", "−")
         print(f"The base ({BASE}, row {other.id}) has a top-1 of {other.top1:.2f}.\nThe difference is {points} points.")
     if not others:
-        print(f"The base has no row of this draw yet; the same command with variant={BASE} makes it.")
+        print(f"The base has no row of this draw yet; variant={BASE} makes it.")
 
 
 def _compute(experiment: Experiment, rows: store.Store, profile: str, save: Path | None) -> Row:

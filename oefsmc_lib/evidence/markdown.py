@@ -190,7 +190,7 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         sentences.append(
             f"The same OOD images in the recovery alone, labels ignored, add {alone}, and all {n} of the pool there, "
             f"this package's own recommendation, take FSKD to {level:.1f} %, {pool[0].teacher_accuracy - level:.1f} "
-            "points below the teacher."
+            f"points below the teacher, with {100 - pool[0].macs_cut:.0f} % of its multiplications."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
 

@@ -10,7 +10,7 @@ import pytest
 
 from oefsmc_lib.files import project_root
 
-PAGES = {"README", "docs/results", "docs/words", "outputs/verdict", "notebooks/README", "notebooks/02_method"}
+PAGES = {"README", "docs/results", "docs/words", "outputs/README", "notebooks/README", "notebooks/02_method"}
 PHONE = {"width": 390, "height": 844}
 PROBLEMS = """() => {
     const found = [...document.images].filter(i => !i.naturalWidth).map(i => `no picture ${i.getAttribute("src")}`);
