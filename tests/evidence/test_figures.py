@@ -92,8 +92,8 @@ def test_marks_are_means_with_intervals_and_every_seed(rows):
                 for name in ("balanced", "long_tail", "ours", "whole_pool") for num in (10, 20, 50, 100)]
     assert means(figure) == pytest.approx(expected)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "."]
-    assert len(dots) == 16 and {len(line.get_ydata()) for line in dots} == {5, 20}
-    assert "5–20 seeds" in explained(figure)
+    assert len(dots) == 16 and {len(line.get_ydata()) for line in dots} == {3, 20}
+    assert "3–20 seeds" in explained(figure)
 
 
 def test_one_seed_has_no_bar_and_is_undecided(rows):

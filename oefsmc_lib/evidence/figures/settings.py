@@ -33,7 +33,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
     label, value, best = SWEEPS[name]
     stopped, pool = verdict.stopped_early(select(rows, variant="ours")), select(rows, variant="whole_pool")
     asked = marks.nums_of(rows, profile, "few_nums") or [10]
-    nums = [num for num in asked if select(rows, num=num)] or asked
+    nums = [num for num in asked if len({value(row) for row in select(stopped, num=num)}) > 1] or asked[:1]
     values = sorted({value(row) for row in stopped})
     figure, axes = panels([f"{num} few images" for num in nums], "test accuracy, %", 12, 4.2)
     ticks = ["all n" if math.isinf(v) else f"{v:g}" for v in values] + ["whole\npool"] * bool(pool)
