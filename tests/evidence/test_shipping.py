@@ -78,6 +78,10 @@ def test_the_figure_draws_what_there_is(measured, leave):
     files = {line.get_label() for line in speed.lines if not line.get_label().startswith("_")}
     assert files == {title for (network, _), title in shipping.FILES.items() if not leave(network=network, seed=0)}
     assert figure.get_suptitle() == figures.shipping_title()
+    # Each mark of the last panel is int8 minus the float32 file of its own network, and grows by 0.1 from place to place.
+    bars = {tuple(float(y) for y in bar.lines[0].get_ydata()) for bar in change.containers}
+    wanted = {network: TOP1[network, "int8"] - TOP1[network, "float32"] for network, _ in TOP1 if not leave(network=network, seed=0)}
+    assert {round(y, 6) for bar in bars for y in bar} == {round(gap + 0.1 * place, 6) for gap in wanted.values() for place in range(3)}
 
 
 def test_without_tables_the_figure_says_so(monkeypatch):
