@@ -41,15 +41,16 @@ STUDY = {"per channel, minima and maxima": {}, "per tensor": {"per_channel": Fal
 
 
 class Sheet:
-    """The newest CSV of a part, or today's: a line a key, written whole after each."""
+    """The newest CSV of a part, or today's: a line a key, written whole to the outputs after each."""
 
     def __init__(self, part: str, keys: list[str], measured: list[str]):
         self.keys, self.fields = keys, [*keys, *measured, *ABOUT, "onnxruntime"]
         kind, torch_version = "gpu" if device().type == "cuda" else "cpu", torch.__version__.split("+")[0]
-        self.path = timings.newest(part) or outputs_folder() / "bench" / f"{date.today()}_{kind}_{torch_version}_{part}.csv"
+        newest, today = timings.newest(part), f"{date.today()}_{kind}_{torch_version}_{part}.csv"
+        self.path = outputs_folder() / "bench" / (newest.name if newest else today)
         self.about = {name: value for name, value in provenance.here(device()).items() if name in ABOUT}
         self.about["onnxruntime"] = version("onnxruntime")
-        lines = list(csv.DictReader(io.StringIO(self.path.read_text()))) if self.path.is_file() else []
+        lines = list(csv.DictReader(io.StringIO(newest.read_text()))) if newest else []
         self.lines = {tuple(line[key] for key in keys): line for line in lines}
 
     def has(self, *key) -> bool:

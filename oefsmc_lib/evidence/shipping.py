@@ -23,6 +23,7 @@ USUAL = "few + OOD"  # the images that int8 is calibrated on where nothing else 
 CALIBRATIONS = ("few", USUAL, "OOD")
 GROUPS = ("head", "tail", "absent")
 KINDS = {"long_tail": "long-tailed", "balanced": "balanced"}
+Latency = dict[tuple[str, str], list[float]]
 COLUMNS = ("seed", "imbalance", "network", "precision", "calibration", "top1", *GROUPS, "bytes")
 
 
@@ -34,11 +35,13 @@ def rows() -> "DataFrame | None":
     return found.assign(calibration=found.calibration.astype(object).where(found.calibration.notna(), ""))
 
 
-def milliseconds() -> "DataFrame | None":
-    """Milliseconds of processor time for one image, by network and precision: medians over the repeats."""
+def milliseconds() -> Latency | None:
+    """Milliseconds of processor time for one image, file -> [lower quartile, median, upper one], over the repeats."""
     columns = ["cpu_low_ms", "cpu_median_ms", "cpu_high_ms"]
     found = timings.table("ship-latency", ("network", "precision", *columns))
-    return None if found is None else found.groupby(["network", "precision"])[columns].median()
+    if found is None:
+        return None
+    return {(str(n), str(p)): own[columns].median().tolist() for (n, p), own in found.groupby(["network", "precision"])}
 
 
 def values(
@@ -85,8 +88,8 @@ def markdown() -> str:
     lines = []
     for file, title in FILES.items():
         line = {"file": title, "MB": megabytes(found, file), "ms": NOT_RUN}
-        if latency is not None and file in latency.index:
-            low, middle, high = latency.loc[file]
+        if latency is not None and file in latency:
+            low, middle, high = latency[file]
             line["ms"] = f"{middle:.2f} ({low:.2f}–{high:.2f})"
         line |= {f"top-1, {kind}": level(values(found, file, imbalance=key)) for key, kind in KINDS.items()}
         lines.append(line | {f"{group}, long-tailed": level(values(found, file, group)) for group in GROUPS})
@@ -124,10 +127,9 @@ def sentence() -> str:
     )
 
 
-def faster(latency: "DataFrame", file: tuple[str, str]) -> float:
+def faster(latency: Latency, file: tuple[str, str]) -> float:
     """The teacher's milliseconds in float32, divided by those of a file."""
-    median = latency["cpu_median_ms"]
-    return float(median[("teacher", "float32")] / median[file])
+    return latency["teacher", "float32"][1] / latency[file][1]
 
 
 def _bytes(found: "DataFrame", file: tuple[str, str]) -> float:

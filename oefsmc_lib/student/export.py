@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ MOST = 1000  # images that a calibration reads
 
 class Pixels(nn.Module):
     """A network behind its normalisation: uint8 pixels (N, C, H, W) -> logits (N, K)."""
+
+    mean: Tensor  # (C, 1, 1), of images in 0-1
+    std: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -73,7 +76,7 @@ def to_onnx(model: nn.Module, architecture: Architecture, images: dict[str, Any]
         output_names=["logits"],
     )
     about = {"input": f"uint8 (N, {', '.join(map(str, shape))}), pixels from 0 to 255", "precision": "float32"}
-    content = _described(program.model_proto, about | images)
+    content = _described(cast(torch.onnx.ONNXProgram, program).model_proto, about | images)
     check(content, whole, pixels)
     return content
 

@@ -1,11 +1,15 @@
 """The tables of `bench/ship.py`: paired differences, the sentence, the figure; what was not run is said."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import pytest
 
 from oefsmc_lib.evidence import figures, shipping
 from oefsmc_lib.evidence.answers import NOT_RUN
-from oefsmc_lib.files import outputs_folder
+from oefsmc_lib.files import outputs_folder, project_root
 
 TOP1 = {("teacher", "float32"): 92.0, ("teacher", "int8"): 91.9, ("pruned", "float32"): 90.5, ("pruned", "int8"): 90.0}
 MS = {("teacher", "float32"): 8.0, ("teacher", "int8"): 2.0, ("pruned", "float32"): 4.0, ("pruned", "int8"): 1.0}
@@ -74,6 +78,10 @@ def test_the_figure_draws_what_there_is(measured, leave):
     files = {line.get_label() for line in speed.lines if not line.get_label().startswith("_")}
     assert files == {title for (network, _), title in shipping.FILES.items() if not leave(network=network, seed=0)}
     assert figure.get_suptitle() == figures.shipping_title()
+    # Each mark of the last panel is int8 minus the float32 file of its own network, and grows by 0.1 from place to place.
+    bars = {tuple(float(y) for y in bar.lines[0].get_ydata()) for bar in change.containers}
+    wanted = {network: TOP1[network, "int8"] - TOP1[network, "float32"] for network, _ in TOP1 if not leave(network=network, seed=0)}
+    assert {round(y, 6) for bar in bars for y in bar} == {round(gap + 0.1 * place, 6) for gap in wanted.values() for place in range(3)}
 
 
 def test_without_tables_the_figure_says_so(monkeypatch):
@@ -82,3 +90,22 @@ def test_without_tables_the_figure_says_so(monkeypatch):
     assert [ax.texts[0].get_text() for ax in figure.axes] == [NOT_RUN] * 3
     assert NOT_RUN in shipping.sentence() and NOT_RUN in shipping.markdown()
     plt.close(figure)
+
+
+def test_the_bench_goes_on_where_it_was_stopped(measured, monkeypatch):
+    measured(lambda seed, **_: seed > 0)
+    monkeypatch.syspath_prepend(str(project_root() / "bench"))
+    import ship
+    line = {"seed": 1, "imbalance": "long_tail", "network": "teacher", "precision": "float32", "calibration": "", "top1": 92.5}
+    sheet = ship.Sheet("ship", ship.KEYS, ship.MEASURED)
+    assert sheet.has(0, "long_tail", "pruned", "int8", "OOD") and not sheet.has(1, "long_tail", "teacher", "float32", "")
+    sheet.add(line)
+    again = ship.Sheet("ship", ship.KEYS, ship.MEASURED)
+    assert again.path == sheet.path and again.has(1, "long_tail", "teacher", "float32", "") and len(again.lines) == 9
+    assert shipping.values(shipping.rows(), ("teacher", "float32")) == {0: 92.0, 1: 92.5}
+
+
+def test_the_bench_refuses_to_choose_on_draws_of_the_tables():
+    done = subprocess.run([sys.executable, "bench/ship.py", "development", "--seeds", "4"], cwd=project_root(),
+                          env=os.environ | {"PYTHONPATH": str(project_root())}, capture_output=True, text=True)
+    assert done.returncode == 1 and "seeds from 100 up" in done.stderr

@@ -41,7 +41,7 @@ def shipping_files():
     for network, imbalance, look in CALIBRATED:
         exact = shipping.values(found, (network, "float32"), imbalance=imbalance)
         whole = [shipping.values(found, (network, "int8"), "top1", imbalance, name) for name in shipping.CALIBRATIONS]
-        entries.append((look, enumerate(marks.mean_of(shipping.minus(own, exact)) for own in whole)))
+        entries.append((look, enumerate([marks.mean_of(shipping.minus(own, exact)) for own in whole])))
     marks.compare(change, entries, shipping.CALIBRATIONS, "images that int8 is calibrated on", zero=True)
     change.set_ylabel("points of top-1, paired by seed")
     figure.suptitle(shipping_title(), x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -64,20 +64,21 @@ def shipping_title() -> str:
         return f"Pruned and int8 against the teacher: {NOT_RUN}"
     cost = shipping.points(shipping.minus(shipping.values(found, small), shipping.values(found, whole)))
     faster, smaller = shipping.faster(latency, small), shipping.smaller(found, small)
-    return f"Pruned and int8: {faster:.1f} times as fast, {smaller:.1f} times smaller, {cost} points"
+    return f"Pruned and int8: {faster:.1f} times as fast, {smaller:.1f} times smaller, {cost} points of top-1"
 
 
 def _over_latency(ax, found, latency) -> None:
     for file, look in LOOKS.items():
         mark = marks.mean_of(list(shipping.values(found, file).values()))
-        if mark is None or latency is None or file not in latency.index:
+        if mark is None or latency is None or file not in latency:
             continue
-        place = float(latency.loc[file, "cpu_median_ms"])
+        place = latency[file][1]
         marks.mark(ax, place, mark, look)
         words = f"{shipping.megabytes(found, file)} MB"
         ax.annotate(words, (place, mark.mean), xytext=(8, 8), textcoords="offset points", color=look.colour, fontsize=9)
         ax.plot([], [], marker=look.marker, color=look.colour, linestyle="none", label=look.label)
     ax.set(xscale="log", xlabel="milliseconds for one image")
+    ax.margins(x=0.3, y=0.15)  # room for the sizes
     low, high = ax.get_xlim()
     ticks = [tick for tick in (0.5, 1, 2, 4, 8, 16) if low < tick < high] or [math.sqrt(low * high)]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
