@@ -10,6 +10,7 @@ import typer
 
 from oefsmc_lib import files
 from oefsmc_lib.cli.words import AnyProfile, Settings, print_table, settings_of
+from oefsmc_lib.engine import runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import profiles
 
@@ -80,6 +81,7 @@ def teacher_train(
     name, size = teachers.name_of(e.model, e.width, e.dataset), e.image_size
     if teachers.exists(name) and not again:
         raise InputError(f"The teacher {name} is there already; --again trains it anew, which makes other rows.")
+    runs.check_networks([e])  # a network that no compressor can change needs no teacher
     made = teachers.train(e.dataset, e.model, e.width, image_size=size, epochs=epochs, seed=seed, device=e.device)
     print(f"{name}: test accuracy {100 * made.card['test_accuracy']:.2f} %, in {teachers.folder()}")
 

@@ -2,7 +2,8 @@
 
 The arrays are ``x_train (N, H, W, C) uint8`` and ``y_train (N,)``, the same for ``test``, and ``class_names`` where the
 record of the set does not fix them. The cache of a folder also has ``source``, the signature of the files that were
-read, and ``undecoded_<split>``, which names each image that does not decode.
+read, ``undecoded_<split>``, which names each image that does not decode, and ``unread_<split>``, which names the files
+whose format cannot be read.
 """
 
 import hashlib
