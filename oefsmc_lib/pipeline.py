@@ -63,8 +63,8 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
 
     train, test = load("train"), load("test")
     channels, height, across = train.shape
-    square = None if across == height else across
-    network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, height, square)
+    size = (height,) if across == height else (height, across)
+    network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, *size)
     teacher = shared.get("teacher", (*network, str(device)), lambda: teachers.load(*network))
     teacher.model.to(device, memory_format=torch.channels_last)
     draw = fewshot.draw(train.labels, train.num_classes, experiment, train.class_names)

@@ -148,8 +148,8 @@ def _annotated_files(annotations: Path, folders: Sequence[str], _unread: list, _
     """The validation split as Tiny-ImageNet publishes it: one folder and a list ``file <tab> class ...``."""
     lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()]
     for number, fields in enumerate(lines, start=1):
-        if len(fields) < 2 or fields[1] not in folders:
-            raise InputError(f"Line {number} of {annotations} names no class of train; unpack the set again.")
+        if len(fields) < 2 or fields[1] not in folders or fields[0] != os.path.basename(fields[0]):
+            raise InputError(f"Line {number} of {annotations} names no file and class of train; unpack the set again.")
     if not lines:
         raise InputError(f"{annotations} is empty; unpack the set again.")
     paths = [str(annotations.parent / "images" / fields[0]) for fields in lines]

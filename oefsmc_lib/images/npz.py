@@ -21,6 +21,7 @@ from oefsmc_lib.files import write_whole
 
 Arrays = dict[str, np.ndarray]
 SPLITS = ("train", "test")
+LARGEST = 64 * 2**30  # bytes that an archive may take unpacked; a small file can claim any number
 # What NumPy and Pillow raise on damaged bytes.
 DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, MemoryError)
 DAMAGE += (ArithmeticError, AttributeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
@@ -36,6 +37,8 @@ def read(path: Path, splits: Sequence[str] = SPLITS, kinds: str = "xy") -> Array
         raise InputError(f"{path} is truncated or no npz archive; delete it and get it again.")
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if (size := sum(part.file_size for part in archive.zip.infolist())) > LARGEST:
+                raise ValueError(f"unpacked it would take {size / 2**30:.0f} GiB")
             return {key: archive[key] for key in archive.files if key not in unwanted}
     except DAMAGE as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); delete it and get it again.") from error
