@@ -5,6 +5,7 @@ many. Bad input ends in one sentence on standard error and exit code 2. Torch, p
 commands that need them, so that ``oefsmc --help`` is quick.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -28,6 +29,9 @@ for name, group in (
 
 def main() -> None:
     """Entry point: runs a command; an :class:`InputError` becomes its sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without ± or é gets a question mark in its place
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except InputError as error:

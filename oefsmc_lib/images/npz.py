@@ -39,7 +39,10 @@ def read(path: Path, splits: Sequence[str] = SPLITS, kinds: str = "xy") -> Array
         with np.load(path, allow_pickle=False) as archive:
             if (size := sum(part.file_size for part in archive.zip.infolist())) > LARGEST:
                 raise ValueError(f"unpacked it would take {size / 2**30:.0f} GiB")
-            return {key: archive[key] for key in archive.files if key not in unwanted}
+            arrays = {key: archive[key] for key in archive.files if key not in unwanted}
+            if bare := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
+                raise ValueError(f"{bare[0]} is no array")
+            return arrays
     except DAMAGE as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); delete it and get it again.") from error
 

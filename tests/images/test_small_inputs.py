@@ -51,7 +51,7 @@ def test_a_name_that_yaml_reads_as_something_else_is_named_with_the_way_to_quote
 
 
 @pytest.mark.parametrize("text", ["num: 10\nnum: 20\n", "a: [1\n", "a: !!python/object/apply:os.system [ls]\n",
-                                  "a: " + "9" * 5000, "a: " + "[" * 1000, "? [1]\n: 2\n"])
+                                  "a: " + "9" * 5000, "a: " + "[" * 1000, "? [1]\n: 2\n", "a: \x00"])
 def test_yaml_that_says_nothing_clear_is_refused(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     sentence(lambda: read_yaml(tmp_path / "a.yaml"), "a.yaml")
