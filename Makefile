@@ -11,7 +11,8 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster evidence bench lab clean
+.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz matrix audit \
+	evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -59,6 +60,16 @@ test-faults: $(STAMP) ## Kill processes, fill a disk, break rows: nothing may be
 
 test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped where it is not installed
 	@$(BIN)/python -m pytest -m cluster tests/engine/test_cluster.py
+
+fuzz: $(STAMP) ## Random inputs for MINUTES=10: a sentence or a result, never a traceback, a hang or half a file
+	@OEFSMC_FUZZ_MINUTES=$(or $(MINUTES),10) OEFSMC_QUIET=1 $(BIN)/python -m pytest -q -m fuzz -s -o timeout=0 tests/fuzz
+
+# Environments of their own below .matrix/, about 3 GB each, one after the other.
+matrix: $(STAMP) ## The tests on every supported Python that is here, with the lowest and the highest torch (hours)
+	@$(BIN)/python tests/matrix.py
+
+audit: $(STAMP) ## Ask the database of known weaknesses about every locked package (pip-audit, needs the network)
+	@$(BIN)/python -m pip install -q pip-audit && $(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
 # From the packed rows and the timings alone: no images, no networks, no row that a run here left.
 evidence: $(STAMP) ## Redo what is kept beside the rows: tables, the verdict, figures of real images, the README's numbers

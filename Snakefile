@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 
 from oefsmc_lib.engine import batches, runs
+from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import outputs_folder
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
@@ -20,6 +21,9 @@ from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION
 from oefsmc_lib.rows.store import Store
 
 OUTPUTS = outputs_folder().resolve()
+if set("{}") & set(f"{OUTPUTS}{workflow.basedir}"):
+    raise InputError(f"Snakemake reads braces as wildcards, but there are some in {OUTPUTS} or {workflow.basedir}; "
+                     "name another folder with OEFSMC_OUTPUTS, or use `oefsmc grid run`.")
 PROFILE, GRID = config.get("profile", "paper"), config.get("grid")
 OEFSMC = shlex.join([sys.executable, "-m", "oefsmc_lib"])
 

@@ -1,5 +1,6 @@
 """Where things are read from and written to, and how to write a file whole or not at all."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Callable
@@ -12,9 +13,25 @@ from oefsmc_lib.errors import InputError
 def data_folder() -> Path:
     """``OEFSMC_DATA``, else a per-user cache folder (XDG on Linux)."""
     if named := os.environ.get("OEFSMC_DATA"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).expanduser() / "oefsmc"
+        return expanded(named)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "oefsmc"
+
+
+def expanded(path: str) -> Path:
+    """A path that a person gave, with ``~`` as a home folder; refused where that is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} names a home folder that is unknown here; set OEFSMC_DATA to a folder.") from error
+
+
+def short(name: str, limit: int = 60) -> str:
+    """A part of a file name, which may not be long: beyond the limit it ends in a digest of the whole.
+
+    >>> short("set"), short("x" * 250, 12)
+    ('set', 'xxxxx-3bef66')
+    """
+    return name if len(name) <= limit else f"{name[: limit - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def project_root() -> Path:
@@ -36,7 +53,7 @@ def project_root() -> Path:
 def outputs_folder() -> Path:
     """``OEFSMC_OUTPUTS``, else ``outputs/`` in the project."""
     if named := os.environ.get("OEFSMC_OUTPUTS"):
-        return Path(named).expanduser()
+        return expanded(named)
     return project_root() / "outputs"
 
 
@@ -48,9 +65,9 @@ def writable_folder(folder: Path) -> Path:
         raise InputError(
             f"Cannot create the folder {folder}: a file stands in its way; remove the file or name another folder."
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise InputError(
-            f"Cannot create the folder {folder}: permission denied; name another folder "
+            f"Cannot create the folder {folder}: {(error.strerror or str(error)).lower()}; name another folder "
             "with OEFSMC_OUTPUTS or OEFSMC_DATA."
         ) from error
     return folder
@@ -78,7 +95,7 @@ def write_whole(path: Path, content: bytes | str | Callable[[BinaryIO], object])
     except OSError as error:
         raise InputError(
             f"Cannot write {path}: {error.strerror or error}; nothing was changed, "
-            "so make room or name another folder and run again."
+            "so make room or name another folder (OEFSMC_OUTPUTS, OEFSMC_DATA) and run again."
         ) from error
     finally:
         if path.parent.is_dir():
@@ -99,6 +116,7 @@ def take(path: Path, wait: bool = False, poll: float = 0.5):
         return None
     except (OSError, NotImplementedError) as error:
         raise InputError(
-            f"Cannot lock {path} ({error}); name a folder on a disk that has locks, with OEFSMC_DATA or OEFSMC_OUTPUTS."
+            f"Cannot lock {path} ({getattr(error, 'strerror', None) or error}); name a folder that can be written, on "
+            "a disk that has locks, with OEFSMC_DATA or OEFSMC_OUTPUTS."
         ) from error
     return lock

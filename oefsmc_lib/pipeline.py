@@ -62,11 +62,12 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
         return shared.get("data", (split, *data), lambda: sets.load(name, split, image_size=size, skip_broken=skip))
 
     train, test = load("train"), load("test")
-    channels, height, _ = train.shape
-    network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, height)
+    channels, height, across = train.shape
+    size = (height,) if across == height else (height, across)
+    network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, *size)
     teacher = shared.get("teacher", (*network, str(device)), lambda: teachers.load(*network))
     teacher.model.to(device, memory_format=torch.channels_last)
-    draw = fewshot.draw(train.labels, train.num_classes, experiment)
+    draw = fewshot.draw(train.labels, train.num_classes, experiment, train.class_names)
     raw, labels = train.take(draw.indices), train.labels[draw.indices].to(device)
     beta = torch.tensor(draw.counts).double() / len(draw.indices)
     rates = torch.full_like(beta, 1 / len(beta))
@@ -225,6 +226,7 @@ def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, pro
         "ood_fingerprint": elsewhere,
         "ood_removed": ready.pool.removed if ready.pool else 0,
         "broken_images": ready.train.broken + ready.test.broken,
+        "unread_images": ready.train.unread + ready.test.unread,
         "counts": ready.draw.counts,
         "order": ready.draw.order,
         "few_indices": ready.draw.indices,

@@ -6,6 +6,7 @@ standard error and exit code 2. Torch, pandas and Jupyter load only in the comma
 ``oefsmc --help`` is quick.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -31,6 +32,9 @@ for name, group in (
 
 def main() -> None:
     """Entry point: runs a command; an :class:`InputError` becomes its sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without ± or é gets a question mark in its place
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except InputError as error:

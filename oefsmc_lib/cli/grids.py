@@ -1,6 +1,7 @@
 """Grids of experiments: ``oefsmc grid check``, ``list``, ``status``, ``run`` and ``batch``."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def grid_check(name: GridName = None, profile: Profile = "embedded") -> None:
     """Check grids without running them: networks, plans, and the sizes of OOD sources."""
     found = grid.chosen(name, profile)
     runs.check_networks(e for each in found for e in each.experiments)
+    runs.check_draws(e for each in found for e in each.experiments)
     notes = runs.check_sources(found, Store())
     for each in found:
         counts = f"{len(each.experiments)} runs in {len(each.batches())} batches"
@@ -99,7 +101,9 @@ def grid_run(
     for note in runs.check_missing(found, store):
         print(f"note: {note}", file=sys.stderr)
     if failed := batches.run(todo, store, jobs, in_process):
-        again = f"oefsmc grid status {name or ''} --profile {profile or 'embedded'}".replace("  ", " ")
+        again = f"oefsmc grid status {shlex.quote(name) if name else ''} --profile {profile or 'embedded'}".replace(
+            "  ", " "
+        )
         print(
             f"{len(failed)} of {len(todo)} batches failed ({', '.join(failed)}), the others are done; `{again}` "
             "says why, and the same command computes what is missing.",

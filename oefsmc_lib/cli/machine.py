@@ -11,6 +11,7 @@ import typer
 
 from oefsmc_lib import files
 from oefsmc_lib.cli.words import WIDTH, AnyProfile, Settings, print_table, settings_of
+from oefsmc_lib.engine import runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import profiles
 from oefsmc_lib.parameters.experiment import EMBEDDED
@@ -116,6 +117,7 @@ def teacher_train(
     name, size = teachers.name_of(e.model, e.width, e.dataset), e.image_size
     if teachers.exists(name) and not again:
         raise InputError(f"The teacher {name} is there already; --again trains it anew, which makes other rows.")
+    runs.check_networks([e])  # a network that no compressor can change needs no teacher
     made = teachers.train(e.dataset, e.model, e.width, image_size=size, epochs=epochs, seed=seed, device=e.device)
     print(f"{name}: test accuracy {100 * made.card['test_accuracy']:.2f} %, in {teachers.folder()}")
 

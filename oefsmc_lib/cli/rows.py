@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,7 +132,7 @@ def show(
         body = [[line[name] for name in columns] for line in lines]
         print_short(title, [TITLES.get(name, name) for name in columns], body)
     if absent:
-        command = f"oefsmc grid run {grid_name} --profile {profile or 'embedded'}"
+        command = f"oefsmc grid run {shlex.quote(grid_name or '')} --profile {profile or 'embedded'}"
         print(f"{len(absent)} runs of the grid are missing: {command}")
 
 
@@ -174,7 +175,7 @@ def results_pack(
     """Write a grid's rows as one tidy file, outputs/results/PROFILE-GRID.jsonl."""
     rows, absent = rows_of(profile, name)
     if not rows:
-        raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {name}`.")
+        raise InputError(f"The grid {name} has no rows yet; compute them with `oefsmc grid run {shlex.quote(name)}`.")
     path = store.Store().folder / f"{profile}-{name}.jsonl"
     store.pack(rows, path)
     print(f"{path}: {len(rows)} rows, {len(absent)} still missing")

@@ -19,8 +19,10 @@ WIDTH = 80  # columns of what is printed for people
 
 
 def alternatives_of(pairs: list[str] | None) -> dict[str, list]:
-    """``["num=10", "num=20", "seed=0"]`` -> the values that each key may have, read as YAML."""
+    """``["num=10", "num=20", "seed=0"]`` -> the values that each key may have (:func:`.parse.value_of`)."""
     import yaml
+
+    from oefsmc_lib.parameters.parse import value_of
 
     found: dict[str, list] = {}
     for pair in pairs or []:
@@ -28,7 +30,7 @@ def alternatives_of(pairs: list[str] | None) -> dict[str, list]:
         if not equals or not key:
             raise InputError(f"{pair!r} is not KEY=VALUE; write for example num=20.")
         try:
-            found.setdefault(key.strip(), []).append(yaml.safe_load(value))
+            found.setdefault(key.strip(), []).append(value_of(value))
         except yaml.YAMLError as error:
             raise InputError(
                 f"The value of {key} is not readable ({value!r}); quote it, as in {key}='[a, b]'."
@@ -58,7 +60,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence], wi
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     print(title)
-    Console(width=width or (None if sys.stdout.isatty() else 200)).print(table)
+    # What stands in a cell is a person's words, not rich's markup.
+    Console(width=width or (None if sys.stdout.isatty() else 200), markup=False, emoji=False).print(table)
 
 
 def print_short(title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:

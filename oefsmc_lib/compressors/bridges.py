@@ -95,7 +95,8 @@ def errors(task, units: list[str], judged: Samples | None) -> dict[str, Tensor]:
         parts = [Bridge(copy.deepcopy(surgery.convolution(teacher.model, names[end]))) for _ in range(FOLDS)]
         for fold, part in enumerate(parts):
             inside = folds == fold
-            part.add(Tap(ours[inside], ours[inside]), Tap(theirs[inside], theirs[inside]), weights[inside])
+            if inside.any():  # of fewer than five images some folds are empty
+                part.add(Tap(ours[inside], ours[inside]), Tap(theirs[inside], theirs[inside]), weights[inside])
         gram, cross = (sum(getattr(part, name) for part in parts) for name in ("gram", "cross"))
         found[unit] = torch.empty(len(looked), device=images.device)
         for fold, part in enumerate(parts):

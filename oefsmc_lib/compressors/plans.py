@@ -39,14 +39,21 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
     elif _blocks(model) and plan in RESIDUAL_PLANS:
         widths = _residual_widths(plan, model, architecture)
     elif plan == "inner_half":
-        widths = {name: conv.out_channels // 2 for name, conv in inner_convolutions(model, architecture)}
+        try:
+            inner = inner_convolutions(model, architecture)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"Torch-Pruning cannot follow the channels of {architecture.name} ({type(error).__name__}: {error}), "
+                "so none can be removed; use another model."
+            ) from error
+        widths = {name: conv.out_channels // 2 for name, conv in inner}
     else:
         fitting = list(VGG_PLANS) if isinstance(model, VGG) else list(RESIDUAL_PLANS) if _blocks(model) else []
         raise InputError(
             f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join([*fitting, 'inner_half'])}."
         )
     if not widths:
-        raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan.")
+        raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan or model.")
     empty = [name for name, kept in widths.items() if kept < 1]
     if empty:
         raise InputError(
@@ -128,10 +135,12 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
     """Convolutions whose output channels meet no residual stream and do not reach the head.
 
     Found in Torch-Pruning's dependency graph: removing one of their channels touches only batch
-    norms, depthwise convolutions and the inputs of following convolutions.
+    norms, depthwise convolutions and the inputs of following convolutions. Channels that are concatenated with others,
+    split or reshaped (DenseNet, ShuffleNet, attention) have no single layer that reads them and stay.
     """
     import torch_pruning as tp
 
+    tangled = (tp.ops._ConcatOp, tp.ops._SplitOp, tp.ops._ReshapeOp, tp.ops._OutputOp)
     # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
     copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
     with torch.enable_grad():
@@ -143,7 +152,7 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
         inner = True
         for dependency, _ in graph.get_pruning_group(module, tp.prune_conv_out_channels, [0]):
             target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
-            if isinstance(target, nn.Linear):
+            if isinstance(target, (nn.Linear, *tangled)):
                 inner = False
             if isinstance(target, nn.Conv2d) and target is not module and (shrinks or target.groups > 1):
                 # A depthwise convolution shrinks along; a grouped one would fall out of step with its groups.

@@ -18,7 +18,7 @@ from typing import Any
 
 from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import outputs_folder, project_root, writable_folder, write_whole
+from oefsmc_lib.files import outputs_folder, project_root, short, writable_folder, write_whole
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.parameters.keys import digest
@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def folder(self) -> Path:
-        return outputs_folder().resolve() / "runs" / f"{self.grid.profile.name}-{self.grid.name}"
+        return outputs_folder().resolve() / "runs" / short(f"{self.grid.profile.name}-{self.grid.name}", 100)
 
     @property
     def log(self) -> Path:
@@ -74,14 +74,14 @@ class Batch:
 
     def failure(self) -> str | None:
         """Why the batch's last run failed; None where it did not fail, or has not ended."""
-        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         ends = re.findall(r"^\S+Z (started|finished|failed): ?(.*)$", text, re.M)
         return ends[-1][1] if ends and ends[-1][0] == "failed" else None
 
     def note(self, text: str) -> None:
         """Add a line to the log; where that is impossible, to standard error."""
         try:
-            with writable_folder(self.folder).joinpath(self.log.name).open("a") as file:
+            with writable_folder(self.folder).joinpath(self.log.name).open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
         except (OSError, InputError) as error:
             print(f"{self.label}: {text} (not in its log: {error})", file=sys.stderr)
@@ -122,7 +122,7 @@ def state(batch: Batch, store: Store) -> dict[str, Any]:
     last, log = (batch.failure() if left else None), batch.log
     if last is None and logs:
         log = max(logs, key=lambda path: path.stat().st_mtime)
-        last = log.read_text().strip().splitlines()[-1]
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
     done, failed = len(batch.experiments) - len(left), len(logs) or len(left) * (last is not None)
     counts = {"runs": len(batch.experiments), "done": done, "missing": len(left), "failed": failed}
     return counts | {"at_work": locks.busy(batch.lock), "last": last, "log": log if last else None}

@@ -28,7 +28,7 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    known = papermill.inspect_notebook(str(path))
+    known = papermill.inspect_notebook(_literal(path))
     if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
     # The kernel must read and write in this process's folders, though it starts in the notebook's.
@@ -43,7 +43,7 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
         "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
     }
     try:
-        papermill.execute_notebook(str(path), str(into), parameters, **options)
+        papermill.execute_notebook(_literal(path), _literal(into), parameters, **options)
     except PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
         raise NotebookFailed(f"{path.name}: {error.ename}: {error.evalue} (see {into})", traceback=plain) from error
@@ -55,6 +55,11 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
             f"Cannot run {path.name} into {into}: {error.strerror or error}; make room or name another "
             "folder with OEFSMC_OUTPUTS, and run again."
         ) from error
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it: papermill fills in names that stand in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep_error(into: Path, message: str) -> None:

@@ -57,25 +57,46 @@ def check_missing(grids: list[Grid], store: Store) -> list[str]:
     Raises :class:`InputError` for what can never be computed here; returns the notes of :func:`check_sources`.
     """
     check_networks(e for each in grids for e in missing(each.experiments, store))
+    check_draws(e for each in grids for e in missing(each.experiments, store))
     return check_sources(grids, store)
 
 
 def check_networks(experiments: Iterable[Experiment]) -> None:
     """Refuse a method or plan that its network cannot have. Builds each network, so this loads torch."""
     from oefsmc_lib.compressors import plans
-    from oefsmc_lib.teacher.networks import Architecture
+    from oefsmc_lib.images.sources import source_of
+    from oefsmc_lib.teacher.networks import Architecture, feature_module
 
     asked: dict[tuple[Architecture, str, str], None] = {}  # each once, in the order of the experiments
     built: dict[Architecture, Any] = {}
     for e in experiments:
-        network = Architecture(e.model, 10, 1 if e.dataset == EMBEDDED else 3, e.width, e.image_size or 32)
+        source = source_of(e.dataset)  # a folder's images have a size that is known once they are read
+        size = e.image_size or source.size or (224 if source.own else 32)
+        network = Architecture(e.model, 10, 1 if e.dataset == EMBEDDED else 3, e.width, size)
         asked[network, e.method, e.resolved_plan] = None
     for network, method, plan in asked:
-        model = built[network] = built.get(network) or network.build().eval()
+        if network not in built:
+            network.check()
+            built[network] = network.build().eval()
+        model = built[network]
         if method == "practise":
             plans.units_to_drop(plan, plans.droppable_units(model))
         else:
             plans.plan_widths(plan, model, network)
+            _ = method == "mir" and feature_module(model)
+
+
+def check_draws(experiments: Iterable[Experiment]) -> None:
+    """Refuse a draw for which a class of a data set that is here has too few images; decodes no image."""
+    from oefsmc_lib.images import fewshot, sets
+
+    known: dict[str, list[tuple[str, int]] | None] = {}
+    for e in experiments:
+        if e.dataset not in known:
+            known[e.dataset] = sets.class_counts(e.dataset)
+        if classes := known[e.dataset]:
+            names, have = zip(*classes)
+            fewshot.counts_of(e, have, names)
 
 
 def check_sources(grids: list[Grid], store: Store) -> list[str]:

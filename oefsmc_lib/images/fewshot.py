@@ -1,6 +1,7 @@
 """The few images, D_few: how many of each class, in which class order, and which ones."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,27 +114,49 @@ def class_order(experiment: Experiment, classes: int) -> list[int]:
     return torch.randperm(classes, generator=generator(experiment.seed, "classes")).tolist()
 
 
-def draw(labels: Tensor, classes: int, experiment: Experiment) -> Draw:
+def counts_of(experiment: Experiment, have: Sequence[int], names: Sequence[str] | None = None) -> list[int]:
+    """Images m_j that the draw takes of each class (K,), of which there are ``have``.
+
+    Raises :class:`InputError` for a class with fewer, and says what num would do.
+    """
+    order = class_order(experiment, len(have))
+    wanted = dict(zip(order, counts_by_rank(experiment, len(have))))
+    counts = [wanted[j] for j in range(len(have))]
+    short = next((j for j in range(len(have)) if counts[j] > have[j]), None)
+    if short is None:
+        return counts
+    way_out = "lower counts"
+    if experiment.imbalance != "counts":
+        largest = [0, 0]  # for this seed, and for every seed: then any class may be the head
+        for num in range(experiment.num - 1, 0, -1):
+            smaller = experiment.model_copy(update={"num": num})
+            if experiment.rounding == "at_least_one" and num < len(have):
+                break
+            by_rank = counts_by_rank(smaller, len(have))
+            largest[0] = largest[0] or num * all(m <= have[j] for j, m in zip(order, by_rank))
+            largest[1] = largest[1] or num * (max(by_rank) <= min(have))
+        way_out = f"the largest possible num is {largest[0]} for seed {experiment.seed} and {largest[1]} for every seed"
+    said = f"{short} ({names[short]})" if names else f"{short}"
+    raise InputError(
+        f"Class {said} of {experiment.dataset} has {have[short]} training images, but the draw of num={experiment.num} "
+        f"needs {counts[short]}; {way_out}, or add images."
+    )
+
+
+def draw(labels: Tensor, classes: int, experiment: Experiment, names: Sequence[str] | None = None) -> Draw:
     """Draw D_few from training labels (N,), without replacement.
 
     The seed shuffles each class once, and its first m_j images are taken. Of two draws of a seed, the one with more
     images of a class therefore contains the other's images of that class. Raises :class:`InputError` when a class has
     too few images, or when rounding leaves none at all.
     """
-    order = class_order(experiment, classes)
-    count_of = dict(zip(order, counts_by_rank(experiment, classes)))
-    counts = [count_of[j] for j in range(classes)]
+    counts = counts_of(experiment, torch.bincount(labels, minlength=classes).tolist(), names)
     source = generator(experiment.seed, "few")
     indices: list[int] = []
     for j in range(classes):
         members = (labels == j).nonzero().flatten()
         shuffled = members[torch.randperm(len(members), generator=source)]
-        if counts[j] > len(members):
-            raise InputError(
-                f"Class {j} of {experiment.dataset} has {len(members)} training images, but the draw needs "
-                f"{counts[j]}; lower num or ratio."
-            )
         indices += shuffled[: counts[j]].tolist()
     if not indices:
         raise InputError(f"rounding={experiment.rounding} leaves no image of num={experiment.num}; raise num.")
-    return Draw(indices, counts, order)
+    return Draw(indices, counts, class_order(experiment, classes))

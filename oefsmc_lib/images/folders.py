@@ -6,8 +6,8 @@ Nothing here knows the name of a data set; :mod:`oefsmc_lib.images.sets` turns n
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from oefsmc_lib.progress import bar
 LARGEST = 16 * 2**30  # bytes that a folder may take in memory
 # Pillow lists these too, but they are documents, stubs without a decoder, or films.
 NOT_PHOTOS = {".ps", ".eps", ".pdf", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg"}
+# What lies beside pictures and is none.
+NOTES = {".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".html", ".db", ".ini", ".mat", ".npy", ".log", ".yaml"}
 
 Files = tuple[list[str], list[int]]  # paths and labels
 
@@ -34,13 +36,14 @@ class Listing:
     folders: tuple[str, ...]  # folder names in label order
     class_names: tuple[str, ...]
     files: dict[str, Files]  # by split: those that were asked for and are there
+    unread: dict[str, list[str]] = field(default_factory=dict)  # by split: those of a format that Pillow cannot read
 
     def signature(self, stat: bool = True) -> str:
         """Hash of every file's name and label and, with ``stat``, of all else that a cache of the images depends on.
 
-        That is the file's size and time of change, the names of the classes, and the layout of the cache (version 2).
+        That is the file's size and time of change, the names of the classes, and the layout of the cache (version 3).
         """
-        sha = hashlib.sha256(repr((2, self.class_names) if stat else self.folders).encode())
+        sha = hashlib.sha256(repr((3, self.class_names, self.unread) if stat else self.folders).encode())
         for split, (paths, labels) in self.files.items():
             for path, label in zip(paths, labels):
                 parts: tuple = (split, label, path[len(str(self.root)) :])
@@ -56,8 +59,8 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     """The files of ``root``/{train, test or val}/<class>/**.
 
     ``test`` is taken before ``val``, unless only ``val`` has class folders (ILSVRC's test has none). Raises
-    :class:`InputError` for a missing ``train``, a single class, classes that differ between the splits, and a class
-    without images.
+    :class:`InputError` for a missing ``train``, a single class, classes that differ between the splits, a class
+    without images, and a file that links count twice.
     """
     train = root / "train"
     if not train.is_dir():
@@ -73,12 +76,16 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     elif held_out is not None and (odd := sorted(set(folders) ^ set(_class_folders(held_out)))):
         has, lacks = (train, held_out) if odd[0] in folders else (held_out, train)
         raise InputError(f"Class folder {odd[0]} is in {has} but not in {lacks}; both need the same classes.")
-    files = {}
-    if "train" in splits:
-        files["train"] = _class_files(train, folders)
-    if "test" in splits and held_out is not None:
-        files["test"] = (_annotated_files if held_out == annotations else _class_files)(held_out, folders)
-    return Listing(root, folders, _spoken_names(root, folders), files)
+    files: dict[str, Files] = {}
+    unread: dict[str, list[str]] = {}
+    links: list[str] = []
+    for split, place in (("train", train), ("test", held_out)):
+        if place is not None and split in splits:
+            read = _annotated_files if place == annotations else _class_files
+            files[split] = read(place, folders, unread.setdefault(split, []), links)
+    if links:
+        _refuse_twice(files)
+    return Listing(root, folders, _spoken_names(root, folders), files, unread)
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -86,30 +93,63 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _class_files(folder: Path, folders: Sequence[str]) -> Files:
+def _class_files(folder: Path, folders: Sequence[str], unread: list[str], links: list[str]) -> Files:
+    """Image files and labels; adds what cannot be read to ``unread``, and files and class folders that are links."""
     suffixes = image_suffixes()
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(folders):
-        found = sorted(
-            os.path.join(where, file)
-            for where, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes
-        )
+        found, others = [], []
+        links += [str(folder / name)] if (folder / name).is_symlink() else []
+        for entry in _below(folder / name):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in suffixes:
+                found.append(entry.path)
+                links += [entry.path] if entry.is_symlink() else []
+            elif suffix not in NOTES:
+                others.append(entry.path)
         if not found:
-            raise InputError(f"Class folder {folder / name} holds no images; add some or remove the folder.")
-        paths += found
+            formats = f" ({os.path.basename(min(others))} has a format that cannot be read)" if others else ""
+            raise InputError(f"Class folder {folder / name} holds no images{formats}; add some or remove the folder.")
+        paths += sorted(found)
         labels += [label] * len(found)
+        unread += sorted(others)
     return paths, labels
 
 
-def _annotated_files(annotations: Path, folders: Sequence[str]) -> Files:
+def _below(folder: Path | str) -> Iterator[os.DirEntry]:
+    """Every file below a folder that is not hidden.
+
+    A file may be a link, as in a subset that is made of links. A folder may not: it could lead out of its class.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); change its permissions or remove it.") from error
+    for entry in entries:
+        if entry.is_dir() and entry.is_symlink():
+            away = os.path.realpath(entry.path)
+            raise InputError(f"{entry.path} is a link to the folder {away}; copy its images or link each of them.")
+        if entry.is_dir():
+            yield from _below(entry.path)
+        elif entry.is_file() or not os.path.exists(entry.path):  # no pipe, which would never end; a dangling link
+            yield entry
+
+
+def _refuse_twice(files: dict[str, Files]) -> None:
+    """Refuse a file that links put into two places, such as two classes or train and test."""
+    places: dict[str, str] = {}
+    for path in (path for paths, _ in files.values() for path in paths):
+        if (first := places.setdefault(os.path.realpath(path), path)) != path:
+            raise InputError(f"{first} and {path} are the same file by a link, so it would count twice; remove one.")
+
+
+def _annotated_files(annotations: Path, folders: Sequence[str], _unread: list, _links: list) -> Files:
     """The validation split as Tiny-ImageNet publishes it: one folder and a list ``file <tab> class ...``."""
     lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()]
     for number, fields in enumerate(lines, start=1):
-        if len(fields) < 2 or fields[1] not in folders:
-            raise InputError(f"Line {number} of {annotations} names no class of train; unpack the set again.")
+        if len(fields) < 2 or fields[1] not in folders or fields[0] != os.path.basename(fields[0]):
+            raise InputError(f"Line {number} of {annotations} names no file and class of train; unpack the set again.")
     if not lines:
         raise InputError(f"{annotations} is empty; unpack the set again.")
     paths = [str(annotations.parent / "images" / fields[0]) for fields in lines]
@@ -141,19 +181,20 @@ def image_suffixes() -> set[str]:
 
 
 # --- decoding ----------------------------------------------------------------------------------
-def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarray:
+def decode(path: str, size: int | None = None, margin: float = 1.0, upright: bool = False) -> np.ndarray:
     """One image as RGB ``(H, W, 3) uint8``; with ``size``, resized and centre-cropped to it.
 
     The shorter side becomes ``size * margin`` (antialiased bilinear). As in torchvision, alpha is dropped, the first
-    frame is taken, and EXIF rotation is ignored. Raises ``ValueError`` for anything that does not decode whole.
+    frame is taken, and EXIF rotation is ignored unless ``upright``. Raises ``ValueError`` for anything that does not
+    decode whole.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     damage: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
     try:
         with Image.open(path) as image:
             image.load()  # truncated files fail here
-            rgb = _rgb(image)
+            rgb = _rgb(ImageOps.exif_transpose(image) if upright else image)
     except damage as error:
         raise ValueError(first_line(error)) from error
     return np.array(rgb if size is None else _centre(rgb, size, margin), dtype=np.uint8)
@@ -194,6 +235,7 @@ def read_tree(listing: Listing, size: int | None) -> Arrays:
         pixels, kept, broken = _decode_all(paths, size, shape)
         arrays |= {f"x_{split}": pixels, f"y_{split}": np.array(labels, dtype=np.int64)[kept]}
         arrays[f"undecoded_{split}"] = np.array(broken, dtype=np.str_)
+        arrays[f"unread_{split}"] = np.array(listing.unread.get(split, []), dtype=np.str_)
         for label in sorted(set(labels) - set(arrays[f"y_{split}"].tolist())):
             raise InputError(
                 f"No image of class {listing.folders[label]} in {listing.root} ({split}) decodes; "
@@ -213,7 +255,7 @@ def _decode_all(paths: list[str], size: int | None, shape: tuple[int, int] | Non
     broken: list[str] = []
     for position, path in enumerate(bar(paths, "decoding")):
         try:
-            image = decode(path, size)
+            image = decode(path, size, upright=True)
         except ValueError as error:
             broken.append(f"{path} does not decode ({error})")
             continue
@@ -238,7 +280,7 @@ def _decode_all(paths: list[str], size: int | None, shape: tuple[int, int] | Non
 
 
 class LazyImages:
-    """Images decoded when they are taken, never all in memory; ``shape`` is ``(N, 3, size, size)``."""
+    """Images decoded when they are taken, as torchvision does; ``shape`` is ``(N, 3, size, size)``."""
 
     def __init__(self, paths: Sequence[str], size: int, margin: float):
         self.paths, self.size, self.margin = paths, size, margin

@@ -2,7 +2,8 @@
 
 The arrays are ``x_train (N, H, W, C) uint8`` and ``y_train (N,)``, the same for ``test``, and ``class_names`` where the
 record of the set does not fix them. The cache of a folder also has ``source``, the signature of the files that were
-read, and ``undecoded_<split>``, which names each image that does not decode.
+read, ``undecoded_<split>``, which names each image that does not decode, and ``unread_<split>``, which names the files
+whose format cannot be read.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from oefsmc_lib.files import write_whole
 
 Arrays = dict[str, np.ndarray]
 SPLITS = ("train", "test")
+LARGEST = 64 * 2**30  # bytes that an archive may take unpacked; a small file can claim any number
 # What NumPy and Pillow raise on damaged bytes.
 DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, MemoryError)
 DAMAGE += (ArithmeticError, AttributeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
@@ -35,7 +37,12 @@ def read(path: Path, splits: Sequence[str] = SPLITS, kinds: str = "xy") -> Array
         raise InputError(f"{path} is truncated or no npz archive; delete it and get it again.")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key not in unwanted}
+            if (size := sum(part.file_size for part in archive.zip.infolist())) > LARGEST:
+                raise ValueError(f"unpacked it would take {size / 2**30:.0f} GiB")
+            arrays = {key: archive[key] for key in archive.files if key not in unwanted}
+            if bare := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
+                raise ValueError(f"{bare[0]} is no array")
+            return arrays
     except DAMAGE as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); delete it and get it again.") from error
 

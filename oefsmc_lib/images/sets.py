@@ -6,6 +6,7 @@ ImageNet alone stays as it is on disk. Nothing is downloaded unless :func:`get` 
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class ImageSet:
     class_names: tuple[str, ...]  # (K,)
     fingerprint: str  # SHA-256 (12 digits) over shape, labels and pixels; of a lazy set, over the names of its files
     broken: int = 0  # images that were left out because they do not decode
+    unread: int = 0  # files that were left out because of their format
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,7 +91,16 @@ def load(name: str, split: str, *, image_size: int | None = None, skip_broken: b
     mark, images = npz.digest(x, y), torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     if image_size is not None and x.shape[1:3] != (image_size, image_size):
         mark, images = _digest(mark, image_size), fit(images, (images.shape[1], image_size, image_size))
-    return ImageSet(name, images, torch.from_numpy(y), names, mark, len(undecoded))
+    unread = _say_unread(name, split, arrays.get(f"unread_{split}", np.array([], str)).tolist())
+    return ImageSet(name, images, torch.from_numpy(y), names, mark, len(undecoded), unread)
+
+
+def _say_unread(name: str, split: str, files: list[str]) -> int:
+    """Warn that these files of a set count for nothing; returns how many they are."""
+    if files:
+        said = f"{len(files)} files in {name} ({split}) have a format that cannot be read and are left out"
+        warnings.warn(f"{said}, {files[0]} among them; convert them to PNG or JPEG.", stacklevel=3)
+    return len(files)
 
 
 def _load_lazily(source: Source, split: str, image_size: int | None, skip_broken: bool) -> ImageSet:
@@ -104,7 +115,8 @@ def _load_lazily(source: Source, split: str, image_size: int | None, skip_broken
         raise InputError(f"There is no split {split!r} in {listing.root}; add a folder val with the same classes.")
     paths, labels = listing.files[split]
     images, mark = LazyImages(paths, size, margin=8 / 7), _digest(listing.signature(stat=False), size)
-    return ImageSet(source.name, images, torch.tensor(labels), listing.class_names, mark)
+    unread = _say_unread(source.name, split, listing.unread.get(split, []))
+    return ImageSet(source.name, images, torch.tensor(labels), listing.class_names, mark, unread=unread)
 
 
 def _arrays(
@@ -234,7 +246,7 @@ def check(name: str, *, image_size: int | None = None, skip_broken: bool = False
         counts = torch.bincount(images.labels, minlength=images.num_classes)
         about = {"images": len(images), "shape": images.shape, "classes": images.num_classes}
         about |= {"fewest": int(counts.min()), "most": int(counts.max())}
-        report[split] = about | {"broken": images.broken, "fingerprint": images.fingerprint}
+        report[split] = about | {"broken": images.broken, "unread": images.unread, "fingerprint": images.fingerprint}
         found.append(images)
     if len(shapes := {images.shape for images in found}) > 1:
         raise InputError(f"The splits of {name} differ in shape, {shapes}; set image_size to make them one.")

@@ -1,5 +1,6 @@
 """What is known of each image set before it is read: one record a set, in ``sources.yaml`` beside this file."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 import yaml
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import data_folder
+from oefsmc_lib.files import data_folder, expanded
 from oefsmc_lib.parameters.parse import hint
 
 FOLDER = "folder:"  # folder:PATH names a user's own images
@@ -59,7 +60,7 @@ class Source:
 
     def how_to_get(self) -> str:
         """The command that gets it; empty for a set that is always here."""
-        return self.command.format(folder=data_folder())
+        return self.command.format(folder=shlex.quote(str(data_folder())))
 
 
 SOURCES = {
@@ -73,7 +74,7 @@ def source_of(name: str) -> Source:
     if name in SOURCES:
         return SOURCES[name]
     if name.startswith(FOLDER) and name != FOLDER:
-        path = Path(name.removeprefix(FOLDER)).expanduser().resolve()
+        path = expanded(name.removeprefix(FOLDER)).resolve()
         return Source(name, "your own images", "tree", places=(str(path),))
     others = "; `oefsmc doctor` names those that exist."
     raise InputError(f"Unknown data set {name!r}{hint(name, [*SOURCES, 'folder:PATH'], others)}")

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import keys, parse, sections
-from oefsmc_lib.parameters.sections import Count, Natural, NotNegative, Positive, Settings, Share
+from oefsmc_lib.parameters.sections import Count, Natural, NotNegative, Number, Positive, Settings, Share
 
 # Raised by hand whenever a change may alter any accuracy. Rows of different versions are not mixed.
 ALGORITHM_VERSION = 3
@@ -70,7 +70,7 @@ class Experiment(Settings):
     # the few images
     num: Count = 10  # M, all classes together
     imbalance: Literal["long_tail", "step", "balanced", "counts"] = "long_tail"
-    ratio: Annotated[float, Field(ge=1)] = 100.0  # imbalance ratio, head : tail
+    ratio: Annotated[float, Number, Field(ge=1)] = 100.0  # imbalance ratio, head : tail
     rounding: Literal["largest_remainder", "floor", "at_least_one"] = "largest_remainder"  # of counts by class
     counts: tuple[Natural, ...] | None = None  # images of each class, for imbalance=counts
     class_order: Literal["permuted", "index"] = "permuted"  # which classes are frequent: by the seed, or the first

@@ -8,10 +8,10 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.files import expanded, short
 from oefsmc_lib.parameters.experiment import Experiment, known_keys
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.parameters.parse import flat, hint
@@ -33,7 +33,7 @@ class Grid:
         grouped: dict[str, list[Experiment]] = {}
         for e in self.experiments:
             mark = digest([e.dataset, e.model, e.width, e.method])[:4]
-            dataset = re.sub(r"\W+", "_", e.dataset)  # folder:PATH must not become a path
+            dataset = short(re.sub(r"\W+", "_", e.dataset))  # folder:PATH must not become a path
             grouped.setdefault(f"{e.method}-{dataset}-{e.num}-{e.imbalance}-{mark}", []).append(e)
         return grouped
 
@@ -46,7 +46,7 @@ def load_grid(name: str, profile: str | Profile = "embedded", only: dict[str, An
     """
     profile = load_profile(profile) if isinstance(profile, str) else profile
     own = name.endswith((".yaml", ".yml"))
-    path = Path(name).expanduser().resolve() if own else find("params/grids", name, "grid")
+    path = expanded(name).resolve() if own else find("params/grids", name, "grid")
     content = read_yaml(path)
     unknown = sorted(set(content) - {"title", "blocks"})
     if unknown or not isinstance(content.get("blocks"), list) or not content["blocks"]:

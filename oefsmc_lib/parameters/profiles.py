@@ -11,7 +11,7 @@ from typing import Any
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import project_root
 from oefsmc_lib.parameters.experiment import Experiment
-from oefsmc_lib.parameters.parse import flat, hint
+from oefsmc_lib.parameters.parse import flat, from_yaml, hint
 
 SECTIONS = {"defaults": dict, "lists": dict, "compute": bool, "grids": list}
 
@@ -40,10 +40,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = from_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{line} is not readable as YAML ({getattr(error, 'problem', error)}).") from error

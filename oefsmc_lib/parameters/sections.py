@@ -2,13 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+
+def _no_boolean(value):
+    if isinstance(value, bool):
+        raise ValueError("input should be a number and no boolean")
+    return value
+
+
+Number = BeforeValidator(_no_boolean)  # to Python, true is 1
+Positive = Annotated[float, Number, Field(gt=0)]
+NotNegative = Annotated[float, Number, Field(ge=0)]
+Share = Annotated[float, Number, Field(ge=0, le=1)]
+Count = Annotated[int, Number, Field(ge=1)]
+Natural = Annotated[int, Number, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -61,7 +69,7 @@ class Finetune(Settings):
     # CD's own rate. The paper prints 5e-4, which is also the rate of CD's layer fits; fine-tuning at it undoes what
     # recovery won, on the embedded images and for every variant, so the printed rate is an option.
     lr: Positive = 1e-5  # SGD's rate; the paper prints 5e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # SGD's momentum
+    momentum: Annotated[float, Number, Field(ge=0, lt=1)] = 0.9  # SGD's momentum
     weight_decay: NotNegative = 5e-4  # SGD's weight decay
     epochs: Natural = 40  # at most, where stop=watch
     batch: Count = 128  # images a step

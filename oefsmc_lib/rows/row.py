@@ -44,6 +44,7 @@ class Row(BaseModel):
     ood_fingerprint: str | None = None
     ood_removed: Natural = 0  # pool images that the purity filter took out
     broken_images: Natural = 0  # left out by skip_broken
+    unread_images: Natural = 0  # files of a format that cannot be read; 0 in rows of before it was counted
 
     # what was drawn
     counts: list[Natural]  # m_j, few images a class, (K,)

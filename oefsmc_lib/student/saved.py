@@ -14,7 +14,7 @@ from torch import nn
 from oefsmc_lib.compressors.surgery import Structure, Student, drop_units, remove_channels
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import writable_folder, write_whole
-from oefsmc_lib.teacher.networks import Architecture
+from oefsmc_lib.teacher.networks import Architecture, fill
 
 
 def rebuild(structure: Structure) -> nn.Module:
@@ -46,7 +46,7 @@ def load(folder: Path) -> Student:
 
     folder = Path(folder)
     try:
-        plan = json.loads((folder / "plan.json").read_text())
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         plan["architecture"] = Architecture(**plan["architecture"])
         notes = {"images": plan.pop("images")} if "images" in plan else {}
         structure = Structure(**plan)
@@ -63,7 +63,7 @@ def load(folder: Path) -> Student:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
     try:
         model = rebuild(structure)
-        model.load_state_dict(state)
+        fill(model, state)
     except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
         raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
     return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure, notes)

@@ -96,7 +96,8 @@ class Architecture:
     classes: int
     channels: int = 3
     width: float = 1.0
-    image_size: int = 32
+    image_size: int = 32  # the height
+    image_width: int | None = None  # None: as the height
 
     def build(self) -> nn.Module:
         """A freshly initialised network; raises :class:`InputError` for an unknown name."""
@@ -108,7 +109,27 @@ class Architecture:
 
     def example(self, images: int = 1) -> Tensor:
         """An all-zero input (N, C, H, W) for tracing."""
-        return torch.zeros(images, self.channels, self.image_size, self.image_size)
+        return torch.zeros(images, self.channels, self.image_size, self.image_width or self.image_size)
+
+    def check(self, forward: bool = True) -> None:
+        """Refuse a network that is unknown or cannot read these images: a pass of shapes alone, without arithmetic."""
+        try:
+            with torch.device("meta"):
+                model = self.build()
+        except NotImplementedError:  # RegNet computes its depth with tensors
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+                model = self.build().to("meta")
+        try:
+            for training in (True, False) if forward else ():
+                logits = model.train(training)(self.example(2).to("meta"))
+                if tuple(getattr(logits, "shape", ())) != (2, self.classes):
+                    raise ValueError("it does not return one number a class for each image")
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            said, width = str(error).strip().splitlines()[0].rstrip("."), self.image_width or self.image_size
+            raise InputError(
+                f"{self.name} cannot read images of {width}x{self.image_size} ({said}); set another image_size (most "
+                "networks of torchvision are made for 224) or use another model."
+            ) from error
 
 
 def _torchvision(architecture: Architecture) -> nn.Module:
@@ -123,11 +144,22 @@ def _torchvision(architecture: Architecture) -> nn.Module:
         raise InputError(
             f"{name} reads 3 channels, but the images have {architecture.channels}; use model=vgg16 or resnet32."
         )
-    factor = {"width_mult": architecture.width} if architecture.width != 1 else {}
+    options: dict = {"width_mult": architecture.width} if architecture.width != 1 else {}
+    if name in ("googlenet", "inception_v3"):  # with auxiliary heads a network in training returns several outputs
+        options |= {"aux_logits": False, "init_weights": False}
     try:
-        return models.get_model(name, weights=None, num_classes=architecture.classes, **factor)
+        return models.get_model(name, weights=None, num_classes=architecture.classes, **options)
     except TypeError as error:
         raise InputError(f"{name} has no width factor; use width=1.") from error
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """``load_state_dict`` of a plain dictionary, which lacks the versions that some modules (MNASNet) ask for."""
+    state = model.state_dict()
+    if missing := sorted(state.keys() ^ tensors.keys()):
+        raise RuntimeError(f"the tensor {missing[0]} is in only one of network and file")
+    state.update(tensors)
+    model.load_state_dict(state)
 
 
 def stem(model: str, width: float) -> str:

@@ -9,47 +9,26 @@ set's teachers are trained unasked.
 import hashlib
 import json
 import re
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import data_folder, writable_folder, write_whole
+from oefsmc_lib.files import data_folder, expanded, short, writable_folder, write_whole
 from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.teacher import training
+from oefsmc_lib.teacher.cards import Card
 from oefsmc_lib.teacher.devices import device_named, multiplies_bfloat16
-from oefsmc_lib.teacher.networks import Architecture, stem
-
-
-class Card(BaseModel):
-    """What must be on a card; recipes, notes and the like may stand beside it."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: str
-    dataset: str
-    classes: PositiveInt
-    width: PositiveFloat = 1.0  # older cards lack these three
-    channels: PositiveInt = 3
-    image_size: PositiveInt = 32
-    mean: list[float]  # a channel, of images in 0-1
-    std: list[PositiveFloat]
-    test_accuracy: Annotated[float, Field(ge=0, le=1)]
-    sha256: str  # of the weights' file
-
-    @model_validator(mode="after")
-    def _statistics_for_each_channel(self) -> Self:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need {self.channels} values, one a channel")
-        return self
+from oefsmc_lib.teacher.networks import Architecture, fill, stem
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +58,8 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def name_of(model: str, width: float, dataset: str) -> str:
     """``vgg16-w0.25_mnist5k``: the name of the files, safe for ``folder:PATH`` too."""
     if dataset.startswith(sets.FOLDER):
-        path = Path(dataset.removeprefix(sets.FOLDER)).expanduser().resolve()
-        dataset = f"folder-{re.sub('[^0-9A-Za-z.-]', '-', path.name)}-{digest(str(path))[:6]}"
+        path = expanded(dataset.removeprefix(sets.FOLDER)).resolve()
+        dataset = f"folder-{short(re.sub('[^0-9A-Za-z.-]', '-', path.name))}-{digest(str(path))[:6]}"
     return f"{stem(model, width)}_{dataset}"
 
 
@@ -88,25 +67,35 @@ def folder() -> Path:
     return data_folder() / "teachers"
 
 
-def load(model: str, width: float, dataset: str, num_classes: int, channels: int, image_size: int) -> Teacher:
+def load(
+    model: str,
+    width: float,
+    dataset: str,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    image_width: int | None = None,
+) -> Teacher:
     """The teacher of a network and a data set, verified.
 
     Raises :class:`InputError`: none there (with the command that trains it; the embedded set's
     is trained here instead), wrong checksum, card or weights that do not fit, NaN.
     """
-    name = name_of(model, width, dataset)
+    name, command = name_of(model, width, dataset), _command(model, width, dataset, None if image_width else image_size)
+    asked = Architecture(model, num_classes, channels, width, image_size, image_width)
+    if not exists(name):
+        asked.check()  # or the sentence below would name a command that must fail
     if not exists(name) and dataset != EMBEDDED:
         raise InputError(
             f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
-            f"or train it with `{_command(model, width, dataset, image_size)}`."
+            f"or train it with `{command}`."
         )
     teacher = read(name) if exists(name) else train(dataset, model, width, image_size=image_size, unless_there=True)
-    asked = Architecture(model, num_classes, channels, width, image_size)
     for field, value in asdict(asked).items():
         if (has := getattr(teacher.architecture, field)) != value:
             raise InputError(
                 f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
-                f"train another with `{_command(model, width, dataset, image_size)}`."
+                f"train another with `{command}`."
             )
     return teacher
 
@@ -155,19 +144,26 @@ def read(name: str) -> Teacher:
 def assemble(content: bytes, card: dict[str, Any], path: Path) -> Teacher:
     """A teacher from the bytes of its weights and its card; raises :class:`InputError` naming the tensor at fault."""
     try:
-        weights = safetensors.torch.load(content)
+        weights = _without_counters(safetensors.torch.load(content))
     except SafetensorError as error:
         raise InputError(f"{path} is no safetensors file ({error}); copy it again or train the teacher.") from error
-    architecture = Architecture(card["model"], card["classes"], card["channels"], card["width"], card["image_size"])
+    size = (card[key] for key in ("classes", "channels", "width", "image_size", "image_width"))
+    architecture = Architecture(card["model"], *size)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         model = architecture.build()
-    wanted = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    wanted = _without_counters(model.state_dict())
     for key in sorted(wanted.keys() | weights.keys()):
         if fault := _fault(weights.get(key), wanted.get(key)):
             raise InputError(f"The tensor {key} of {path} {fault}; copy the teacher again or train it.")
-    model.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, strict=False)
+    counters = {key: tensor for key, tensor in model.state_dict().items() if key not in wanted}
+    fill(model, counters | {key: tensor.float() for key, tensor in weights.items()})
     mean, std = (per_channel(card[key]) for key in ("mean", "std"))
     return Teacher(model.eval().requires_grad_(False), architecture, card, card["sha256"], mean, std)
+
+
+def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without the batch counters that batch norms keep and no output depends on."""
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}
 
 
 def _fault(tensor: Tensor | None, wanted: Tensor | None) -> str | None:
@@ -200,12 +196,17 @@ def train(
     :class:`InputError` for missing data, an unknown network, a missing device, divergence or a full disk.
     """
     name, where = name_of(model, width, dataset), device_named(device)
+    sets.locate(dataset)  # names are checked before a file is named after them
+    Architecture(model, 2, 1 if dataset == EMBEDDED else 3, width).check(forward=False)
     lock = writable_folder(folder()) / f".{name}.lock"
     with training.alone(lock, f"Another process trains the teacher {name}; waiting for it."):
         if unless_there and exists(name):
             return read(name)
         images, test = (sets.load(dataset, split, image_size=image_size) for split in ("train", "test"))
-        architecture = Architecture(model, images.num_classes, images.shape[0], width, images.shape[1])
+        channels, height, across = images.shape
+        square = None if across == height else across
+        architecture = Architecture(model, images.num_classes, channels, width, height, square)
+        architecture.check()
         asked = {key: value for key, value in changes.items() if value is not None}
         recipe = replace(training.RECIPES.get(dataset, training.Recipe()), bf16=multiplies_bfloat16(where), **asked)
         card = _describe(dataset, architecture, images, recipe)
@@ -282,11 +283,12 @@ def check(name: str, evaluate: bool = False) -> dict:
     teacher = read(name)
     if not evaluate:
         return teacher.card
-    images = sets.load(teacher.card["dataset"], "test", image_size=teacher.architecture.image_size)
+    size = None if teacher.architecture.image_width else teacher.architecture.image_size
+    images = sets.load(teacher.card["dataset"], "test", image_size=size)
     return teacher.card | {"measured": accuracy(teacher, images)}
 
 
-def _command(model: str, width: float, dataset: str, image_size: int) -> str:
+def _command(model: str, width: float, dataset: str, image_size: int | None) -> str:
     native = {"tiny-imagenet": 64, "imagenet": 224}.get(dataset, None if dataset.startswith(sets.FOLDER) else 32)
-    size = "" if image_size == native else f" image_size={image_size}"
-    return f"oefsmc teacher train dataset={dataset} model={model} width={width:g}{size}"
+    size = "" if image_size in (None, native) else f" image_size={image_size}"
+    return f"oefsmc teacher train {shlex.quote(f'dataset={dataset}')} model={model} width={width:g}{size}"

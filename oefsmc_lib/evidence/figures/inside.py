@@ -5,7 +5,7 @@ from typing import Any
 
 from oefsmc_lib.evidence import answers, paper
 from oefsmc_lib.evidence.answers import NOT_RUN
-from oefsmc_lib.evidence.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, finish, panels
+from oefsmc_lib.evidence.figures.marks import BLUE, GREY, ORANGE, PALE, PINK, finish, literal, panels
 from oefsmc_lib.evidence.figures.ranks import rank_axis
 from oefsmc_lib.rows.row import Row
 
@@ -37,7 +37,7 @@ def gallery(
             own = [image for image, y in zip(images, labels) if int(y) == j]
             said = f", {expected[title][j]:.1f} expected" if expected and title in expected and j is not None else ""
             _line_of_images(ax, line, own, "" if j is None else f"{len(own) or 'none'}{said}")
-        names = ["…" if j is None else str(class_names[j]) for j in shown]
+        names = ["…" if j is None else literal(class_names[j]) for j in shown]
         ax.set(xlim=(-0.1, wide[title]), ylim=(len(shown), -0.1), xticks=[], aspect="equal", frame_on=False)
         ax.set_yticks([line + 0.46 for line in range(len(shown))], names)
         ax.grid(False)
@@ -145,7 +145,7 @@ def channels(
     shown = top.imshow(scaled[:, order], cmap="cividis", **look)
     figure.colorbar(shown, ax=top, label="contribution, 1: the\nchannel's largest", pad=0.01)
     top.set_facecolor("#e6e6e6")
-    top.set_yticks(range(len(values)), [f"{name} ({count})" for name, count in zip(class_names, counts)])
+    top.set_yticks(range(len(values)), [f"{literal(name)} ({count})" for name, count in zip(class_names, counts)])
     top.set_ylabel(f"class ({counted})")
     for line, own in enumerate(kept.values()):
         dark = [[0.15 if k in own else 0.9 for k in order]]

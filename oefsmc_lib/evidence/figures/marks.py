@@ -190,6 +190,11 @@ def mark(ax, place: float, found: Mark | None, look: Look, across: bool = False)
 
 
 # --- words ---------------------------------------------------------------------------------------
+def literal(name: Any) -> str:
+    """A name from data as matplotlib draws it: between two dollars it would read mathematics."""
+    return str(name).replace("$", r"\$")
+
+
 def signed(found: Paired) -> str:
     """``+1.2``, and "(undecided)" where the interval holds 0."""
     return verdict.signed(found["mean"]) + answers.undecided(found)
