@@ -37,7 +37,7 @@ class Student:
 
 def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict[str, str]]:
     """Convolutions and linear layers in the order in which a forward pass runs them, and {convolution: the batch norm
-    that directly follows it}."""
+    that directly follows it}. A batch norm with an activation of its own (timm) is none: nothing merges behind it."""
     order: list[str] = []
     pairs: dict[str, str] = {}
     makers: dict[int, str] = {}
@@ -50,7 +50,8 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             makers[id(tap.output)] = name
             alive.append(tap.output)
         elif (made := makers.pop(id(tap.input), None)) is not None:
-            pairs[made] = name
+            if isinstance(getattr(kinds[name], "act", None), nn.Identity | None):
+                pairs[made] = name
 
     with torch.no_grad(), taps.tapped(model, kinds, see):
         model.eval()(architecture.example().to(next(model.parameters()).device))

@@ -141,19 +141,20 @@ def image_suffixes() -> set[str]:
 
 
 # --- decoding ----------------------------------------------------------------------------------
-def decode(path: str, size: int | None = None, margin: float = 1.0) -> np.ndarray:
+def decode(path: str, size: int | None = None, margin: float = 1.0, upright: bool = False) -> np.ndarray:
     """One image as RGB ``(H, W, 3) uint8``; with ``size``, resized and centre-cropped to it.
 
     The shorter side becomes ``size * margin`` (antialiased bilinear). As in torchvision, alpha is dropped, the first
-    frame is taken, and EXIF rotation is ignored. Raises ``ValueError`` for anything that does not decode whole.
+    frame is taken, and EXIF rotation is ignored unless ``upright``. Raises ``ValueError`` for anything that does not
+    decode whole.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     damage: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
     try:
         with Image.open(path) as image:
             image.load()  # truncated files fail here
-            rgb = _rgb(image)
+            rgb = _rgb(ImageOps.exif_transpose(image) if upright else image)
     except damage as error:
         raise ValueError(first_line(error)) from error
     return np.array(rgb if size is None else _centre(rgb, size, margin), dtype=np.uint8)
