@@ -143,8 +143,8 @@ def inner_groups(model: nn.Module, architecture: Architecture) -> dict[str, list
         graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
     names, found = {module: name for name, module in copied.named_modules()}, {}
     for name, module in copied.named_modules():
-        if not isinstance(module, nn.Conv2d) or module.groups > 1:
-            continue
+        if not isinstance(module, nn.Conv2d) or module.groups > 1 or module not in graph.module2node:
+            continue  # a layer that runs in training alone is in no graph
         inner, readers = True, []
         for dependency, _ in graph.get_pruning_group(module, tp.prune_conv_out_channels, [0]):
             target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
