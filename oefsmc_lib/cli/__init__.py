@@ -11,12 +11,22 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib import __version__
-from oefsmc_lib.cli import grids, machine, pages, rows
+from oefsmc_lib.cli import grids, machine, own, pages, rows
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (machine.doctor, rows.run, rows.show, pages.verdict, pages.figures, pages.report, pages.exercises):
+for command in (
+    machine.doctor,
+    own.compress,
+    rows.run,
+    rows.show,
+    pages.verdict,
+    pages.figures,
+    pages.report,
+    pages.exercises,
+):
     app.command()(command)
+machine.teacher.command("import")(own.teacher_import)
 for name, group in (
     ("data", machine.data),
     ("teacher", machine.teacher),

@@ -49,9 +49,8 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             order.append(name)
             makers[id(tap.output)] = name
             alive.append(tap.output)
-        elif (made := makers.pop(id(tap.input), None)) is not None:
-            if isinstance(getattr(kinds[name], "act", None), nn.Identity | None):
-                pairs[made] = name
+        elif (made := makers.pop(id(tap.input), None)) is not None and _plain(kinds[name]):
+            pairs[made] = name
 
     with torch.no_grad(), taps.tapped(model, kinds, see):
         model.eval()(architecture.example().to(next(model.parameters()).device))
@@ -61,6 +60,11 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             "be fitted to one place; use a network without shared layers."
         )
     return order, pairs
+
+
+def _plain(norm: nn.Module) -> bool:
+    """Whether a batch norm has no activation inside."""
+    return isinstance(getattr(norm, "act", None), nn.Identity | None)
 
 
 def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:

@@ -2,7 +2,8 @@ r"""Which layers give up how many channels: a scan of all layers by a closed for
 
 For the layer whose channels S stay and S' go, with G = A^T A the Gram matrix of what its readers read,
 
-    R = G_{S'S'} - G_{S'S} (G_SS + rho I)^{-1} G_{SS'},    loss = sum_t tr(W_{t,S'} R W_{t,S'}^T) / sum_t tr(W_t G W_t^T)
+    R = G_{S'S'} - G_{S'S} (G_SS + rho I)^{-1} G_{SS'},
+    loss = sum_t tr(W_{t,S'} R W_{t,S'}^T) / sum_t tr(W_t G W_t^T)
 
 is the share of the readers' output that no weights on the kept channels can give back: R is what is left of the lost
 channels after the best prediction from the kept ones. Taps t of a kernel count as independent, so a layer takes
@@ -46,7 +47,9 @@ def scan(teacher: Teacher, groups: Groups, images: Tensor) -> dict[str, list[flo
         weight = surgery.convolution(model, reader).weight.flatten(2)  # (Co, Ci, k k)
         a = torch.cat(rows[reader])
         score = surgery.convolution(model, name).weight.abs().sum((1, 2, 3))
-        found[name] = losses(a, weight.double(), score) if a.shape[1] == len(score) else [0.0] * (STEPS - 1)
+        # Where several layers are read at once, the closed form does not know whose channels are whose.
+        alone = a.shape[1] == len(score)
+        found[name] = losses(a, weight.double(), score) if alone else [i / STEPS for i in range(1, STEPS)]
     return found
 
 
@@ -116,8 +119,8 @@ def smallest_within(plans: list[Widths], drop: Callable[[Widths], float], most: 
         low, high = (middle, high) if drop(plans[middle]) <= most else (low, middle - 1)
     if low < 0:
         raise InputError(
-            f"Removing an eighth of one layer costs more than {most:g} points by cross-validation; allow a larger drop, "
-            "or leave the network as it is."
+            f"Removing an eighth of one layer costs more than {most:g} points by cross-validation; allow a larger "
+            "drop, or leave the network as it is."
         )
     return plans[low]
 

@@ -160,9 +160,8 @@ def stacked(data: Any, what: str, limit: int | None = None) -> tuple[Tensor, Ten
 
     ``limit`` ends the reading early. Raises :class:`InputError` naming ``what`` it is that does not fit.
     """
-    if isinstance(data, Tensor):
-        data = [data]
-    elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
+    pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor)
+    if pair or isinstance(data, Tensor):
         data = [data]
     elif isinstance(data, Dataset):
         data = DataLoader(data, batch_size=64)
@@ -220,7 +219,7 @@ def _from_elsewhere(data: Any, teacher: Teacher, few: Tensor, normalise: str | N
     if data is None:
         if normalise is None:
             raise InputError(
-                'elsewhere is None, so patches of photographs are taken; say how to normalise them, as in '
+                "elsewhere is None, so patches of photographs are taken; say how to normalise them, as in "
                 'normalise="imagenet", or give images.'
             )
         view = View(few.shape[1], side)

@@ -111,7 +111,9 @@ def read(paths: Paths, view: View, limit: int | None = None, label: str = "readi
     wanted = min(limit or len(paths), len(paths))
     if (needed := wanted * view.channels * view.size**2) > folders.LARGEST:
         raise InputError(f"The {wanted} images need {needed / 2**30:.0f} GiB of memory; name a smaller --size.")
-    images, kept, broken = [], [], []
+    images: list[Tensor] = []
+    kept: Paths = []
+    broken: list[str] = []
     for path, class_ in bar(paths, label):
         if len(images) == wanted:
             break
