@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images.npz import first_line
+from oefsmc_lib.images.npz import DAMAGE, first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_ema", "teacher")
 SHOWN = 3  # names in a sentence about many
@@ -53,15 +54,17 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _plain(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other versions of pickle
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if wanted := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error)):
-            raise InputError(
-                f"{path} wants to run {wanted[1]} when it is read, which a checkpoint of tensors need not; save "
-                "model.state_dict() with safetensors and name that file."
-            ) from None
-        raise InputError(f"{path} is no checkpoint of torch, or a damaged one; copy or save it again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"wants to call {wanted[1]} when it is read" if wanted else "holds more than plain tensors, or is damaged"
+        raise InputError(
+            f"{path} {what}; pickled code is never run here, so save model.state_dict() with safetensors and name that "
+            "file."
+        ) from None
+    except (*DAMAGE, RuntimeError, AssertionError) as error:
         raise InputError(f"{path} is no checkpoint of torch ({first_line(error)}); copy or save it again.") from error
 
 
