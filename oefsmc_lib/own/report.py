@@ -84,7 +84,9 @@ def advice(card: dict[str, Any]) -> list[str]:
 
 
 def _about_accuracy(tested: dict[str, Any]) -> list[str]:
-    student, teacher = tested["student"], tested["teacher"]
+    from scipy.stats import binomtest
+
+    student = tested["student"]
     wide = (student["high"] - student["low"]) / 2
     said = [
         f"Of {student['images']} images, the student gets {tested['lost']} wrong that the teacher gets right, and "
@@ -97,8 +99,8 @@ def _about_accuracy(tested: dict[str, Any]) -> list[str]:
         )
     if tested["lost"] - tested["won"] > 0.05 * student["images"]:
         said.append("That is a loss you would notice: keep more channels (--keep 0.75), or allow less (--max-drop 2).")
-    elif student["high"] < teacher["percent"]:
-        said.append("The loss is small, but it is real.")
+    elif tested["lost"] > tested["won"] and binomtest(tested["lost"], tested["lost"] + tested["won"]).pvalue < 0.05:
+        said.append("The loss is small, but it is more than chance (sign test).")
     return said
 
 

@@ -14,6 +14,8 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.npz import DAMAGE, first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "model_ema", "teacher")
+# What torch raises on bytes that are no checkpoint.
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, RuntimeError, AssertionError)
 SHOWN = 3  # names in a sentence about many
 
 
@@ -59,12 +61,14 @@ def _plain(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"wants to call {wanted[1]} when it is read" if wanted else "holds more than plain tensors, or is damaged"
+        what = (
+            f"wants to call {wanted[1]} when it is read" if wanted else "holds more than plain tensors, or is damaged"
+        )
         raise InputError(
             f"{path} {what}; pickled code is never run here, so save model.state_dict() with safetensors and name that "
             "file."
         ) from None
-    except (*DAMAGE, RuntimeError, AssertionError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is no checkpoint of torch ({first_line(error)}); copy or save it again.") from error
 
 
