@@ -164,7 +164,8 @@ def stacked(data: Any, what: str, limit: int | None = None) -> tuple[Tensor, Ten
     if pair or isinstance(data, Tensor):
         data = [data]
     elif isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=64)
+        shuffled = {"shuffle": True, "generator": generator(0, "pool")} if limit else {}
+        data = DataLoader(data, batch_size=64, **shuffled)  # the first images of a folder are all of one class
     if not isinstance(data, Iterable):
         raise InputError(f"{what} is a {type(data).__name__}; give a tensor, a pair, a DataLoader or a data set.")
     images: list[Tensor] = []
@@ -233,5 +234,6 @@ def _from_elsewhere(data: Any, teacher: Teacher, few: Tensor, normalise: str | N
             "one shape with the few."
         )
     watch = min(watch_size, len(images) // 5)
+    images = images[torch.randperm(len(images), generator=generator(seed, "pool"))]
     images = images.to(few.device, memory_format=torch.channels_last)
     return images[watch:], images[:watch]

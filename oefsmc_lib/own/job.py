@@ -75,6 +75,8 @@ def ready(ask: Ask) -> Ready:
     )
     groups, whole = network.prunable(teacher)
     compress.check_method(ask.method, teacher, groups)
+    compress.widths_of(teacher.model, groups, 0.5 if ask.keep is None else ask.keep)
+    macs_target(ask.target_macs or "40%", 1)
     view = folder.View(teacher.architecture.channels, teacher.architecture.image_size, margin)
     few, held = folder.read_data(files, view)
     known = [photos.images for photos in (few, held) if photos is not None]

@@ -21,7 +21,10 @@ def page(card: dict[str, Any]) -> str:
     figures = {"recall": recall_figure(card), "scan": scan_figure(card)}
     figures = {name: jinja2.utils.markupsafe.Markup(svg) for name, svg in figures.items()}
     return environment.get_template("report.html").render(
-        card=card, figures=figures, advice=advice(card), how=HOW[card["tested"]["how"]]
+        card=card,
+        figures=figures,
+        advice=[said.replace("`", "") for said in advice(card)],
+        how=HOW[card["tested"]["how"]],
     )
 
 

@@ -56,6 +56,8 @@ def load(folder: Path, network: nn.Module | None = None) -> Student:
         ) from error
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
+    if network is None and ":" in structure.architecture.name:
+        network = structure.architecture.build()  # its own sentence where timm or a user's module is not here
     try:
         model = rebuild(structure, network)
         model.load_state_dict(state)
