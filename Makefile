@@ -30,7 +30,7 @@ exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 # nbval runs every notebook with its defaults and compares the cells that carry a claim.
 test: lint ## Check the code, run the tests and the examples, then every notebook
 	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_OUTPUTS="$$store/outputs" OEFSMC_QUIET=1 && \
-	$(BIN)/python -m pytest tests && \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests && \
 	$(BIN)/python -m pytest --doctest-modules oefsmc_lib && \
 	$(BIN)/oefsmc figures --rows-only && \
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
