@@ -20,6 +20,7 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere as ood
 from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.own import folder, network
+from oefsmc_lib.own.choose import channels_at
 from oefsmc_lib.own.folder import View
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.student.finetune import finetune
@@ -131,7 +132,7 @@ def widths_of(model: nn.Module, groups: dict[str, list[str]], keep: float | dict
         return fewer
     if not 0 < keep < 1:
         raise InputError(f"keep={keep} is no share of channels; name a number between 0 and 1, such as 0.5.")
-    return {name: max(1, round(keep * channels)) for name, channels in full.items()}
+    return {name: channels_at(channels, keep) for name, channels in full.items()}
 
 
 def check_method(method: str, teacher: Teacher, groups: dict[str, list[str]]) -> None:
@@ -164,8 +165,8 @@ def stacked(data: Any, what: str, limit: int | None = None) -> tuple[Tensor, Ten
     if pair or isinstance(data, Tensor):
         data = [data]
     elif isinstance(data, Dataset):
-        shuffled = {"shuffle": True, "generator": generator(0, "pool")} if limit else {}
-        data = DataLoader(data, batch_size=64, **shuffled)  # the first images of a folder are all of one class
+        # Where only some are read they are drawn, for the first images of a folder are all of one class.
+        data = DataLoader(data, batch_size=64, shuffle=limit is not None, generator=generator(0, "pool"))
     if not isinstance(data, Iterable):
         raise InputError(f"{what} is a {type(data).__name__}; give a tensor, a pair, a DataLoader or a data set.")
     images: list[Tensor] = []
