@@ -72,7 +72,7 @@ def losses(a: Tensor, weight: Tensor, score: Tensor) -> list[float]:
 
 
 def channels_at(channels: int, share: float) -> int:
-    """A share of a layer's channels, at least one; of 64 or more a multiple of eight, which processors run faster.
+    """A share of a layer's channels, at least one; of 64 or more a multiple of eight, as vector registers are.
 
     >>> channels_at(96, 0.625), channels_at(10, 0.625), channels_at(3, 0.1)
     (64, 6, 1)

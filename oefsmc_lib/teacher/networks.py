@@ -186,6 +186,8 @@ def feature_module(model: nn.Module) -> str:
     for name in ("layer4", "layer3"):
         if name in children:
             return name
+    if {"conv_stem", "blocks", "conv_head", "bn2"} <= children.keys():  # timm's MobileNetV2 and EfficientNet
+        return "bn2"
     raise InputError(
         f"{type(model).__name__} has neither `features` nor `layer3`/`layer4`, so the map before its "
         "pooling is unknown; MiR and PRACTISE cannot run on it, FSKD and CD can."
@@ -206,7 +208,9 @@ def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
     pieces: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():
         blocks = [(f"{name}.{index}", block) for index, block in module.named_children()]
-        pieces += blocks if re.fullmatch(r"layer\d", name) else [(name, module)]
+        if name == "blocks":  # stages of blocks
+            blocks = [(f"{at}.{index}", block) for at, stage in blocks for index, block in stage.named_children()]
+        pieces += blocks if re.fullmatch(r"layer\d|blocks", name) else [(name, module)]
         if name == last:
             break
     if isinstance(model, ResNet):  # its ReLU is a function, not a module

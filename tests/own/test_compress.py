@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import oefsmc_lib
-from oefsmc_lib.compressors import surgery
+from oefsmc_lib.compressors import chunks, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.own import choose, network
 from oefsmc_lib.own import compress as own
@@ -74,6 +74,13 @@ def test_a_student_without_dead_channels_is_its_teacher(name):
     with torch.no_grad():
         wanted, found = model(x), student.model(x)
     assert (wanted - found).abs().max() < 0.02 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "timm:mobilenetv2_035"])
+def test_networks_of_timm_are_walked_piece_by_piece(name):
+    pytest.importorskip("timm")
+    model, architecture = built(name)
+    assert len(chunks.chain(model, inputs(1, architecture))) > 8        # else every layer would take a pass of the whole network
 
 
 def test_recovery_on_images_from_elsewhere_brings_the_student_closer():
