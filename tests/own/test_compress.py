@@ -80,7 +80,7 @@ def test_a_student_without_dead_channels_is_its_teacher(name):
 def test_networks_of_timm_are_walked_piece_by_piece(name):
     pytest.importorskip("timm")
     model, architecture = built(name)
-    assert len(chunks.chain(model, inputs(1, architecture))) > 8        # else every layer would take a pass of the whole network
+    assert len(chunks.chain(model, inputs(1, architecture))) >= 8       # else every layer would take a pass of the whole network
 
 
 def test_recovery_on_images_from_elsewhere_brings_the_student_closer():
