@@ -111,7 +111,8 @@ def preview(job: Ready) -> list[str]:
         begin = time.perf_counter()
         teacher.model(sample)
     image = (time.perf_counter() - begin) / len(sample)
-    rounds = 1 + (int(job.folds.max()) + 1 if job.folds is not None else 0)
+    parts = int(job.folds.max()) + 1 if job.folds is not None else 0
+    rounds = 1 + parts * (1 if ask.max_drop is None else 7)  # the way to a drop tries about seven sizes
     epochs = (6, 40) if given.labels is not None else (0, 0)
     each = [4 * (len(given.few) + len(given.pool)) + e * (len(given.watch) + 6 * len(given.few)) for e in epochs]
     each = [steps + (2000 * 3 * 2 * 64 if ask.method == "mir" else 0) for steps in each]
@@ -120,7 +121,7 @@ def preview(job: Ready) -> list[str]:
     classes = folder.counts_of(job.few.labels, job.class_names) if job.few.labels is not None else {}
     shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:8])
     shown += f" and {len(classes) - 8} more classes" if len(classes) > 8 else ""
-    held = f"{len(job.held)} held-out images" if job.held else f"{rounds - 1}-fold cross-validation"
+    held = f"{len(job.held)} held-out images" if job.held else f"{parts}-fold cross-validation" if parts else "nothing"
     return [
         f"network     {architecture.name}, {architecture.classes} classes, "
         f"{architecture.channels}x{architecture.image_size}x{architecture.image_size}, "

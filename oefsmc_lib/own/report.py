@@ -101,7 +101,7 @@ def _about_accuracy(tested: dict[str, Any]) -> list[str]:
             "in a folder val, before you rely on it."
         )
     if tested["lost"] - tested["won"] > 0.05 * student["images"]:
-        said.append("That is a loss you would notice: keep more channels (--keep 0.75), or allow less (--max-drop 2).")
+        said.append("That is a loss you would notice: remove less (--target-macs 60%, or --max-drop 2).")
     elif tested["lost"] > tested["won"] and binomtest(tested["lost"], tested["lost"] + tested["won"]).pvalue < 0.05:
         said.append("The loss is small, but it is more than chance (sign test).")
     return said
