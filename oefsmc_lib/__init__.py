@@ -6,6 +6,8 @@ Class-Imbalance Samples: An Out-of-Distribution Expedition*.
     from oefsmc_lib import Experiment, run
     student, row = run(Experiment(num=10, variant="ours"))
 
+    student = oefsmc_lib.compress(model, few, elsewhere, keep=0.5)  # your own network; see docs/own_network.md
+
 Submodules load torchvision, torch_pruning, pandas and seaborn where they use them.
 """
 
@@ -13,13 +15,17 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import Experiment
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "InputError", "run"]
+__all__ = ["Experiment", "InputError", "compress", "run"]
 
 
 def __getattr__(name):
-    # `run` needs torch; settings, rows and figures do not.
+    # These need torch; settings, rows and figures do not.
     if name == "run":
         from oefsmc_lib.pipeline import run
 
         return run
+    if name == "compress":
+        from oefsmc_lib.own.compress import compress
+
+        return compress
     raise AttributeError(f"module 'oefsmc_lib' has no attribute {name!r}")

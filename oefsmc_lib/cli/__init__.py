@@ -13,14 +13,15 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib import __version__
-from oefsmc_lib.cli import grids, latency, machine, pages, rows, ship, switches
+from oefsmc_lib.cli import grids, latency, machine, own, pages, rows, ship, switches
 from oefsmc_lib.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(machine.doctor)
 app.command(cls=switches.Command)(rows.run)
-for command in (machine.doctor, rows.show, ship.export, pages.verdict, pages.figures, pages.exercises):
+for command in (rows.show, own.compress, ship.export, latency.latency, pages.verdict, pages.figures, pages.exercises):
     app.command()(command)
-app.command()(latency.latency)
+machine.teacher.command("import")(own.teacher_import)
 for name, group in (
     ("data", machine.data),
     ("teacher", machine.teacher),

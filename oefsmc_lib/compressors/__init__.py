@@ -43,6 +43,7 @@ class Task:
     w: Tensor | None = None  # w_j of eq. 6 (K,); None: the compressor's own importance
     pool: Tensor | None = None  # every pool image, for contribution=evidence
     watch: Watch | None = None  # the watch set, for trainings that stop by it
+    widths: dict[str, int] | None = None  # {convolution: kept output channels} in place of the experiment's plan
     once: Callable = alone
 
     def sets(self) -> list[tuple[Tensor, float, str]]:

@@ -66,7 +66,7 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
 def pruned_layers(task) -> tuple[dict[str, int], dict[str, str]]:
     """The plan of a task: ``{convolution: kept output channels}``, and ``{convolution: the layer that reads them}``."""
     teacher = task.teacher
-    widths = plan_widths(task.experiment.resolved_plan, teacher.model, teacher.architecture)
+    widths = task.widths or plan_widths(task.experiment.resolved_plan, teacher.model, teacher.architecture)
     layers = surgery.weight_layers(teacher.model, teacher.architecture)
     widths = {name: widths[name] for name in layers if name in widths}  # in forward order
     return widths, {name: surgery.consumer(layers, teacher.model, name) for name in widths}
@@ -132,7 +132,12 @@ def _residual_widths(plan: str, model: nn.Module, architecture: Architecture) ->
 
 
 def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tuple[str, nn.Conv2d]]:
-    """Convolutions whose output channels meet no residual stream and do not reach the head.
+    """Convolutions whose output channels meet no residual stream and do not reach the head."""
+    return [(name, surgery.convolution(model, name)) for name in inner_groups(model, architecture)]
+
+
+def inner_groups(model: nn.Module, architecture: Architecture) -> dict[str, list[str]]:
+    """``{convolution: the convolutions that read its channels}`` for those of :func:`inner_convolutions`.
 
     Found in Torch-Pruning's dependency graph: removing one of their channels touches only batch
     norms, depthwise convolutions and the inputs of following convolutions. Channels that are concatenated with others,
@@ -145,11 +150,11 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
     copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
     with torch.enable_grad():
         graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
-    found = []
+    names, found = {module: name for name, module in copied.named_modules()}, {}
     for name, module in copied.named_modules():
-        if not isinstance(module, nn.Conv2d) or module.groups > 1:
-            continue
-        inner = True
+        if not isinstance(module, nn.Conv2d) or module.groups > 1 or module not in graph.module2node:
+            continue  # a layer that runs in training alone is in no graph
+        inner, readers = True, []
         for dependency, _ in graph.get_pruning_group(module, tp.prune_conv_out_channels, [0]):
             target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
             if isinstance(target, (nn.Linear, *tangled)):
@@ -157,8 +162,10 @@ def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tup
             if isinstance(target, nn.Conv2d) and target is not module and (shrinks or target.groups > 1):
                 # A depthwise convolution shrinks along; a grouped one would fall out of step with its groups.
                 inner &= target.groups == target.in_channels == target.out_channels
+            elif isinstance(target, nn.Conv2d) and target is not module:
+                readers.append(names[target])
         if inner:
-            found.append((name, module))
+            found[name] = readers
     return found
 
 

@@ -37,7 +37,7 @@ class Student:
 
 def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict[str, str]]:
     """Convolutions and linear layers in the order in which a forward pass runs them, and {convolution: the batch norm
-    that directly follows it}."""
+    that directly follows it}. A batch norm with an activation of its own (timm) is none: nothing merges behind it."""
     order: list[str] = []
     pairs: dict[str, str] = {}
     makers: dict[int, str] = {}
@@ -49,7 +49,7 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             order.append(name)
             makers[id(tap.output)] = name
             alive.append(tap.output)
-        elif (made := makers.pop(id(tap.input), None)) is not None:
+        elif (made := makers.pop(id(tap.input), None)) is not None and _plain(kinds[name]):
             pairs[made] = name
 
     with torch.no_grad(), taps.tapped(model, kinds, see):
@@ -60,6 +60,11 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
             "be fitted to one place; use a network without shared layers."
         )
     return order, pairs
+
+
+def _plain(norm: nn.Module) -> bool:
+    """Whether a batch norm has no activation inside."""
+    return isinstance(getattr(norm, "act", None), nn.Identity | None)
 
 
 def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:

@@ -79,9 +79,11 @@ def tapped(
 
 def shortcut(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What a residual block adds to its main branch, as a function of the block's input; None for other modules."""
-    if hasattr(module, "conv2") and hasattr(module, "downsample"):  # torchvision's residual blocks
-        return cast(nn.Module | None, module.downsample) or nn.Identity()
-    if getattr(module, "use_res_connect", False):  # MobileNetV2
+    if hasattr(module, "conv2") and hasattr(module, "downsample"):  # residual blocks of torchvision and timm
+        # Attention between the last convolution and the sum would have to be undone first.
+        attention = getattr(module, "se", None) is not None
+        return None if attention else cast(nn.Module | None, module.downsample) or nn.Identity()
+    if getattr(module, "use_res_connect", False) or getattr(module, "has_skip", False):  # MobileNetV2, timm's kin
         return nn.Identity()
     own = getattr(module, "shortcut", None)  # option A, of the small ResNets
     return own if callable(own) else None

@@ -1,6 +1,7 @@
 """The purity filter: no picture of the data set, test images among them, may enter the pool as an OOD image."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -27,12 +28,17 @@ def impure(images: Tensor, hashes: frozenset[bytes], thumbnails: Tensor) -> Tens
 @lru_cache(maxsize=2)
 def known(dataset: str, image_size: int | None, skip_broken: bool) -> tuple[frozenset[bytes], Tensor]:
     """Hashes and thumbnails (N, 256) of every training and test image; labels are not looked at."""
+    splits = (sets.load(dataset, name, image_size=image_size, skip_broken=skip_broken) for name in ("train", "test"))
+    return known_of(images for split in splits for images, _ in split.batches(2048))
+
+
+def known_of(batches: Iterable[Tensor]) -> tuple[frozenset[bytes], Tensor]:
+    """Hashes and thumbnails (N, 256) of all these images, uint8 (n, C, H, W) each."""
     hashes: set[bytes] = set()
     vectors = []
-    for split in ("train", "test"):
-        for images, _ in sets.load(dataset, split, image_size=image_size, skip_broken=skip_broken).batches(2048):
-            hashes.update(_hashes(images))
-            vectors.append(_thumbnails(images).half())
+    for images in batches:
+        hashes.update(_hashes(images))
+        vectors.append(_thumbnails(images).half())
     return frozenset(hashes), torch.cat(vectors)
 
 

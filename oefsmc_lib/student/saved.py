@@ -17,9 +17,9 @@ from oefsmc_lib.files import writable_folder, write_whole
 from oefsmc_lib.teacher.networks import Architecture, fill
 
 
-def rebuild(structure: Structure) -> nn.Module:
-    """An untrained network of this structure: build, drop, remove channels."""
-    model = structure.architecture.build().eval()
+def rebuild(structure: Structure, network: nn.Module | None = None) -> nn.Module:
+    """An untrained network of this structure: build (or take ``network``), drop, remove channels."""
+    model = (network or structure.architecture.build()).eval()
     drop_units(model, structure.dropped)
     remove_channels(model, structure.kept, structure.architecture)
     return model
@@ -36,9 +36,10 @@ def save(student: Student, folder: Path) -> None:
     write_whole(folder / "plan.json", json.dumps(asdict(student.structure) | images, indent=1))
 
 
-def load(folder: Path) -> Student:
+def load(folder: Path, network: nn.Module | None = None) -> Student:
     """A saved student, in eval mode, without its teacher; the same logits bit for bit.
 
+    ``network`` is an untrained network of the teacher's kind, where the plan names none that can be built; it is cut.
     Its memory is laid out channels last, as :mod:`oefsmc_lib.student.evaluation` runs it.
     """
     from safetensors import SafetensorError
@@ -61,8 +62,10 @@ def load(folder: Path) -> Student:
         ) from error
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
+    if network is None and ":" in structure.architecture.name:
+        network = structure.architecture.build()  # its own sentence where timm or a user's module is not here
     try:
-        model = rebuild(structure)
+        model = rebuild(structure, network)
         fill(model, state)
     except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
         raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error

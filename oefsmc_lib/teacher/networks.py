@@ -1,11 +1,15 @@
-"""The networks: VGG-16 and ResNet-20/32/56 for 32x32 images, and any classifier of torchvision.
+"""The networks: VGG-16 and ResNet-20/32/56 for 32x32 images, any classifier of torchvision or timm, and a user's own.
 
 Parameter names are those of the teacher files: ``features.<i>`` and ``classifier`` for VGG-16;
 ``conv1 bn1 layer<L>.<B>.{conv1,bn1,conv2,bn2} fc`` for the residual networks.
 """
 
+import inspect
+import os
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +96,8 @@ class ResNet(nn.Module):
 class Architecture:
     """What is needed to build an untrained network again, in a new process."""
 
-    name: str  # vgg16, resnet20, resnet32, resnet56, or a classifier of torchvision
+    # vgg16, resnet20, resnet32, resnet56, a classifier of torchvision, torchvision:NAME, timm:NAME, or module:function
+    name: str
     classes: int
     channels: int = 3
     width: float = 1.0
@@ -101,6 +106,8 @@ class Architecture:
 
     def build(self) -> nn.Module:
         """A freshly initialised network; raises :class:`InputError` for an unknown name."""
+        if ":" in self.name:
+            return _from_elsewhere(self)
         if self.name == "vgg16":
             return VGG(self.classes, self.channels, self.width)
         if match := re.fullmatch(r"resnet(20|32|56)", self.name):
@@ -162,8 +169,39 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
+def _from_elsewhere(architecture: Architecture) -> nn.Module:
+    """``torchvision:NAME``, ``timm:NAME``, or what a user's ``module:function`` returns."""
+    home, _, name = architecture.name.partition(":")
+    if home == "torchvision":
+        return _torchvision(replace(architecture, name=name))
+    if home == "timm":
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError("timm is not installed; install it with `pip install timm`.") from error
+        if name not in (known := timm.list_models()):
+            raise InputError(f"Unknown model {name!r} of timm{hint(name, known, '; `timm.list_models()` names all.')}")
+        return timm.create_model(name, num_classes=architecture.classes, in_chans=architecture.channels)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `python -m` looks there, an installed command does not
+    try:
+        function = getattr(import_module(home), name)
+        takes = "num_classes" in inspect.signature(function).parameters
+        model = function(num_classes=architecture.classes) if takes else function()
+    except Exception as error:  # a user's code may raise anything
+        said = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0].rstrip(".")
+        raise InputError(f"{architecture.name} could not be called ({said}); mend it or name another one.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{architecture.name} returned a {type(model).__name__} and no torch.nn.Module; name a function that "
+            "returns the network."
+        )
+    return model
+
+
 def stem(model: str, width: float) -> str:
-    """The first part of a teacher's file name: ``vgg16``, ``vgg16-w0.25``."""
+    """The first part of a teacher's file name: ``vgg16``, ``vgg16-w0.25``, ``timm-resnet18``."""
+    model = model.replace(":", "-")
     return model if width == 1 else f"{model}-w{width:g}"
 
 
@@ -180,6 +218,8 @@ def feature_module(model: nn.Module) -> str:
     for name in ("layer4", "layer3"):
         if name in children:
             return name
+    if {"conv_stem", "blocks", "conv_head", "bn2"} <= children.keys():  # timm's MobileNetV2 and EfficientNet
+        return "bn2"
     raise InputError(
         f"{type(model).__name__} has neither `features` nor `layer3`/`layer4`, so the map before its "
         "pooling is unknown; MiR and PRACTISE cannot run on it, FSKD and CD can."
@@ -200,7 +240,9 @@ def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
     pieces: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():
         blocks = [(f"{name}.{index}", block) for index, block in module.named_children()]
-        pieces += blocks if re.fullmatch(r"layer\d", name) else [(name, module)]
+        if name == "blocks":  # stages of blocks
+            blocks = [(f"{at}.{index}", block) for at, stage in blocks for index, block in stage.named_children()]
+        pieces += blocks if re.fullmatch(r"layer\d|blocks", name) else [(name, module)]
         if name == last:
             break
     if isinstance(model, ResNet):  # its ReLU is a function, not a module

@@ -213,7 +213,7 @@ def train(
         mean, std = per_channel(card["mean"]), per_channel(card["std"])
         checkpoint = folder() / f"{name}.partial.safetensors"
         network = training.fit(architecture, images, lambda x: normalise(x, mean, std), recipe, checkpoint, where)
-        _save(name, training.pack(network), card, test, where)
+        save(name, training.pack(network), card, test, where)
         checkpoint.unlink(missing_ok=True)
         return read(name)
 
@@ -240,7 +240,7 @@ def per_channel(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
-def _save(name: str, content: bytes, card: dict[str, Any], test: sets.ImageSet, device: torch.device) -> None:
+def save(name: str, content: bytes, card: dict[str, Any], test: sets.ImageSet, device: torch.device) -> None:
     """Measure what the file will hold, then write weights and card; weights without a card are no teacher."""
     weights, path = folder() / f"{name}.safetensors", folder() / f"{name}.json"
     teacher = assemble(content, card | {"sha256": hashlib.sha256(content).hexdigest()}, weights)

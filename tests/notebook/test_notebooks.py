@@ -32,7 +32,7 @@ def lines(cell):
 
 
 def test_the_notebooks_are_there():
-    assert [path.stem[:2] for path in NARRATIVE]== ["00", "01", "02", "03", "04", "05", "06", "08"]
+    assert [path.stem[:2] for path in NARRATIVE] == ["00", "01", "02", "03", "04", "05", "06", "07", "08"]
     assert (FOLDER / "batch.ipynb").is_file()
 
 

@@ -1,0 +1,106 @@
+"""What compression cost, with intervals, from images that no stage saw."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oefsmc_lib.images.fewshot import generator
+from oefsmc_lib.progress import bar
+
+BATCH = 32
+Z = 1.959964  # of 95 %
+
+
+def wilson(right: int, of: int) -> tuple[float, float]:
+    r"""The 95 % interval of a share by Wilson, in percent; it stays within 0-100 and is honest for few images.
+
+    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n)
+
+    >>> [round(end, 1) for end in wilson(9, 10)]
+    [59.6, 98.2]
+    """
+    if of == 0:
+        return 0.0, 100.0
+    p, shift = right / of, Z**2 / of
+    half = Z * (p * (1 - p) / of + shift / (4 * of)) ** 0.5
+    return 100 * max(0.0, (p + shift / 2 - half) / (1 + shift)), 100 * min(1.0, (p + shift / 2 + half) / (1 + shift))
+
+
+def share(right: Tensor) -> dict:
+    """``percent``, ``low``, ``high``, ``images`` of a bool tensor (N,)."""
+    hits, count = int(right.sum()), len(right)
+    low, high = wilson(hits, count)
+    percent = round(100 * hits / count, 2) if count else None
+    return {"percent": percent, "low": round(low, 2), "high": round(high, 2), "images": count}
+
+
+@torch.no_grad()
+def guesses(model: nn.Module, images: Tensor, inputs: Callable[[Tensor], Tensor]) -> Tensor:
+    """Predicted classes (N,) of raw images; ``inputs`` makes of them what the network reads."""
+    return torch.cat([model(inputs(part)).argmax(1).cpu() for part in images.split(BATCH)])
+
+
+def folds(labels: Tensor | None, count: int, parts: int, seed: int = 0) -> Tensor:
+    """The fold (N,) that each of ``count`` images is held out in; every class is spread over the folds.
+
+    >>> folds(torch.tensor([0, 0, 0, 1, 1, 1]), 6, 3).bincount().tolist()
+    [2, 2, 2]
+    """
+    order = torch.randperm(count, generator=generator(seed, "folds"))
+    if labels is not None:
+        order = order[labels[order].argsort(stable=True)]
+    found = torch.empty(count, dtype=torch.int64)
+    found[order] = torch.arange(count) % parts
+    return found
+
+
+def cross_validated(few: Tensor, held_in: Tensor, fit: Callable[[Tensor], nn.Module], inputs) -> Tensor:
+    """Classes (N,) that students guess for few images they never saw; ``fit(held)`` makes one without those images."""
+    found = torch.empty(len(held_in), dtype=torch.int64)
+    for fold in bar(range(int(held_in.max()) + 1), "cross-validation"):
+        held = held_in == fold
+        found[held] = guesses(fit(held), few[held], inputs)
+    return found
+
+
+def compared(before: Tensor, after: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> dict:
+    """Teacher's and student's classes (N,) against the labels and against each other, overall and by class."""
+    found: dict = {"agreement": share(before == after)}
+    if labels is None:
+        return found
+    found |= {"teacher": share(before == labels), "student": share(after == labels)}
+    found["lost"] = int(((before == labels) & (after != labels)).sum())
+    found["won"] = int(((before != labels) & (after == labels)).sum())
+    found["classes"] = [
+        {"name": name, "teacher": share((before == j)[labels == j]), "student": share((after == j)[labels == j])}
+        for j, name in enumerate(class_names)
+    ]
+    return found
+
+
+@torch.no_grad()
+def latency(
+    models: dict[str, nn.Module], shape: tuple[int, int, int], batch: int, threads: int, seconds: float = 1.0
+) -> dict[str, tuple[float, float, float]]:
+    """First quartile, median and third quartile of a pass of ``batch`` images, in milliseconds, on the CPU.
+
+    The networks take turns, so that whatever else the machine does meets them all alike: 15 turns at least, and more of
+    quick networks, until all together took so many ``seconds``.
+    """
+    usual, x = torch.get_num_threads(), torch.zeros(batch, *shape).to(memory_format=torch.channels_last)
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    torch.set_num_threads(threads)
+    try:
+        start, turn = time.perf_counter(), 0
+        while turn < 15 or time.perf_counter() - start < seconds:
+            turn += 1
+            for name, model in models.items():
+                begin = time.perf_counter()
+                model(x)
+                taken[name].append(1000 * (time.perf_counter() - begin))
+    finally:
+        torch.set_num_threads(usual)
+    marks = torch.tensor([0.25, 0.5, 0.75])
+    return {name: tuple(torch.tensor(times[2:]).quantile(marks).tolist()) for name, times in taken.items()}  # type: ignore
