@@ -19,7 +19,7 @@ def fskd(e):
 
 
 def cells_of(text):
-    return [[part.strip() for part in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| cifar10")]
+    return [[part.strip() for part in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| cifar10") and line.count("|") > 8]
 
 
 def outcome(e):
