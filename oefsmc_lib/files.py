@@ -29,7 +29,7 @@ def short(name: str, limit: int = 60) -> str:
     """A part of a file name, which may not be long: beyond the limit it ends in a digest of the whole.
 
     >>> short("set"), short("x" * 250, 12)
-    ('set', 'xxxxx-3bef66')
+    ('set', 'xxxxx-086d4a')
     """
     return name if len(name) <= limit else f"{name[: limit - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
