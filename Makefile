@@ -11,8 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz matrix audit \
-	evidence bench lab clean
+.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz matrix audit evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'

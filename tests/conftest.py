@@ -7,6 +7,7 @@ OEFSMC_TEST_DRAW=1, 2, ... gives all tests other weights and images, OEFSMC_TEST
 
 import copy
 import os
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -258,3 +259,17 @@ def task(teacher, few, aux, experiment, w=None, joint=None):
 def small(**settings):
     """An experiment for calling a method directly: only the switches that the method reads matter."""
     return Experiment.parse({**SHORT, "dataset": "tiny", "augment": "none", **settings})
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Headless Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium here; install it (Debian: apt-get install chromium) to see pages in a browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'oefsmc[browser]')")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=[
+            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        yield browser
+        browser.close()

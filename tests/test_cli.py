@@ -105,7 +105,6 @@ def inside(home, monkeypatch, capsys):
     (("data", "get", "cifar12"), "cifar10"),
     (("teacher", "train", "dataset=cifar10", "foo=1"), "foo"),
     (("data", "check", "folder:nowhere"), "nowhere"),
-    (("show", "lamb=3"), "lamb"),
     (("results", "merge", "nowhere"), "nowhere"),
     (("results", "check", "--profile", "cifar11"), "no rows to compute again"),
 ])

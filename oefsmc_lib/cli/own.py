@@ -34,7 +34,7 @@ def compress(
     size: Size = None,
     folds: Annotated[int | None, typer.Option(min=0, help="folds of the cross-validation; 0 for none")] = None,
     threads: Annotated[int, typer.Option(min=1, help="threads of the measured latency")] = 1,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, help="the seed of every draw")] = 0,
 ) -> None:
     """Compress your own network with a folder of your own images, and say with intervals what it cost."""
     from oefsmc_lib.own import job, report

@@ -98,7 +98,7 @@ def sentence(call, *words):
     with pytest.raises(InputError) as caught:
         call()
     text = str(caught.value)
-    assert "\n" not in text and len(text) < 400
+    assert "\n" not in text and len(text) < 500
     for word in words:
         assert str(word) in text, f"{word!r} is not in {text!r}"
     return text

@@ -275,7 +275,7 @@ def test_check_reports_counts(home):
     report = sets.check("cifar10")
     assert report["fingerprint"] == mark("cifar10") and report["where"] == str(home / "cifar10.npz")
     assert report["splits"]["test"] == {"images": 10, "shape": (3, 32, 32), "classes": 10, "fewest": 1, "most": 1,
-                                        "broken": 0, "fingerprint": sets.load("cifar10", "test").fingerprint}
+                                        "broken": 0, "unread": 0, "fingerprint": sets.load("cifar10", "test").fingerprint}
     assert set(sets.check("photos")["splits"]) == {"train"}
     json.dumps(report)
 
