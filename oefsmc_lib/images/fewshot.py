@@ -138,8 +138,8 @@ def counts_of(experiment: Experiment, have: Sequence[int], names: Sequence[str] 
         way_out = f"the largest possible num is {largest[0]} for seed {experiment.seed} and {largest[1]} for every seed"
     said = f"{short} ({names[short]})" if names else f"{short}"
     raise InputError(
-        f"Class {said} of {experiment.dataset} has {have[short]} training images, but the draw of num={experiment.num} "
-        f"needs {counts[short]}; {way_out}, or add images."
+        f"Class {said} of {experiment.dataset} has {have[short]} training images, but the draw needs {counts[short]}; "
+        f"{way_out}, or add images."
     )
 
 
