@@ -31,6 +31,7 @@ from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows import provenance
 from oefsmc_lib.rows.store import Store
 from oefsmc_lib.student import evaluation, export, predictions
+from oefsmc_lib.teacher.latency import quartiles
 
 KEYS = ["seed", "imbalance", "network", "precision", "calibration"]
 MEASURED = ["images", "top1", "balanced_accuracy", "head", "tail", "absent", "bytes"]
@@ -151,7 +152,8 @@ def latency(repeats: int, rounds: int = 100) -> None:
              for name, content in contents.items()}
     for repeat in range(repeats):
         load = round(os.getloadavg()[0], 2)
-        wall, own = export.quartiles(works, rounds), export.quartiles(works, rounds, time.thread_time)
+        wall, own = (dict(zip(works, quartiles([*works.values()], clock, rounds, rounds).tolist()))
+                     for clock in (time.perf_counter, time.thread_time))
         for name, content in contents.items():
             network, precision = name.split("-")
             columns = dict(zip(LATENCY[1:7], [round(value, 4) for value in wall[name] + own[name]]))

@@ -94,7 +94,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
 
 
 PAGES = ("README.md", "outputs/README.md", "notebooks/README.md", *(f"docs/{name}.md" for name in (
-    "results", "timings", "shipping", "grids", "words", "troubleshooting", "contributing")))
+    "results", "timings", "shipping", "own_network", "trust", "grids", "words", "troubleshooting", "contributing")))
 # What stands for something in a text -> something.
 STAND = {"GRID": "table1", "[GRID]": "table1", "P": "cifar10", "PROFILE": "cifar10", "NAME": "cifar10", "FOLDER": "outputs", "...": ""}
 

@@ -25,8 +25,6 @@ def latency(
     as_json: AsJson = False,
 ) -> None:
     """Milliseconds of a network and its student in turn: of a saved student, or of a plan (model=... method=...)."""
-    import torch
-
     from oefsmc_lib.teacher import cost
     from oefsmc_lib.teacher.latency import milliseconds
 
@@ -34,12 +32,7 @@ def latency(
     if student and (chosen or profile):
         raise InputError("A saved student names its own network; give --student alone, or settings without it.")
     models, architecture, device = _saved(student) if student else _planned(chosen, profile)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        times = {size: milliseconds(models, architecture, size, seconds).tolist() for size in batch or BATCHES}
-    finally:
-        torch.set_num_threads(before)
+    times = {size: milliseconds(models, architecture, size, seconds, threads).tolist() for size in batch or BATCHES}
     macs = [cost.macs(model, architecture) for model in models]
     if as_json:
         print(json.dumps({"device": str(device), "threads": threads, "macs": macs, "milliseconds": times}))

@@ -18,7 +18,7 @@ from oefsmc_lib.files import writable_folder, write_whole
 from oefsmc_lib.own import choose, compress, folder, measure, network, report
 from oefsmc_lib.own.compress import Given
 from oefsmc_lib.student import saved
-from oefsmc_lib.teacher import cost
+from oefsmc_lib.teacher import cost, latency
 from oefsmc_lib.teacher.teachers import Teacher
 
 FEWEST = 5  # folds of the cross-validation; large images get three
@@ -176,12 +176,10 @@ def chosen(job: Ready, work: Work, scanned: dict[str, list[float]]) -> choose.Wi
     if ask.target_macs is not None:
         target = macs_target(ask.target_macs, cost.macs(teacher.model, teacher.architecture))
         return choose.first_fitting(plans, lambda widths: choose.macs_of(teacher, widths), target, "--target-macs")
-    side = teacher.architecture.image_size
-    shape = (teacher.architecture.channels, side, side)
 
     def median(widths: choose.Widths) -> float:
         student = choose.carved(teacher, widths).to(memory_format=torch.channels_last)
-        return measure.latency({"student": student}, shape, 1, ask.threads)["student"][1]
+        return float(latency.milliseconds([student], teacher.architecture, 1, 1.0, ask.threads)[0, 1])
 
     assert ask.target_latency is not None
     return choose.first_fitting(plans, median, ask.target_latency, "--target-latency (milliseconds)")
@@ -223,6 +221,8 @@ def run(ask: Ask, say: Callable[[str], object] = lambda line: print(line, file=s
     card["seconds"] = round(time.perf_counter() - begin, 1)
     page = report.page(card)
     _reloads(job, student)
+    about = job.teacher.card
+    student.notes["images"] = {"mean": about["mean"], "std": about["std"], "classes": list(job.class_names)}
     saved.save(student, ask.out)
     write_whole(ask.out / "card.json", json.dumps(card, indent=1) + "\n")
     write_whole(ask.out / "report.html", page)
@@ -248,11 +248,10 @@ def card_of(job: Ready, work: Work, student: Student, widths: choose.Widths) -> 
     targets = ("keep", "target_macs", "target_latency", "max_drop")
     asked = {name: getattr(ask, name) for name in targets if getattr(ask, name) is not None} or {"keep": 0.5}
     pair = {"teacher": teacher.model, "student": student.model}
-    shape = (architecture.channels, architecture.image_size, architecture.image_size)
-    latency = {
-        str(batch): {who: [round(t, 3) for t in taken] for who, taken in times.items()}
+    times = {
+        str(batch): {who: [round(t, 3) for t in taken] for who, taken in zip(pair, found.tolist())}
         for batch in (1, 16)
-        for times in [measure.latency(pair, shape, batch, ask.threads)]
+        for found in [latency.milliseconds([*pair.values()], architecture, batch, 1.0, ask.threads)]
     }
     guessed = (measure.guesses(model, job.unseen, teacher.inputs) for model in pair.values())
     return {
@@ -271,7 +270,7 @@ def card_of(job: Ready, work: Work, student: Student, widths: choose.Widths) -> 
         "tested": tested(job, work, student, widths),
         "unseen": measure.share(torch.eq(*guessed)),
         "cost": {who: costs(model, architecture) for who, model in pair.items()},
-        "latency_ms": latency,
+        "latency_ms": times,
         "threads": ask.threads,
         "notes": job.notes,
         "versions": {name: version(name) for name in ("torch", "torch-pruning")},

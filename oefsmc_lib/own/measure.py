@@ -1,6 +1,5 @@
 """What compression cost, with intervals, from images that no stage saw."""
 
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -78,29 +77,3 @@ def compared(before: Tensor, after: Tensor, labels: Tensor | None, class_names: 
         for j, name in enumerate(class_names)
     ]
     return found
-
-
-@torch.no_grad()
-def latency(
-    models: dict[str, nn.Module], shape: tuple[int, int, int], batch: int, threads: int, seconds: float = 1.0
-) -> dict[str, tuple[float, float, float]]:
-    """First quartile, median and third quartile of a pass of ``batch`` images, in milliseconds, on the CPU.
-
-    The networks take turns, so that whatever else the machine does meets them all alike: 15 turns at least, and more of
-    quick networks, until all together took so many ``seconds``.
-    """
-    usual, x = torch.get_num_threads(), torch.zeros(batch, *shape).to(memory_format=torch.channels_last)
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    torch.set_num_threads(threads)
-    try:
-        start, turn = time.perf_counter(), 0
-        while turn < 15 or time.perf_counter() - start < seconds:
-            turn += 1
-            for name, model in models.items():
-                begin = time.perf_counter()
-                model(x)
-                taken[name].append(1000 * (time.perf_counter() - begin))
-    finally:
-        torch.set_num_threads(usual)
-    marks = torch.tensor([0.25, 0.5, 0.75])
-    return {name: tuple(torch.tensor(times[2:]).quantile(marks).tolist()) for name, times in taken.items()}  # type: ignore

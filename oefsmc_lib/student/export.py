@@ -9,8 +9,7 @@ is best calibrated on; ``docs/shipping.md`` says what it is worth.
 import copy
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -210,20 +209,3 @@ def export(folder: Path, path: Path, int8: bool = False, calibrate: Sequence[Pat
         report |= {"images": len(pixels), "agreement": float(same)}
     write_whole(Path(path), content)
     return report | {"bytes": len(content)}
-
-
-# --- speed ---------------------------------------------------------------------------------------
-def quartiles(works: dict[str, Callable[[], Any]], rounds: int = 50, clock=time.perf_counter) -> dict[str, list[float]]:
-    """Milliseconds of each work: the lower quartile, the median, and the upper one of so many rounds.
-
-    The works take turns, so that whatever else the machine does slows all of them alike. Five rounds to warm up are
-    not counted.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 5):
-        for name, work in works.items():
-            begin = clock()
-            work()
-            taken[name].append(1000 * (clock() - begin))
-    shares = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    return {name: torch.tensor(own[5:], dtype=torch.float64).quantile(shares).tolist() for name, own in taken.items()}

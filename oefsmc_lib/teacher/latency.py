@@ -6,7 +6,8 @@ threads and on the batch, so they are no part of what makes two rows the same.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +16,43 @@ LEAST, MOST = 5, 101  # rounds
 
 
 @torch.no_grad()
-def milliseconds(models: Sequence[nn.Module], architecture, batch: int = 1, seconds: float = 0.1) -> Tensor:
+def milliseconds(
+    models: Sequence[nn.Module], architecture, batch: int = 1, seconds: float = 0.1, threads: int | None = None
+) -> Tensor:
     """Lower quartile, median and upper quartile of each model's forward pass of ``batch`` images: (models, 3).
 
-    Each runs twice to warm up. Rounds follow for about ``seconds``, at least ``LEAST`` and at most ``MOST``.
+    ``threads`` of the processor hold for these passes alone; by default they are what they were.
 
     >>> from oefsmc_lib.teacher.networks import Architecture
     >>> network = Architecture("resnet20", classes=10)
     >>> milliseconds([network.build().eval()], network, batch=2).shape
     torch.Size([1, 3])
     """
-    device = next(models[0].parameters()).device
+    device, usual = next(models[0].parameters()).device, torch.get_num_threads()
     images = torch.rand(architecture.example(batch).shape, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=torch.channels_last)
-    clock = clock_of(device)
-    for model in (*models, *models):
-        model.eval()(images)
+    torch.set_num_threads(threads or usual)
+    try:
+        works = [partial(model.eval(), images) for model in models]
+        return quartiles(works, clock_of(device), seconds=seconds)
+    finally:
+        torch.set_num_threads(usual)
+
+
+def quartiles(
+    works: Sequence[Callable], clock=time.perf_counter, least: int = LEAST, most: int = MOST, seconds: float = 0.1
+) -> Tensor:
+    """Milliseconds of each work in turn, lower quartile, median and upper quartile: (works, 3).
+
+    Each runs twice to warm up. Rounds follow for about ``seconds``, at least ``least`` and at most ``most``.
+    """
+    for work in (*works, *works):
+        work()
     taken: list[list[float]] = []
     until = time.perf_counter() + seconds
-    while len(taken) < LEAST or (len(taken) < MOST and time.perf_counter() < until):
-        taken.append([_one(model, images, clock) for model in models])
-    return torch.tensor(taken).quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0).T
+    while len(taken) < least or (len(taken) < most and time.perf_counter() < until):
+        taken.append([_one(work, clock) for work in works])
+    return torch.tensor(taken, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double(), dim=0).T
 
 
 def clock_of(device: torch.device):
@@ -52,7 +69,7 @@ def clock_of(device: torch.device):
     return finished
 
 
-def _one(model: nn.Module, images: Tensor, clock) -> float:
+def _one(work: Callable, clock) -> float:
     begin = clock()
-    model(images)
+    work()
     return 1000 * (clock() - begin)

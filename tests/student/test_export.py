@@ -168,13 +168,3 @@ def test_a_saved_student_says_which_images_it_reads(folder, tmp_path):
     assert saved.load(folder).notes["images"] == ABOUT
     plan = json.loads((folder / "plan.json").read_text())
     assert plan["images"] == ABOUT and {"architecture", "dropped", "kept"} <= plan.keys()
-
-
-def test_quartiles_take_turns():
-    order = []
-    found = export.quartiles({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=4)
-    assert order == ["a", "b"] * 9 and list(found) == ["a", "b"]
-    low, middle, high = found["a"]
-    assert 0 <= low <= middle <= high
-    clock = iter(range(1000))
-    assert export.quartiles({"a": lambda: None}, 4, lambda: next(clock))["a"] == [1000, 1000, 1000]
