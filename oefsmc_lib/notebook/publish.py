@@ -25,7 +25,9 @@ PICTURES = {
     "table1": ["01"],
     "table2": ["03"],
     "fig3a": ["04_ablation", "04_stopping"],
-    "fig3b": ["05"],
+    "fig3b": ["05_size", "05_cost"],
+    "fig3c": ["05_lambda"],
+    "fig3d": ["05_eta"],
     "beyond": ["06"],
     "literal": ["06_solvers"],
 }
