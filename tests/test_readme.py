@@ -84,7 +84,7 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
             path.write_text(profile)
     monkeypatch.setattr(publish.session, "run_all", run_all)
     monkeypatch.setattr(publish.shipping, "rows", lambda: None)
-    monkeypatch.setattr(publish, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "fig3c")])
+    monkeypatch.setattr(publish, "packed", lambda: [("cifar10", "table2"), ("cifar100", "fig3a"), ("cifar10", "problem")])
     found = publish.pictures(tmp_path)
     assert drawn == [("cifar10", "03"), ("cifar100", "04")]
     kept = OUTPUTS / "figures"

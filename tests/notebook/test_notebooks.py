@@ -48,7 +48,7 @@ def test_hygiene(path):
         if kept.CLAIM in cell.source:
             assert cell.execution_count and [output.output_type for output in cell.outputs] == ["stream"], "nbval compares text alone"
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
-        assert kinds <= {"text/plain", "text/html", "image/png"}, "what every viewer shows"
+        assert kinds <= {"text/plain", "text/html", "image/png", "image/svg+xml"}, "what every viewer shows"
         assert all(output.get("name") != "stderr" and output.output_type != "error" for output in cell.outputs)
     for cell in read(path).cells:
         said = [cell.source, *(output.get("text", output.get("data", {}).get("text/plain", "")) for output in cell.get("outputs", []))]
