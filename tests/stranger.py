@@ -5,7 +5,6 @@ ASCII, there is no git, one core, and no network; the grid's YAML has Windows li
 """
 
 import json
-import os
 import resource
 import shutil
 import subprocess

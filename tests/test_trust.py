@@ -16,7 +16,6 @@ import tomllib
 import zipfile
 
 import numpy as np
-import pandas
 import pytest
 import torch
 from conftest import VGG, experiment, make_teacher, samples
@@ -26,7 +25,6 @@ from oefsmc_lib import pipeline
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.files import project_root
 from oefsmc_lib.images import folders, npz, sets
-from oefsmc_lib.notebook import report
 from oefsmc_lib.parameters.experiment import METHODS
 from oefsmc_lib.rows.row import Row, difference
 from oefsmc_lib.rows.store import Store
@@ -39,6 +37,8 @@ ROOT = project_root()
 def executes(node: ast.AST) -> str | None:
     """Why a piece of source could run what is in a file: pickles, evaluated text, shells."""
     if isinstance(node, ast.Import | ast.ImportFrom):
+        if ast.unparse(node) == "from pickle import UnpicklingError":                # what torch.load raises; it runs nothing
+            return None
         names = {alias.name.split(".")[0] for alias in node.names} | {(getattr(node, "module", "") or "").split(".")[0]}
         return next(iter(names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}), None)
     if not isinstance(node, ast.Call):
@@ -55,7 +55,7 @@ def executes(node: ast.AST) -> str | None:
 
 
 @pytest.mark.parametrize("source, found", [
-    ("import pickle", True), ("from joblib import load", True), ("torch.load(f)", True), ("np.load(f, allow_pickle=True)", True),
+    ("import pickle", True), ("from pickle import loads", True), ("from pickle import UnpicklingError", False), ("from joblib import load", True), ("torch.load(f)", True), ("np.load(f, allow_pickle=True)", True),
     ("torch.load(f, weights_only=True)", False), ("subprocess.run('x', shell=True)", True), ("model.eval()", False),
     ("yaml.unsafe_load(t)", True), ("yaml.safe_load(t)", False)])
 def test_the_search_for_executed_files_finds_them(source, found):
@@ -148,13 +148,6 @@ def test_nothing_asks_the_network(tiny, monkeypatch):
     assert sets.sources() and teachers.available() is not None
     with pytest.raises(InputError):                           # a set that is not here is not fetched unasked
         sets.source_of("cifar99")
-
-
-def test_names_from_data_are_escaped(monkeypatch):
-    name = "<script>alert(1)</script>"
-    monkeypatch.setattr(report.verdict, "claim_table", lambda _: pandas.DataFrame({name: [name]}))
-    page = report.page(name, {name: ()}, [])
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 4
 
 
 def test_dollars_in_a_class_name_are_no_formula():

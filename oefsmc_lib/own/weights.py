@@ -1,10 +1,10 @@
 """Trained weights from a file, without running pickled code, and whether they fit a network."""
 
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def _plain(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about other versions of pickle
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = (
             f"wants to call {wanted[1]} when it is read" if wanted else "holds more than plain tensors, or is damaged"

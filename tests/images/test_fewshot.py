@@ -139,7 +139,7 @@ def test_purposes_have_generators_of_their_own():
 
 
 def test_a_class_with_too_few_images_is_refused():
-    with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw of num=400 needs \d+; the largest possible num"):
+    with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; the largest possible num"):
         fewshot.draw(LABELS, 10, Experiment(num=400))
 
 
