@@ -52,7 +52,9 @@ def compress(
     rows += [["MACs", *(report.number(cost[who]["macs"]) for who in ("teacher", "student"))]]
     rows += [["bytes", *(report.number(cost[who]["bytes"]) for who in ("teacher", "student"))]]
     rows += [["ms an image", *(report.milliseconds(latency[who]) for who in ("teacher", "student"))]]
-    print_table(f"On {report.HOW[tested['how']].split(',')[0]}", ["what", "teacher", "student"], rows)
+    images = {"held out": "images held out", "seen": "the few images, which the student has seen: too good"}
+    where = images.get(tested["how"], "the few images, cross-validated")
+    print_table(f"On {where}", ["what", "teacher", "student"], rows)
     print(f"{out}: student.safetensors, plan.json, card.json, report.html")
 
 

@@ -22,6 +22,8 @@ BESIDE = {
     answers.REDRAWN: "labels redrawn (journal)",
     "whole_pool": "whole pool (this package's)",
 }
+# What OE-FSMC is compared with beside its base: variant -> the column's title.
+INSTEAD = {"extra_images": "OE-FSMC − labels ignored", "native": "OE-FSMC − compressor alone"}
 # What each step of OE-FSMC adds: title -> (variant, the one before it).
 STEPS = {
     "recovery by eq. 7 instead of on the few: w/o FT − base": ("wo_ft", BASE),
@@ -51,6 +53,7 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     if not lines:
         return f"Table 2: {NOT_RUN}."
     beside = {f"{title} − base": verdict.lines(own, variant) for variant, title in BESIDE.items()}
+    beside |= {title: verdict.lines(own, "ours", variant) for variant, title in INSTEAD.items()}
     cells = [
         _levels(line)
         | {"verdict": line["verdict"]}
@@ -169,28 +172,39 @@ def _steps(rows: Sequence[Row], **names: str) -> dict[str, Any]:
 
 
 def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
-    """What was found, in three sentences for the README: what the tail costs, what OE-FSMC adds, what images alone add.
+    """What was found, in sentences for the README: what the tail costs, what OE-FSMC adds, what images alone add.
 
-    From the cells with 10 images of CIFAR-10; a sentence without its rows is left out.
+    From the cells with 10 images of CIFAR-10, and from all cells where it says so; what has no rows is left out.
     """
     table1, table2 = (select(rows.get(name, ()), dataset="cifar10", num=10) for name in ("table1", "table2"))
-    sentences = []
+    every, sentences = select(rows.get("table2", ()), imbalance="long_tail"), []
     if costs := _by_method(lambda m: answers.tail_cost(table1, 10, method=m), "from"):
         sentences.append(f"Ten long-tailed images of CIFAR-10 instead of ten balanced ones take {costs}.")
     if gains := _by_method(lambda m: answers.gain(table2, 10, method=m), "to"):
-        words = [line["verdict"] for line in verdict.lines(rows["table2"]).values()]
+        words = [line["verdict"] for line in verdict.lines(every).values()]
+        absent = [name for method, name in paper.METHOD_NAMES.items() if not select(every, method=method)]
         sentences.append(
-            f"With these images, OE-FSMC as the paper describes it adds {gains}; of the {len(words)} cells of Table 2 "
-            f"that were run, it is significantly above the base in {words.count('reproduced')} and significantly below "
-            f"it in {words.count('not reproduced')}."
+            f"With these images, OE-FSMC as the paper describes it adds {gains}; of the {len(words)} cells that were "
+            f"run, it is significantly above the base in {words.count('reproduced')} and significantly below it in "
+            f"{words.count('not reproduced')}{f' ({_listed(absent)} have no rows yet)' if absent else ''}."
         )
-    pool = select(table2, variant="whole_pool", method="fskd", imbalance="long_tail")
-    if pool and (alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to")):
+    if alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to"):
+        rest = over(select(every, variant="ours"), select(every, variant="extra_images"))
+        sentences.append(
+            f"The same OOD images without labels, in the recovery alone, add {alone}"
+            + (
+                f": over all {rest['cells']} cells, labels add {verdict.interval(rest['mean'], rest['half'])} points"
+                if rest
+                else ""
+            )
+            + "."
+        )
+    if pool := select(table2, variant="whole_pool", method="fskd", imbalance="long_tail"):
         level, n = answers.mean(pool), answers.column(pool[0], "n")
         sentences.append(
-            f"The same OOD images in the recovery alone, labels ignored, add {alone}, and all {n} of the pool there, "
-            f"this package's own recommendation, take FSKD to {level:.1f} %, {pool[0].teacher_accuracy - level:.1f} "
-            f"points below the teacher, with {100 - pool[0].macs_cut:.0f} % of its multiplications."
+            f"With all {n} images of the pool in the recovery, which is this package's own recommendation, FSKD "
+            f"reaches {level:.1f} %; the teacher has {pool[0].teacher_accuracy:.1f} %, and the student needs "
+            f"{100 - pool[0].macs_cut:.0f} % of its multiplications."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
 
@@ -200,6 +214,10 @@ def _by_method(question: Callable[[str], Paired | None], to: str) -> str:
     found = {name: question(method) for method, name in sorted(paper.METHOD_NAMES.items())}
     said = [(verdict.interval(one["mean"], one["half"]).removeprefix("+"), name) for name, one in found.items() if one]
     words = [f"{points}{'' if i else ' points of accuracy'} {to} {name}" for i, (points, name) in enumerate(said)]
+    return _listed(words)
+
+
+def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 

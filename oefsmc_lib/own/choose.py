@@ -10,6 +10,7 @@ channels after the best prediction from the kept ones. Taps t of a kernel count 
 milliseconds. The scan sees the few and OOD images, never a held-out one.
 """
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -143,3 +144,17 @@ def carved(teacher: Teacher, widths: Widths) -> nn.Module:
 def macs_of(teacher: Teacher, widths: Widths) -> int:
     """Multiply-accumulates of the network of a plan."""
     return cost.macs(carved(teacher, widths), teacher.architecture)
+
+
+def macs_target(words: str, whole: int) -> float:
+    """``0.4`` or ``40%`` of the teacher's MACs, or ``300M``, ``1.2G``.
+
+    >>> macs_target("40%", 1000), macs_target("0.4", 1000), macs_target("1.2G", 1)
+    (400.0, 400.0, 1200000000.0)
+    """
+    units = {"": 1.0, "%": whole / 100, "M": 1e6, "G": 1e9}
+    found = re.fullmatch(r"(\d*\.?\d+)([%MG]?)", words)
+    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if number == 0 or (not unit and number >= 1):
+        raise InputError(f"--target-macs {words!r} is no share and no number; write 0.4, 40%, 300M or 1.2G.")
+    return number * (units[unit] if unit else whole)

@@ -88,7 +88,12 @@ def compress(
 
 
 def student_of(teacher: Teacher, given: Given, widths: dict[str, int], method: str = "fskd", seed: int = 0):
-    """Prune to ``widths``, recover with all OOD images, fine-tune where there are labels; a ``surgery.Student``."""
+    """Prune to ``widths``, recover with all OOD images, fine-tune where there are labels; a ``surgery.Student``.
+
+    Without ``widths`` the student is the teacher: what is not cut needs no recovery.
+    """
+    if not widths:
+        return surgery.Student(copy.deepcopy(teacher.model), surgery.Structure(teacher.architecture))
     classes, size = teacher.architecture.classes, min(len(given.few), len(given.pool))
     labels = torch.zeros(len(given.few), dtype=torch.int64) if given.labels is None else given.labels.cpu()
     counts = torch.bincount(labels, minlength=classes)
@@ -120,7 +125,10 @@ def student_of(teacher: Teacher, given: Given, widths: dict[str, int], method: s
 
 
 def widths_of(model: nn.Module, groups: dict[str, list[str]], keep: float | dict[str, int]) -> dict[str, int]:
-    """``{convolution: channels that it keeps}``: the same share of each, at least one; or the given ones, checked."""
+    """``{convolution: channels that it keeps}``: the same share of each, at least one; or the given ones, checked.
+
+    Empty for ``keep=1``: the network stays as it is, for a file in integers of 8 bits without pruning.
+    """
     full = {name: surgery.convolution(model, name).out_channels for name in groups}
     if isinstance(keep, dict):
         for name, channels in keep.items():
@@ -130,8 +138,10 @@ def widths_of(model: nn.Module, groups: dict[str, list[str]], keep: float | dict
         if not (fewer := {name: keep[name] for name in full if keep.get(name, full[name]) < full[name]}):
             raise InputError("keep removes no channel; ask for fewer channels than the layers have.")
         return fewer
-    if not 0 < keep < 1:
+    if not 0 < keep <= 1:
         raise InputError(f"keep={keep} is no share of channels; name a number between 0 and 1, such as 0.5.")
+    if keep == 1:
+        return {}
     return {name: channels_at(channels, keep) for name, channels in full.items()}
 
 

@@ -130,7 +130,7 @@ def to_int8(content: bytes, pixels: Tensor, **options: Any) -> bytes:
     """The int8 file of a float32 file: static quantisation, QDQ, one scale a channel of each weight.
 
     ``pixels`` are uint8 images (n, C, H, W) without labels: the ranges of activations are those that they span. The
-    few images and OOD images together do best. ``options`` are those of onnxruntime's ``quantize_static``. Raises
+    few images and OOD images serve alike. ``options`` are those of onnxruntime's ``quantize_static``. Raises
     :class:`InputError` without images, or where the result is not finite.
     """
     import onnx

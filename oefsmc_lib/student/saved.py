@@ -55,10 +55,10 @@ def load(folder: Path, network: nn.Module | None = None) -> Student:
         if not weights.is_file():
             raise FileNotFoundError(2, "no such file", str(weights))
         state = load_file(weights)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"No student in {folder}: {Path(error.filename).name} is missing; "
-            "it is written by `oefsmc run ... --save FOLDER`."
+            "it is written by `oefsmc compress --out FOLDER` or `oefsmc run ... --save FOLDER`."
         ) from error
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"The student in {folder} is damaged ({error}); write it again.") from error
@@ -68,5 +68,8 @@ def load(folder: Path, network: nn.Module | None = None) -> Student:
         model = rebuild(structure, network)
         fill(model, state)
     except (RuntimeError, AttributeError, IndexError, TypeError, InputError) as error:
-        raise InputError(f"student.safetensors in {folder} does not fit its plan.json; write both again.") from error
+        raise InputError(
+            f"student.safetensors in {folder} does not fit its plan.json; write both again, or, for a network "
+            "that only your own code builds, call saved.load with network=..."
+        ) from error
     return Student(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), structure, notes)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from oefsmc_lib.cli import app
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.own import folder, job, measure, network, report, weights
+from oefsmc_lib.own import choose, folder, job, measure, network, report, weights
 from oefsmc_lib.student import saved
 from oefsmc_lib.teacher import teachers
 
@@ -103,6 +103,27 @@ def test_one_command_leaves_a_student_a_card_and_a_report(trees, checkpoint):
     student = saved.load(trees / "out")
     assert student.model[0].out_channels == card["kept"]["0"] < 8
     assert "None of the few images shows cedar" in text and text.count("<svg") == 2 and "http" not in re.sub(r"http://www.w3.org\S+", "", text.split("<body>")[1].split("<svg")[0])
+
+
+def test_keep_1_prunes_nothing_so_that_int8_can_be_had_alone(trees, checkpoint):
+    card = job.run(ask(trees, checkpoint, keep=1.0), say=lambda _: None)
+    assert card["kept"] == {} and card["cost"]["student"]["macs"] == card["cost"]["teacher"]["macs"]
+    whole = {name.removeprefix("module."): value for name, value in torch.load(checkpoint, weights_only=True)["state_dict"].items()}
+    state = saved.load(trees / "out").model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in whole.items())
+    assert json.loads((trees / "out/plan.json").read_text())["images"]["classes"] == list(CLASSES)      # oefsmc export reads it
+
+
+@pytest.mark.parametrize("words", ["40G%", "M", "0", "-3M", "1e9", "two", "", "1.5"])
+def test_a_target_that_is_no_number_is_refused(words):
+    with pytest.raises(InputError, match="no share and no number"):
+        choose.macs_target(words, 1000)
+
+
+def test_a_target_that_is_missed_when_measured_again_is_said(trees, checkpoint, monkeypatch):
+    monkeypatch.setattr(job.latency, "milliseconds", lambda models, *_: torch.full((len(models), 3), 9.0 if models[1:] else 0.0))
+    card = job.run(ask(trees, checkpoint, target_latency=1.0, folds=0), say=lambda _: None)
+    assert "the target of 1 ms was met when the plan was chosen; now it takes 9 ms" in card["notes"]
 
 
 def test_without_labels_it_works_and_says_what_is_skipped(trees, checkpoint):
