@@ -43,7 +43,7 @@ test: lint ## Check the code, run the tests and the examples, then every noteboo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests && \
 	$(BIN)/python -m pytest --doctest-modules oefsmc_lib && \
 	$(BIN)/oefsmc figures --rows-only && \
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
 
 lint: $(STAMP) ## Check the library's format, style and types (ruff, mypy)
 	@$(BIN)/ruff format --check -q oefsmc_lib && $(BIN)/ruff check -q oefsmc_lib && $(BIN)/mypy
