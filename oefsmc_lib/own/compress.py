@@ -24,7 +24,7 @@ from oefsmc_lib.own.choose import channels_at
 from oefsmc_lib.own.folder import View
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.student.finetune import finetune
-from oefsmc_lib.teacher.networks import Architecture
+from oefsmc_lib.teacher.networks import Architecture, feature_module
 from oefsmc_lib.teacher.teachers import Teacher, per_channel
 
 METHODS = ("fskd", "cd", "mir")
@@ -150,19 +150,12 @@ def check_method(method: str, teacher: Teacher, groups: dict[str, list[str]]) ->
     if method not in METHODS:
         raise InputError(f"There is no method {method!r} for your own network; there are {', '.join(METHODS)}.")
     if method == "mir":
-        network_map(teacher.model)
+        feature_module(teacher.model)  # refuses a network whose last map is unknown
     if method == "cd":
         layers = surgery.weight_layers(teacher.model, teacher.architecture)
         for name, readers in groups.items():
             if readers != [surgery.consumer(layers, teacher.model, name)]:
                 raise InputError(f"CD fits one reader a layer, but {name} is read by {', '.join(readers)}; use fskd.")
-
-
-def network_map(model: nn.Module) -> str:
-    """The module whose map MiR matches; :class:`InputError` where it is unknown."""
-    from oefsmc_lib.teacher.networks import feature_module
-
-    return feature_module(model)
 
 
 # --- tensors, loaders, data sets ---------------------------------------------------------------

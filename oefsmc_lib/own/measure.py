@@ -9,22 +9,20 @@ from oefsmc_lib.images.fewshot import generator
 from oefsmc_lib.progress import bar
 
 BATCH = 32
-Z = 1.959964  # of 95 %
 
 
 def wilson(right: int, of: int) -> tuple[float, float]:
-    r"""The 95 % interval of a share by Wilson, in percent; it stays within 0-100 and is honest for few images.
-
-    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n)
+    """The 95 % interval of a share by Wilson, in percent; it stays within 0-100 and is honest for few images.
 
     >>> [round(end, 1) for end in wilson(9, 10)]
     [59.6, 98.2]
     """
+    from scipy.stats import binomtest
+
     if of == 0:
         return 0.0, 100.0
-    p, shift = right / of, Z**2 / of
-    half = Z * (p * (1 - p) / of + shift / (4 * of)) ** 0.5
-    return 100 * max(0.0, (p + shift / 2 - half) / (1 + shift)), 100 * min(1.0, (p + shift / 2 + half) / (1 + shift))
+    found = binomtest(right, of).proportion_ci(method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 def share(right: Tensor) -> dict:
