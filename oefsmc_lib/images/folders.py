@@ -65,15 +65,15 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     train = root / "train"
     if not train.is_dir():
         raise InputError(f"{root} has no folder train; expected train/<class>/ and val/<class>/ or test/<class>/.")
-    folders = _class_folders(train)
+    folders = class_folders(train)
     if len(folders) < 2:
         raise InputError(f"{train} holds {len(folders)} class folder(s); classification needs two or more.")
     held_outs = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    held_out = max(held_outs, key=lambda folder: len(_class_folders(folder)) > 0, default=None)
+    held_out = max(held_outs, key=lambda folder: len(class_folders(folder)) > 0, default=None)
     annotations = root / "val" / "val_annotations.txt"
     if annotations.is_file():
         held_out = annotations
-    elif held_out is not None and (odd := sorted(set(folders) ^ set(_class_folders(held_out)))):
+    elif held_out is not None and (odd := sorted(set(folders) ^ set(class_folders(held_out)))):
         has, lacks = (train, held_out) if odd[0] in folders else (held_out, train)
         raise InputError(f"Class folder {odd[0]} is in {has} but not in {lacks}; both need the same classes.")
     files: dict[str, Files] = {}
@@ -88,9 +88,9 @@ def list_tree(root: Path, splits: Sequence[str] = SPLITS) -> Listing:
     return Listing(root, folders, _spoken_names(root, folders), files, unread)
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = (entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return tuple(sorted(names))
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the subfolders that are not hidden, in the order of class numbers."""
+    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
 
 
 def _class_files(folder: Path, folders: Sequence[str], unread: list[str], links: list[str]) -> Files:
@@ -101,7 +101,7 @@ def _class_files(folder: Path, folders: Sequence[str], unread: list[str], links:
     for label, name in enumerate(folders):
         found, others = [], []
         links += [str(folder / name)] if (folder / name).is_symlink() else []
-        for entry in _below(folder / name):
+        for entry in below(folder / name):
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in suffixes:
                 found.append(entry.path)
@@ -117,7 +117,7 @@ def _class_files(folder: Path, folders: Sequence[str], unread: list[str], links:
     return paths, labels
 
 
-def _below(folder: Path | str) -> Iterator[os.DirEntry]:
+def below(folder: Path | str) -> Iterator[os.DirEntry]:
     """Every file below a folder that is not hidden.
 
     A file may be a link, as in a subset that is made of links. A folder may not: it could lead out of its class.
@@ -131,7 +131,7 @@ def _below(folder: Path | str) -> Iterator[os.DirEntry]:
             away = os.path.realpath(entry.path)
             raise InputError(f"{entry.path} is a link to the folder {away}; copy its images or link each of them.")
         if entry.is_dir():
-            yield from _below(entry.path)
+            yield from below(entry.path)
         elif entry.is_file() or not os.path.exists(entry.path):  # no pipe, which would never end; a dangling link
             yield entry
 

@@ -66,7 +66,7 @@ def listed(root: Path) -> Listed:
         raise InputError(f"There is no folder {root}; check the path after --data.")
     train = root / "train" if (root / "train").is_dir() else root
     held = next((root / part for part in ("test", "val") if train != root and (root / part).is_dir()), None)
-    names = class_folders(train)
+    names = folders.class_folders(train)
     if len(names) == 1:
         raise InputError(
             f"{train} holds a single class folder, {names[0]}; classification needs two or more, and images without "
@@ -78,28 +78,17 @@ def listed(root: Path) -> Listed:
         raise InputError(f"{train} holds no image files; put them there, or in a subfolder for each class.")
     held_out: Paths = []
     if held and names:
-        if odd := sorted(set(class_folders(held)) - set(names)):
+        if odd := sorted(set(folders.class_folders(held)) - set(names)):
             raise InputError(f"The class folder {odd[0]} is in {held} but not in {train}; add it there, empty or not.")
         held_out = [(path, label) for label, name in enumerate(names) for path in files_of(held / name)]
     return Listed(root, names, few, held_out)
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the subfolders that are not hidden, in the order of class numbers."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
-
-
 def files_of(folder: Path, without: Iterable[str] = ()) -> list[str]:
     """Image files in and below a folder, sorted; hidden files and folders, and those of these names, are left out."""
-    suffixes, found, left_out = folders.image_suffixes(), [], set(without)
-    for where, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in left_out)
-        found += [
-            os.path.join(where, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return found
+    suffixes, left_out = folders.image_suffixes(), set(without)
+    found = sorted(e.path for e in folders.below(folder) if os.path.splitext(e.name)[1].lower() in suffixes)
+    return [path for path in found if left_out.isdisjoint(os.path.relpath(path, folder).split(os.sep)[:-1])]
 
 
 # --- decoding ----------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_keep_1_prunes_nothing_so_that_int8_can_be_had_alone(trees, checkpoint):
     assert json.loads((trees / "out/plan.json").read_text())["images"]["classes"] == list(CLASSES)      # oefsmc export reads it
 
 
+def test_a_folder_that_is_a_link_does_not_lead_out_of_its_class(trees, checkpoint):
+    (trees / "data/train/ash/up").symlink_to(trees / "data", target_is_directory=True)
+    with pytest.raises(InputError, match="is a link to the folder"):
+        job.ready(ask(trees, checkpoint))
+
+
 @pytest.mark.parametrize("words", ["40G%", "M", "0", "-3M", "1e9", "two", "", "1.5"])
 def test_a_target_that_is_no_number_is_refused(words):
     with pytest.raises(InputError, match="no share and no number"):
