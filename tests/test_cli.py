@@ -231,9 +231,20 @@ def test_the_verdict_is_sentences_of_80_columns(inside):
     said = narrow(inside("verdict", "--profile", "cifar10", **rows))
     assert "reproduced With OE-FSMC every method gains significantly on every data set. (Table 2, §5.3) Measured: +" in said
     assert "not run PRACTISE loses least under imbalance. (Table 1, §5.2)" in said
-    assert "data cifar10, network vgg16" in said and re.search(r"CD 10 \d\d\.\d \d\d\.\d \+[\d.]+ ± [\d.]+ reproduced 8\.6", said)
+    assert "Table 2 (vgg16 on cifar10)" in said and "data cifar10, " in said and re.search(r"CD 10 \d\d\.\d \d\d\.\d \+[\d.]+ ± [\d.]+ reproduced 8\.6", said)
     claims = json.loads(inside("verdict", "--profile", "cifar10", "--json", **rows).stdout)
     assert {"claims", "cells"} == set(claims) and "paper gain" in claims["cells"][0]
+
+
+@pytest.mark.parametrize("command", ["show", "verdict"])
+def test_tables_of_two_data_sets_fit_without_broken_words(inside, command):
+    said = inside(command, "--profile", "paper", OEFSMC_OUTPUTS=str(project_root() / "outputs")).stdout
+    lines = [line for line in said.splitlines() if re.match("cifar100? ", line)]
+    assert max(map(len, said.splitlines())) <= 80 and {line.split()[0] for line in lines} == {"cifar10", "cifar100"}
+    ends = r"(?:reproduced|undecided)(?: +\d+\.\d)?" if command == "verdict" else r"\d\d\.\d\d ± \d+\.\d\d"
+    assert all(re.search(f" {ends} *$", line) for line in lines)
+    assert "resnet32 on cifar100, vgg16 on cifar10" in narrow(inside(command, "--profile", "paper",
+                                                                    OEFSMC_OUTPUTS=str(project_root() / "outputs")))
 
 
 def test_a_profile_without_rows_has_no_verdict(inside, tmp_path):

@@ -89,8 +89,14 @@ def test_pictures_are_asked_for_where_rows_are_packed_and_each_is_kept(monkeypat
     assert drawn == [("cifar10", "03"), ("cifar100", "04")]
     kept = OUTPUTS / "figures"
     assert [place for _, place in found] == [kept / "cifar10" / "03_gains.png", kept / "cifar10" / "03_groups.png",
-                                            kept / "cifar100" / "04_ablation.png", project_root() / "docs" / "cifar10_gains.png"]
-    assert found[-1][0].read_text() == "cifar10"
+                                            kept / "cifar100" / "04_ablation.png"]
+    assert found[-1][0].read_text() == "cifar100"
+
+
+def test_the_readme_leads_with_figures_of_real_images():
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert shown == ["outputs/figures/cifar10/03_gains.png", "outputs/figures/cifar100/03_gains.png"]
+    assert all((project_root() / path).is_file() for path in shown)
 
 
 PAGES = ("README.md", "outputs/README.md", "notebooks/README.md", *(f"docs/{name}.md" for name in (

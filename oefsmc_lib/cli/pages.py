@@ -16,7 +16,7 @@ from oefsmc_lib.notebook import session
 from oefsmc_lib.rows.store import Store
 
 # The columns of Table 2 that are printed, and under which name.
-TITLES = {"dataset": "data", "network": "network", "solver": "solver", "method": "compressor", "num": "images"}
+TITLES = {"dataset": "data", "solver": "solver", "method": "compressor", "num": "images"}
 TITLES |= {"seeds": "seeds", "native_ft": "base", "ours": "OE-FSMC", "gain": "gain", "verdict": "verdict"}
 TITLES |= {"paper gain": "paper"}
 
@@ -45,9 +45,10 @@ def verdict(
         said = f"{j.verdict:<16}{j.claim.sentence} ({j.claim.where}){numbers}"
         print("\n" + textwrap.fill(said, WIDTH, subsequent_indent=" " * 16))
     if "gain" in cells:
+        networks = ", ".join(sorted({f"{one} on {data}" for one, data in zip(cells["network"], cells["dataset"])}))
         cells["gain"] = [verdicts.interval(mean, half) for mean, half in zip(cells["gain"], cells["±"])]
         cells = cells[list(TITLES)].rename(columns=TITLES).round(1).astype(object)
-        title = "Table 2: top-1 in percent, the gain in points with half its 95 % interval, and the paper's gain"
+        title = f"Table 2 ({networks}): top-1 in percent, the gain with half its 95 % interval, the paper's gain"
         print()
         print_short(title, list(cells.columns), cells.where(cells.notna(), None).values.tolist())
 

@@ -127,7 +127,13 @@ def show(
         columns = [*by, "seeds", value]
         print_table(title, columns, [[line[name] for name in columns] for line in lines])
     else:
+        for line in (line for line in lines if line.get("m") == line["num"]):
+            line["m"] = "M"  # as many OOD images as training images, at every training size
         columns, usual = [*COLUMNS, "settings", "seeds", value], _merge(lines, [n for n in by if n not in COLUMNS])
+        networks = sorted({f"{line['network']} on {line['dataset']}" for line in lines})
+        if len(networks) == len({line["dataset"] for line in lines}) > 1:  # the network follows from the data
+            columns.remove("network")
+            title += f"; {', '.join(networks)}"
         title += f"; where settings do not say otherwise, {usual}" if usual else ""
         body = [[line[name] for name in columns] for line in lines]
         print_short(title, [TITLES.get(name, name) for name in columns], body)

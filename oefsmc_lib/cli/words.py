@@ -3,7 +3,7 @@
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help="switches as KEY=VALU
 OfGrid = Annotated[str | None, typer.Option("--grid", help="only the rows of this grid")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 WIDTH = 80  # columns of what is printed for people
+WORD = 20  # letters of a word that a table keeps whole
 
 
 def alternatives_of(pairs: list[str] | None) -> dict[str, list]:
@@ -53,15 +54,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence], wi
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # Lines are broken between words; only words that are longer than WORD, such as paths, may be cut.
+        words = [word for row in [columns, *rows] for word in str(row[index]).split()]
+        longest = max((len(word) for word in words if len(word) <= WORD), default=0)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=longest)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
-    print(title)
+    print(title + "\n")
     # What stands in a cell is a person's words, not rich's markup.
-    Console(width=width or (None if sys.stdout.isatty() else 200), markup=False, emoji=False).print(table)
+    Console(width=width or (None if sys.stdout.isatty() else 200), markup=False, emoji=False).print(table, "")
 
 
 def print_short(title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:

@@ -31,7 +31,6 @@ PICTURES = {
     "beyond": ["06"],
     "literal": ["06_solvers"],
 }
-COVER = ("cifar10", "03_gains.png", "docs/cifar10_gains.png")  # the README's picture
 SHIPPED = ("cifar10", "08_shipping")  # drawn from outputs/bench
 MARKS = re.compile(r"<!-- ([a-z]+) (\S+) -->\n(?:.*?\n)??<!-- end -->", re.S)
 
@@ -130,8 +129,7 @@ def pictures(outputs: Path) -> list[tuple[Path, Path]]:
         figures.style()
         session.Book(profile).save(figures.shipping_files(), name)
         found.append((outputs / "figures" / profile / f"{name}.png", kept() / "figures" / profile / f"{name}.png"))
-    cover = outputs / "figures" / COVER[0] / COVER[1]
-    return found + ([(cover, project_root() / COVER[2])] if cover.is_file() else [])
+    return found
 
 
 if __name__ == "__main__":

@@ -59,15 +59,16 @@ class Book:
     def committed(self, *grids: str, profile: str = "cifar10") -> list[Row]:
         """The rows of grids on real images that came with this package, for what is shown before the digits.
 
-        Of compressors that have at least half of a grid's rows. Under a profile of real images the list is empty,
-        because the notebook shows that profile's own rows.
+        Of a compressor and a training size that have at least half of a grid's rows. Under a profile of real images
+        the list is empty, because the notebook shows that profile's own rows.
         """
         if self.profile.name != "embedded":
             return []
         asked = [grid.load_grid(name, profile).experiments for name in grids]
         rows = Store(project_root() / "outputs" / "results").rows({e.key for part in asked for e in part}, "warn")
         keys = {row.key for row in rows}
-        wanted = [{e.key for e in part if e.method == method} for part in asked for method in METHODS]
+        sizes = {(e.method, e.num) for part in asked for e in part}
+        wanted = [{e.key for e in part if (e.method, e.num) == size} for part in asked for size in sizes]
         ready = set().union(*(part for part in wanted if 2 * len(part & keys) >= len(part)))
         rows = [row for row in rows if row.key in ready]
         there = ", ".join(METHODS[method] for method in METHODS if any(row.method == method for row in rows))

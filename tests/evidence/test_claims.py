@@ -58,10 +58,13 @@ def test_the_text_is_what_the_rows_say(name, rows, upside_down):
 
 def test_the_title_of_groups_names_the_rarest_group_that_was_drawn():
     rows = rows_of(plausible, "table2")
-    assert groups_title(rows, 10).startswith("Recall that OE-FSMC adds to absent classes, points: CD ")
+    found = answers.gain(rows, 10, value="absent_accuracy", method="cd"), answers.gain(
+        rows, 10, "extra_images", value="absent_accuracy", method="cd")
+    both = " / ".join(f"{one['mean']:+.1f}".replace("-", "−") for one in found)
+    assert groups_title(rows, 10).startswith(f"Recall of absent classes, OE-FSMC / labels ignored: CD {both}, FSKD ")
     drawn = [row.model_copy(update={"absent_accuracy": None}) for row in rows]
-    assert "adds to tail classes" in groups_title(drawn, 10)
-    assert groups_title([], 10).endswith(f"absent classes, points: {answers.NOT_RUN}")
+    assert groups_title(drawn, 10).startswith("Recall of tail classes")
+    assert groups_title([], 10) == f"Recall of absent classes, OE-FSMC / labels ignored: {answers.NOT_RUN}"
 
 
 def test_swapped_draws_turn_the_sign(rows):

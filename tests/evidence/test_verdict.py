@@ -65,6 +65,20 @@ def test_a_table_averages_within_a_seed_and_counts_seeds_that_every_cell_has():
     assert verdict.said(found) == "+1.0 ± 0.0 points, 2 cells, 4 seeds"
 
 
+def test_an_average_that_does_not_hold_in_every_cell_says_so():
+    some = rows("table2", lambda e: 70 + jitter(e) + {10: 9.0, 20: -3.0}.get(e.num, 3.0) * (e.variant == "ours"))
+    one = judged({"table2": some})["ours_helps"]
+    assert one.verdict == "reproduced" and one.numbers.endswith(
+        "(6 reproduced, 2 not reproduced); it holds on average and not in every cell")
+
+
+def test_the_levels_of_a_cell_are_of_the_seeds_that_its_difference_has():
+    some = rows("table2", lambda e: 70.0 + 2 * e.seed + (5 if e.variant == "ours" else 0), lambda e: e.method == "cd" and e.num == 10)
+    paired = [row for row in some if row.variant != "ours" or row.seed < 2]      # the base has five seeds, OE-FSMC two
+    cell = verdict.cells(paired).iloc[0]
+    assert cell["seeds"] == 2 and (cell["native_ft"], cell["ours"]) == (71.0, 76.0) and cell["gain"] == pytest.approx(5)
+
+
 def test_rows_of_other_lengths_are_other_cells():
     full = rows_of(lambda e: 80.0 + e.seed, "table2", "cifar10", lambda e: e.method == "mir" and e.num == 10)
     short = rows_of(lambda e: 70.0 + e.seed, "table2", "cifar10+cpu", lambda e: e.method == "mir" and e.num == 10)

@@ -7,7 +7,7 @@ from oefsmc_lib.evidence import answers, verdict
 from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, REMEDIES, VARIANT_WORDS, column, gain, select
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, VARIANT_LOOKS, Look, finish, panels
-from oefsmc_lib.evidence.pairs import Paired, over
+from oefsmc_lib.evidence.pairs import Paired, cell_of, grouped, over
 from oefsmc_lib.evidence.paper import METHOD_NAMES as NAMES
 from oefsmc_lib.rows.row import Row
 
@@ -38,7 +38,9 @@ def ablation_title(rows: Sequence[Row]) -> str:
     seeds = {m: len({row.seed for row in rows if row.method == m}) for m in NAMES}
     most = [m for m, count in seeds.items() if count == max(seeds.values())]
     some = f" ({', '.join(NAMES[m] for m in most)})" if len(most) < sum(map(bool, seeds.values())) else ""
-    own = [row for row in rows if row.method in most]
+    cells = grouped([row for row in rows if row.method in most], cell_of).values()
+    # One set of cells for all parts: those that have them all.
+    own = [row for cell in cells if all(select(cell, variant=one) for one in (BASE, *PARTS)) for row in cell]
     found = {SHORT.get(variant, VARIANT_WORDS[variant]): _over_base(own, variant) for variant in PARTS}
     return marks.listed(f"Points over base{some}", found)
 
@@ -110,10 +112,19 @@ def groups(rows: Sequence[Row], profile, num: int):
 
 
 def groups_title(rows: Sequence[Row], num: int) -> str:
-    """What OE-FSMC does to the recall of the rarest class group that these draws have, method by method."""
-    found = {g: {NAMES[m]: gain(rows, num, value=f"{g}_accuracy", method=m) for m in NAMES} for g in GROUPS}
-    rarest = next((group for group in reversed(GROUPS) if any(found[group].values())), GROUPS[-1])
-    return marks.listed(f"Recall that OE-FSMC adds to {rarest} classes, points", found[rarest])
+    """What OE-FSMC, and the same images without labels, add to the recall of the rarest class group of these draws."""
+
+    def added(group: str, variant: str = "ours") -> dict[str, Paired | None]:
+        return {NAMES[m]: gain(rows, num, variant, value=f"{group}_accuracy", method=m) for m in NAMES}
+
+    rarest = next((group for group in reversed(GROUPS) if any(added(group).values())), GROUPS[-1])
+    ignored = added(rarest, "extra_images")
+    found = ", ".join(
+        f"{name} {marks.signed(one)}" + (f" / {marks.signed(other)}" if (other := ignored[name]) else "")
+        for name, one in added(rarest).items()
+        if one
+    )
+    return f"Recall of {rarest} classes, OE-FSMC / labels ignored: {found or NOT_RUN}"
 
 
 def solvers(rows: Sequence[Row], profile):
