@@ -24,7 +24,7 @@ def compress(
         Path | None, typer.Option(help="images of other things (OOD); two installed photographs without")
     ] = None,
     keep: Annotated[
-        float | None, typer.Option(help="share of channels that each layer keeps; 0.5 unless a target is named")
+        str | None, typer.Option(help="share of channels that each layer keeps, as 0.5 or 50%; 0.5 without a target")
     ] = None,
     target_macs: Annotated[str | None, typer.Option(help="at most so many MACs: 0.4, 40%, 300M")] = None,
     target_latency: Annotated[float | None, typer.Option(help="at most so many ms an image, here")] = None,
@@ -37,10 +37,11 @@ def compress(
     seed: Annotated[int, typer.Option(min=0, help="the seed of every draw")] = 0,
 ) -> None:
     """Compress your own network with a folder of your own images, and say with intervals what it cost."""
-    from oefsmc_lib.own import job, report
+    from oefsmc_lib.own import choose, job, report
 
+    share = None if keep is None else choose.share(keep)
     ask = job.Ask(
-        data, model, out, weights, elsewhere, keep, target_macs, target_latency, max_drop, method, normalise, size,
+        data, model, out, weights, elsewhere, share, target_macs, target_latency, max_drop, method, normalise, size,
         folds, threads, seed,
     )  # fmt: skip
     card = job.run(ask)

@@ -146,6 +146,18 @@ def macs_of(teacher: Teacher, widths: Widths) -> int:
     return cost.macs(carved(teacher, widths), teacher.architecture)
 
 
+def share(words: str) -> float:
+    """The share of channels that ``--keep`` names; ``compress.widths_of`` checks its range.
+
+    >>> share("0.5"), share("50%")
+    (0.5, 0.5)
+    """
+    found = re.fullmatch(r"(\d*\.?\d+)(%?)", words.strip())
+    if not found:
+        raise InputError(f"--keep {words!r} is no share of channels; write 0.5 or 50%.")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
 def macs_target(words: str, whole: int) -> float:
     """``0.4`` or ``40%`` of the teacher's MACs, or ``300M``, ``1.2G``.
 

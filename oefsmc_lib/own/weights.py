@@ -26,7 +26,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     that wants to run code, and one without tensors.
     """
     if not path.is_file():
-        raise InputError(f"There is no file {path}; check the path after --weights.")
+        what = "is a folder; name the file of weights in it" if path.is_dir() else "is not there; check the path"
+        raise InputError(f"{path} {what} after --weights.")
     state: Any = _safetensors(path) if path.suffix == ".safetensors" else _plain(path)
     notes = []
     while isinstance(state, Mapping) and (inner := _wrapped(state)):

@@ -41,8 +41,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         content = from_yaml(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "is a folder and no YAML file" if Path(path).is_dir() else "is not there"
+        raise InputError(f"{path} {what}; check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

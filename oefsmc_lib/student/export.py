@@ -161,10 +161,11 @@ def to_int8(content: bytes, pixels: Tensor, **options: Any) -> bytes:
     return content
 
 
-def calibration_images(places: Sequence[Path], architecture: Architecture) -> Tensor:
-    """uint8 (n, C, H, W): the images in these folders and all below them, at most ``MOST``, evenly spread.
+def calibration_images(places: Sequence[Path], architecture: Architecture) -> tuple[Tensor, list[str]]:
+    """The images in these folders and all below them, at most ``MOST``, evenly spread: uint8 (n, C, H, W), and the
+    files among them that do not decode and are left out.
 
-    Raises :class:`InputError` for a folder that is missing or holds no image, and for an image that does not decode.
+    Raises :class:`InputError` for a folder that is missing or holds no image, and where no image decodes.
     """
     suffixes, paths = folders.image_suffixes(), []
     for place in map(Path, places):
@@ -173,17 +174,25 @@ def calibration_images(places: Sequence[Path], architecture: Architecture) -> Te
             raise InputError(f"No image to calibrate on in {place}; name a folder that holds some with --calibrate.")
         paths += found
     paths = [paths[i * len(paths) // MOST] for i in range(MOST)] if len(paths) > MOST else paths
-    _, *shape = architecture.example().shape
-    channels, height, width = shape
-    return sets.fit(folders.LazyImages(paths, height, 1.0)[:], (channels, height, width))
+    _, channels, height, width = architecture.example().shape
+    images, broken = [], []
+    for path in paths:
+        try:
+            images.append(torch.from_numpy(folders.decode(path, height, upright=True)).permute(2, 0, 1))
+        except ValueError:
+            broken.append(path)
+    if not images:
+        raise InputError(f"None of the {len(broken)} images to calibrate on can be read; the first is {broken[0]}.")
+    return sets.fit(torch.stack(images), (channels, height, width)), broken
 
 
 # --- from folder to file -------------------------------------------------------------------------
 def export(folder: Path, path: Path, int8: bool = False, calibrate: Sequence[Path] = ()) -> dict[str, Any]:
     """Write the student of a folder as ``path``, whole or not at all.
 
-    Returns ``float_bytes`` and ``bytes``, and with ``int8`` the number of calibration ``images`` and the share of
-    them that keep their class (``agreement``). Raises :class:`InputError` for all that can be refused, in one sentence.
+    Returns ``float_bytes`` and ``bytes``, and with ``int8`` the number of calibration ``images``, the files that could
+    not be read (``broken``), and the share of images that keep their class (``agreement``). Raises
+    :class:`InputError` for all that can be refused, in one sentence.
     """
     needs_packages()
     if Path(path).suffix != ".onnx":
@@ -199,13 +208,13 @@ def export(folder: Path, path: Path, int8: bool = False, calibrate: Sequence[Pat
             f"{Path(folder) / 'plan.json'} does not say which mean and std the student expects, as those of earlier "
             "versions; write the student again with `oefsmc run ... --save FOLDER`."
         )
-    pixels = calibration_images(calibrate, architecture) if int8 else None
+    pixels, broken = calibration_images(calibrate, architecture) if int8 else (None, [])
     writable_folder(Path(path).parent)  # refused before the work, not after it
     content = to_onnx(student.model, architecture, images)
     report: dict[str, Any] = {"float_bytes": len(content)}
     if pixels is not None:
         before, content = classify(content, pixels).argmax(1), to_int8(content, pixels)
         same = (classify(content, pixels).argmax(1) == before).double().mean()
-        report |= {"images": len(pixels), "agreement": float(same)}
+        report |= {"images": len(pixels), "broken": broken, "agreement": float(same)}
     write_whole(Path(path), content)
     return report | {"bytes": len(content)}

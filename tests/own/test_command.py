@@ -287,7 +287,8 @@ BAD = [
     (nothing, {"normalise": None}, "--normalise imagenet"),
     (nothing, {"normalise": "0.5/x"}, "nor numbers by channel"),
     (nothing, {"data": Path("/no/such")}, "There is no folder"),
-    (nothing, {"weights": Path("/no/such.pt")}, "There is no file"),
+    (nothing, {"weights": Path("/no/such.pt")}, "/no/such.pt is not there"),
+    (nothing, {"weights": Path("/")}, "/ is a folder; name the file"),
     (nothing, {"keep": 0.5, "max_drop": 2.0}, "exclude each other"),
     (nothing, {"target_macs": "much"}, "--target-macs 'much'"),
     (nothing, {"target_macs": "0.01"}, "cannot be reached"),
@@ -303,6 +304,17 @@ def test_bad_input_is_said_in_one_sentence_and_nothing_is_written(trees, checkpo
         job.run(ask(trees, checkpoint, **changes), say=lambda _: None)
     assert "\n" not in str(refusal.value) and str(refusal.value)[-1] in ".?"
     assert not list((trees / "out").glob("*")) if (trees / "out").is_dir() else True
+
+
+@pytest.mark.parametrize("words, share", [("0.5", 0.5), ("50%", 0.5), (" 62.5% ", 0.625), ("1", 1.0)])
+def test_a_share_is_a_number_or_percent(words, share):
+    assert choose.share(words) == share
+
+
+@pytest.mark.parametrize("words", ["", "half", "0,5", "-1", "50 %%", "nan"])
+def test_what_is_no_share_is_refused(words):
+    with pytest.raises(InputError, match="write 0.5 or 50%"):
+        choose.share(words)
 
 
 def test_plain_tensors_come_out_of_any_wrapping(tmp_path):

@@ -109,7 +109,9 @@ def test_from_a_folder_to_a_file(folder, photos, tmp_path, monkeypatch, capsys):
     with torch.no_grad():
         wanted = student(inputs(3, RESNET))
     assert (export.classify(made.read_bytes(), pictures(3, size=16)) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+    (photos / "torn.png").write_bytes(b"no picture")             # it is left out and named
     report = export.export(folder, made, int8=True, calibrate=[photos])
+    assert report["broken"] == [str(photos / "torn.png")]
     assert report["images"] == 12 and report["bytes"] == made.stat().st_size < report["float_bytes"]
     assert 0.5 < report["agreement"] <= 1
     assert [path.name for path in made.parent.iterdir()] == ["student.onnx"]
@@ -123,7 +125,7 @@ def test_from_a_folder_to_a_file(folder, photos, tmp_path, monkeypatch, capsys):
     (lambda kit: kit | {"calibrate": [kit["photos"]]}, "go together"),
     (lambda kit: kit | {"int8": True, "calibrate": [kit["empty"]]}, "No image to calibrate on"),
     (lambda kit: kit | {"int8": True, "calibrate": [kit["empty"] / "nowhere"]}, "No image to calibrate on"),
-    (lambda kit: kit | {"int8": True, "calibrate": [kit["broken"]]}, "does not decode"),
+    (lambda kit: kit | {"int8": True, "calibrate": [kit["broken"]]}, "None of the 1 images to calibrate on can be read"),
     (lambda kit: kit | {"folder": kit["old"]}, "does not say which mean and std"),
     (lambda kit: kit | {"path": kit["photos"] / "1.png" / "student.onnx"}, "stands in its way|Not a directory"),
 ])
