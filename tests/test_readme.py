@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import statistics
 
 import pandas
 import pytest
@@ -10,7 +11,7 @@ import typer
 from oefsmc_lib import cli
 from oefsmc_lib.cli import grids
 from oefsmc_lib.cli.words import settings_of
-from oefsmc_lib.evidence import tables
+from oefsmc_lib.evidence import answers, tables, verdict
 from oefsmc_lib.files import project_root
 from oefsmc_lib.notebook import publish
 from oefsmc_lib.parameters import profiles
@@ -30,7 +31,7 @@ def committed(tmp_path):
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
     marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
-    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "solvers"},
+    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "stopping", "solvers"},
                      "timings.md": {"timing", "quality", "steps", "precision", "latency"}, "shipping.md": {"shipping"}}
     for name, text in pages.items():
         assert publish.filled(text, committed) == text, f"{name}: {REDO}"
@@ -45,6 +46,13 @@ def test_what_is_missing_is_listed_beside_the_rows(committed):
     assert [match[1] for match in publish.MARKS.finditer(text)] == ["missing"]
     assert publish.filled(text, committed) == text, REDO
     assert OUTPUTS / "README.md" in publish.pages_with_numbers()
+
+
+def test_what_the_page_says_about_stopping_with_cd_on_cifar100_holds_in_the_rows(committed):
+    rows = answers.select(verdict.rows_by_grid("cifar100", committed)["table2"], method="cd")
+    kept = {v: statistics.median(row.finetune_kept for row in answers.select(rows, variant=v)) for v in ("native_ft", "ours")}
+    assert kept["native_ft"] >= 20 and kept["ours"] <= 5
+    assert [line["verdict"] for line in verdict.lines(rows, "extra_images").values()].count("below") == 0
 
 
 def test_a_number_typed_into_the_readme_is_replaced(committed):

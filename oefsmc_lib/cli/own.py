@@ -39,10 +39,9 @@ def compress(
     """Compress your own network with a folder of your own images, and say with intervals what it cost."""
     from oefsmc_lib.own import choose, job, report
 
-    share = None if keep is None else choose.share(keep)
     ask = job.Ask(
-        data, model, out, weights, elsewhere, share, target_macs, target_latency, max_drop, method, normalise, size,
-        folds, threads, seed,
+        data, model, out, weights, elsewhere, None if keep is None else choose.share(keep), target_macs,
+        target_latency, max_drop, method, normalise, size, folds, threads, seed,
     )  # fmt: skip
     card = job.run(ask)
     cost, tested, latency = card["cost"], card["tested"], card["latency_ms"]["1"]

@@ -99,6 +99,30 @@ def _latency(rows: Sequence[Row], batch: int) -> str:
     return f"{teacher:.3g} → {student:.3g}, {ratio:.2f}×"
 
 
+def stopping_markdown(rows: Iterable[Row]) -> str:
+    """A Markdown table of where fine-tuning stops: the epoch that is kept, and the student's distance to its teacher.
+
+    The epoch is the median over seeds, and the distances, on the watch set before fine-tuning and at that epoch, are
+    means. Without the variants that share their fine-tuning with one of these.
+    """
+    table = []
+    cells = grouped(select(rows, imbalance="long_tail"), cell_of)
+    for cell in sorted(cells, key=lambda cell: (cell.dataset, cell.compressor, cell.num)):
+        own: Sequence[Row] = cells[cell]
+        line: dict[str, Any] = {"data": cell.dataset, "compressor": cell.compressor, "images": cell.num}
+        for variant in (BASE, "extra_images", "ours"):
+            tuned = [row for row in select(own, variant=variant) if row.finetune_distances]
+            ends = [(row.finetune_kept or 0, row.finetune_distances[0], min(row.finetune_distances)) for row in tuned]
+            epoch, before, after = zip(*ends) if ends else ((), (), ())
+            line[answers.VARIANT_WORDS[variant]] = (
+                f"epoch {statistics.median(epoch):g}; {statistics.mean(before):.3f} → {statistics.mean(after):.3f}"
+                if ends
+                else NOT_RUN
+            )
+        table.append(line)
+    return to_markdown(table) if table else f"Where fine-tuning stops: {NOT_RUN}."
+
+
 def solver_markdown(rows: Sequence[Row]) -> str:
     """A Markdown table of the cells that have both the released solver and this package's, two lines a cell.
 

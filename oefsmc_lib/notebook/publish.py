@@ -80,6 +80,7 @@ def filled(text: str, store: Store) -> str:
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
         "found": lambda of: markdown.found_markdown(verdict.rows_by_grid(of, store)),
         "artefacts": lambda of: markdown.artefacts_markdown(verdict.rows_by_grid(of, store)),
+        "stopping": lambda of: markdown.stopping_markdown(verdict.rows_by_grid(of, store).get("table2", ())),
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
         "missing": lambda of: markdown.missing_markdown(of, store),
         "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
