@@ -138,5 +138,28 @@ def precision_markdown(path: Path | None = None) -> str:
     return to_markdown(lines)
 
 
+def agreement_markdown(path: Path | None = None) -> str:
+    """Accuracies of other environments against those of the first one in the file (the newest), as a table.
+
+    Differences are in points, paired by compressor, training size and draw, with half their 95 % interval.
+    """
+    place, run = ["torch", "python", "capability", "threads"], ["method", "num", "seed"]
+    found = table("agreement", (*place, *run, "top1", "teacher_sha256"), path)
+    if found is None:
+        return "not measured"
+    # Differences say something of environments where the teacher is one.
+    own = found[found.teacher_sha256 == found.teacher_sha256[0]].set_index(run)
+    groups, lines = dict(list(own.groupby(place, sort=False))), []
+    first = next(iter(groups.values())).top1
+    for names, other in groups.items():
+        gaps = (other.top1 - first).dropna()
+        mean, _, half = t_interval(list(gaps))
+        line = dict(zip(("torch", "Python", "instructions", "threads"), map(str, names))) | {"runs": len(gaps)}
+        same = f"{int((gaps == 0).sum())} of {len(gaps)}"
+        line |= {"the same top-1": same, "difference, points": f"{mean:+.2f} ± {half:.2f}".replace("-", "−")}
+        lines.append(line | {"largest": f"{gaps.abs().max():.2f}"})
+    return to_markdown([lines[0] | {"difference, points": "the reference"}, *lines[1:]])
+
+
 def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -55,7 +55,7 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md", "docs/shipping.md")
+    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md", "docs/shipping.md", "docs/trust.md")
     return [project_root() / name for name in names]
 
 
@@ -85,6 +85,7 @@ def filled(text: str, store: Store) -> str:
         "missing": lambda of: markdown.missing_markdown(of, store),
         "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
         "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),
+        "agreement": lambda of: timings.agreement_markdown(kept() / "bench" / of),
         "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
         "steps": lambda of: timings.lines_markdown("steps", kept() / "bench" / of),
         "latency": lambda of: timings.lines_markdown("latency", kept() / "bench" / of),
