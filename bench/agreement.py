@@ -5,7 +5,7 @@
 Runs OE-FSMC on the embedded images for each draw and thread count, with the torch that is installed, and adds a line a run
 to outputs/bench/<date>_<cpu or gpu>_agreement.csv. Call it once in each environment, with one data folder (OEFSMC_DATA), so
 that all have the teacher that the first one trained. docs/trust.md has the differences of every environment to the first
-one, paired by compressor, training size and draw. ATEN_CPU_CAPABILITY=avx2 stands for a processor with fewer instructions.
+one, paired by compressor, training size and draw. ATEN_CPU_CAPABILITY=avx2 holds torch's own loops to fewer instructions.
 The embedded test images are development data of this package.
 """
 

@@ -154,7 +154,7 @@ def agreement_markdown(path: Path | None = None) -> str:
     for names, other in groups.items():
         gaps = (other.top1 - first).dropna()
         mean, _, half = t_interval(list(gaps))
-        line = dict(zip(("torch", "Python", "instructions", "threads"), map(str, names))) | {"runs": len(gaps)}
+        line = dict(zip(("torch", "Python", "torch's instructions", "threads"), map(str, names))) | {"runs": len(gaps)}
         same = f"{int((gaps == 0).sum())} of {len(gaps)}"
         line |= {"the same top-1": same, "difference, points": f"{mean:+.2f} ± {half:.2f}".replace("-", "−")}
         lines.append(line | {"largest": f"{gaps.abs().max():.2f}"})

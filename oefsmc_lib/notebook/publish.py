@@ -55,7 +55,14 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    names = ("README.md", "outputs/README.md", "docs/results.md", "docs/timings.md", "docs/shipping.md", "docs/trust.md")
+    names = (
+        "README.md",
+        "outputs/README.md",
+        "docs/results.md",
+        "docs/timings.md",
+        "docs/shipping.md",
+        "docs/trust.md",
+    )
     return [project_root() / name for name in names]
 
 

@@ -258,6 +258,17 @@ def test_precision_as_a_table_pairs_draws(tmp_path):
         "| cifar10 | PRACTISE | practise.start=teacher | 10 | 1 | 0 | 50.0 | -1.00 (one draw) | +50.00 (one draw) |"]
 
 
+def test_agreement_as_a_table_is_against_the_first_environment(tmp_path):
+    path = tmp_path / "2026-01-02_cpu_agreement.csv"
+    path.write_text("torch,python,capability,threads,device,method,num,seed,top1,teacher_sha256,git_commit\n" + "".join(
+        f"{torch},3.11.7,AVX2,{threads},cpu,fskd,10,{seed},{top1},{teacher},abc\n" for torch, threads, seed, top1, teacher in (
+            ("2.14", 1, 0, 90.0, "a"), ("2.14", 1, 1, 80.0, "a"), ("2.11", 2, 1, 80.0, "a"), ("2.11", 2, 0, 90.5, "a"),
+            ("2.11", 2, 2, 10.0, "a"), ("2.15", 1, 0, 10.0, "b"))))
+    assert timings.agreement_markdown(path).splitlines()[2:] == [
+        "| 2.14 | 3.11.7 | AVX2 | 1 | 2 | 2 of 2 | the reference | 0.00 |",
+        "| 2.11 | 3.11.7 | AVX2 | 2 | 2 | 1 of 2 | +0.25 ± 3.18 | 0.50 |"]  # seed 2 and the other teacher have no partner
+
+
 def test_lines_of_a_bench_as_a_table(tmp_path):
     path = tmp_path / "2026-01-02_cpu_2.15.0_steps.csv"
     path.write_text("network,batch,float32_median_ms,bfloat16_median_ms,ratio\nvgg16,64,1250.4,581,2.15\n")

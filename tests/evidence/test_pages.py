@@ -148,3 +148,13 @@ def test_costs_name_latency_beside_multiplications_where_rows_have_it():
     assert found == [["cifar10", "CD", "25 %", "40 %", "not measured", "not measured"],
                      ["cifar10", "FSKD", "25 %", "40 %", "4 → 2.5, 1.60×", "300 → 100, 3.00×"]]
     assert markdown.costs_markdown(timed) in markdown.markdown({"table2": timed})
+
+
+def test_where_fine_tuning_stops_is_a_line_a_cell():
+    some = rows_of(lambda e: 80.0, "table2", "cifar10", lambda e: e.method == "cd" and e.num in (10, 100) and e.seed < 3)
+    tuned = [row.model_copy(update={"finetune_kept": 1, "finetune_epochs": 2 + row.seed, "finetune_distances": [1.0, 0.25, 2.0]})
+             for row in some if row.variant == "native_ft" or (row.variant, row.num, row.seed) == ("ours", 10, 0)]
+    assert markdown.stopping_markdown(tuned).splitlines()[2:] == [
+        "| cifar10 | CD | 10 | epoch 1; 1.000 → 0.250 | not run | epoch 1; 1.000 → 0.250 |",
+        "| cifar10 | CD | 100 | epoch 1; 1.000 → 0.250 | not run | not run |"]
+    assert markdown.stopping_markdown([]) == "Where fine-tuning stops: not run."
