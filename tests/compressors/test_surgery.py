@@ -140,6 +140,25 @@ def test_merging_is_the_1x1_convolution_behind(batch_norm, bias, groups):
         assert torch.allclose(conv.weight.flatten(1).norm(dim=1), before.weight.flatten(1).norm(dim=1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("zeros", ["a filter", "a row of Q", "both"])
+def test_merging_is_exact_with_rows_of_zeros(zeros):
+    """Q may give a filter of zeros what others see, and may silence a filter."""
+    conv = randomise(nn.Conv2d(6, 6, 3).requires_grad_(False), "conv")
+    norm = randomise(nn.BatchNorm2d(6).requires_grad_(False).eval(), "norm")
+    norm.running_mean.copy_(normal(6, "mean"))
+    norm.weight[3] *= -1
+    q = torch.eye(6) + 0.3 * normal((6, 6), "q")
+    if zeros != "a row of Q":
+        conv.weight[2:4] = 0
+    if zeros != "a filter":
+        q[3:5] = 0
+    x = normal((4, 6, 8, 8), "x")
+    expected = nn.functional.conv2d(norm(conv(x)), q[:, :, None, None])
+    surgery.merge(q, conv, norm)
+    assert torch.allclose(norm(conv(x)), expected, atol=1e-4)
+    assert all(tensor.isfinite().all() for module in (conv, norm) for tensor in module.state_dict().values())
+
+
 def test_merging_the_identity_changes_nothing():
     conv, norm = nn.Conv2d(4, 5, 3).requires_grad_(False), nn.BatchNorm2d(5).requires_grad_(False).eval()
     for name, layer in (("conv", conv), ("norm", norm)):

@@ -101,6 +101,13 @@ def test_iid_labels_follow_the_rates():
     assert float((found - gamma).abs().max()) < 0.005
 
 
+@pytest.mark.parametrize("sampling", ["iid", "quota"])
+def test_no_labels_draw_nothing(sampling):
+    generator = source()
+    before, none = generator.get_state(), elsewhere.draw_labels(torch.ones(3).double() / 3, 0, sampling, generator)
+    assert none.dtype == torch.int64 and none.tolist() == [] and torch.equal(before, generator.get_state())
+
+
 def test_quota_breaks_ties_at_random_and_shuffles():
     gamma = torch.full((10,), 0.1).double()
     winners = {tuple(sorted(elsewhere.draw_labels(gamma, 3, "quota", source(seed)).tolist())) for seed in range(20)}
@@ -169,6 +176,18 @@ def test_d_aux_is_drawn_without_repeats_and_grows_by_adding(tiny):
     pool = pool_of(experiment())
     few, more = elsewhere.draw_aux(pool, 5, 0), elsewhere.draw_aux(pool, 12, 0)
     assert torch.equal(more[:5], few) and len(set(more.tolist())) == 12
+
+
+def test_watch_set_pool_and_d_aux_by_hand(tiny):
+    """Each has a generator of its own; the pool is drawn from what the watch set leaves."""
+    source, e = tiny["elsewhere", "train"], experiment(seed=2)
+    watch = elsewhere.draw_watch(e, SHAPE)
+    pool = elsewhere.draw_pool(e, SHAPE, watch)
+    assert watch.indices == torch.randperm(90, generator=fewshot.generator(2, "watch"))[:18].tolist()
+    left = [i for i in range(90) if i not in watch.indices]
+    assert pool.indices == [left[k] for k in torch.randperm(72, generator=fewshot.generator(2, "pool"))[:30]]
+    assert pool.fingerprint == watch.fingerprint == source.fingerprint
+    assert elsewhere.draw_aux(pool, 7, 2).tolist() == torch.randperm(30, generator=fewshot.generator(2, "aux"))[:7].tolist()
 
 
 def test_augmented_copies_take_the_few_in_turn():
