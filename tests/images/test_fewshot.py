@@ -86,7 +86,7 @@ def test_other_roundings_of_the_papers_smallest_case():
 
 def test_two_classes_keep_the_ratio_and_a_step_has_more_head_classes_of_an_odd_number():
     assert fewshot.long_tailed_counts(101, 2, 100) == [100, 1] and fewshot.long_tailed_counts(7, 1, 100) == [7]
-    assert fewshot.step_counts(202, 4, 100) == [100, 100, 1, 1] and fewshot.step_counts(201, 3, 100) == [100, 100, 1]
+    assert fewshot.step_counts(2020, 4, 100) == [1000, 1000, 10, 10] and fewshot.step_counts(201, 3, 100) == [100, 100, 1]
 
 
 def test_rounding_errors_of_the_shares_decide_nothing():
@@ -180,13 +180,29 @@ def test_a_refused_draw_says_how_many_images_would_do():
     assert refusal([3, 3], num=6, imbalance="counts", counts=(1, 5)) == (
         "Class 1 of mnist5k has 3 training images, but the draw needs 5; lower counts, or add images.")
     assert "possible num is 0 for seed 0 and 0 for every" in refusal([0, 9, 9], num=5, rounding="at_least_one")
+    assert "possible num is 3 for seed 0 and 3 for every" in refusal([1, 9, 9], num=5, rounding="at_least_one")
     assert "possible num is 9 for seed 0 and 9 for every" in refusal([3, 9, 9], num=40, imbalance="balanced")
+    assert "possible num is 9 for seed 0 and 9 for every" in refusal([3, 3, 3], num=10, imbalance="balanced")
+    assert "possible num is 1 for seed 0 and 1 for every" in refusal([1, 1], num=2)
+    assert "possible num is 6 for seed 0 and 6 for every" in refusal([2] * 10, num=10)        # 2 2 1 1, but 7 are 3 2 1 1
     assert fewshot.counts_of(Experiment(num=9, imbalance="balanced"), [3, 3, 3]) == [3, 3, 3]
+
+
+def test_a_class_without_images_has_its_rank_and_names_are_said():
+    labels, e = LABELS[LABELS < 9], Experiment(class_order="index")
+    assert fewshot.draw(labels, 10, e).counts == [4, 2, 2, 1, 1, 0, 0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"^Class 0 \(a\) of mnist5k has 60 training images"):
+        fewshot.draw(LABELS, 10, e.model_copy(update={"num": 400}), "abcdefghij")
 
 
 def test_a_class_with_too_few_images_is_refused():
     with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; the largest possible num"):
         fewshot.draw(LABELS, 10, Experiment(num=400))
+
+
+def test_samples_count_the_images_of_every_class():
+    few = fewshot.Samples(torch.zeros(4, 1, 2, 2), torch.tensor([2, 0, 2, 1]))
+    assert few.counts(5) == [1, 1, 2, 0, 0] and len(few) == 4
 
 
 def test_groups_are_head_tail_and_absent():

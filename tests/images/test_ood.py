@@ -12,6 +12,7 @@ from PIL import Image
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere, fewshot, purity, sets, supply
+from oefsmc_lib.images.views import augment
 from oefsmc_lib.parameters.experiment import Experiment
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
@@ -97,6 +98,8 @@ def test_iid_labels_fall_only_where_the_rate_is_positive(counts, m, seed):
 
 def test_iid_labels_follow_the_rates():
     gamma = elsewhere.rates(share([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]))
+    by_hand = torch.multinomial(gamma, 500, replacement=True, generator=source())
+    assert torch.equal(elsewhere.draw_labels(gamma, 500, "iid", source()), by_hand)
     found = torch.bincount(elsewhere.draw_labels(gamma, 100_000, "iid", source()), minlength=10) / 1e5
     assert float((found - gamma).abs().max()) < 0.005
 
@@ -112,6 +115,8 @@ def test_quota_breaks_ties_at_random_and_shuffles():
     gamma = torch.full((10,), 0.1).double()
     winners = {tuple(sorted(elsewhere.draw_labels(gamma, 3, "quota", source(seed)).tolist())) for seed in range(20)}
     assert len(winners) > 5
+    for seed in range(5):                                 # which five of ten equal remainders win is the generator's matter
+        assert torch.equal(*(elsewhere.draw_labels(gamma, 5, "quota", source(seed)) for _ in range(2)))
     labels = elsewhere.draw_labels(gamma, 50, "quota", source()).tolist()
     assert labels != sorted(labels) and torch.bincount(torch.tensor(labels)).tolist() == [5] * 10
 
@@ -147,6 +152,18 @@ def test_excluded_classes_stay_out(tiny):
     assert set(labels[pool.indices].tolist()) == {0, 2}
     with pytest.raises(InputError, match="ood_exclude names 'bus', but elsewhere has no such class"):
         pool_of(experiment(ood_exclude=("bus",)))
+
+
+def test_a_folder_of_ood_images_is_read_at_the_side_of_the_data(tiny, monkeypatch):
+    tiny["folder:/photos", "train"], load, sizes = tiny["elsewhere", "train"], sets.load, {}
+
+    def see(name, split, image_size=None, **how):
+        sizes[name] = image_size
+        return load(name, split, **how)
+    monkeypatch.setattr(sets, "load", see)
+    for name, size in (("folder:/photos", 32), ("elsewhere", None)):
+        pool_of(experiment(ood_source=name))
+        assert sizes[name] == size
 
 
 def test_a_source_with_too_few_images_is_refused(tiny):
@@ -196,6 +213,8 @@ def test_augmented_copies_take_the_few_in_turn():
     assert origin.tolist() == [0, 1, 2, 0, 1, 2, 0] and torch.equal(copies, images[origin])
     changed, _ = elsewhere.augmented_copies(images, 7, experiment(augment="crop", aux="augmented_few"))
     assert not torch.equal(changed[0], changed[3])
+    e = experiment(augment="crop", aux="augmented_few", seed=2)
+    assert torch.equal(elsewhere.augmented_copies(images, 7, e)[0], augment(images[origin], "crop", fewshot.generator(2, "aux")))
 
 
 # --- the purity filter ---------------------------------------------------------------------------

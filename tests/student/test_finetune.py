@@ -11,7 +11,7 @@ from conftest import CLASSES, VGG, normal, same_state, samples, small, state_of
 from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
-from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.compressors.watch import PATIENCE, Watch
 from oefsmc_lib.student import finetune as stage
 
@@ -128,6 +128,27 @@ def test_redrawn_labels_change_with_the_step_and_follow_the_rates(vgg, monkeypat
         run(vgg, few, aux, redraw=redraw, epochs=4, label_sampling=sampling)
         assert len({tuple(sorted(labels)) if not redraw else tuple(labels) for labels in seen}) == (4 if redraw else 1)
         assert redraw is False or all(float(RATES[label]) > 0 for labels in seen for label in labels)
+
+
+def test_the_order_of_both_sets_by_hand(vgg):
+    """Each set has a generator of its own; the auxiliary set is shuffled anew when it has no whole batch left."""
+    few, aux = samples(9, VGG), samples(6, VGG, seed=3)
+    steps = stage.Steps(few, aux, RATES, *of(setting(batch=4, seed=2)))
+    ours, theirs = (generator(2, f"finetune-{name}") for name in ("few", "aux"))
+    for _ in range(2):
+        parts = list(steps.epoch())
+        order = torch.randperm(9, generator=ours)
+        assert [part.tolist() for part, _ in parts] == [order[:4].tolist(), order[4:8].tolist(), order[8:].tolist()]
+        for _, part in parts:
+            assert part.tolist() == torch.randperm(6, generator=theirs)[:4].tolist()
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(vgg):
+    few = samples(9, VGG)
+    order = torch.randperm(9, generator=generator(0, "finetune-few"))
+    with torch.no_grad():
+        each = [float(F.cross_entropy(vgg.model(few.images[part]), few.labels[part])) for part in order.split(4)]
+    assert run(vgg, few, None, batch=4, lr=1e-12)[1]["loss"] == pytest.approx([sum(each) / 3], rel=1e-4)
 
 
 def test_seeds_decide_the_order(vgg):
@@ -292,6 +313,11 @@ def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
         p, q = (F.log_softmax(model.eval()(images).double(), 1) for model in (teacher.model, student))
     by_hand = float((p.exp() * (p - q)).sum(1).mean())
     assert found == pytest.approx(by_hand, rel=1e-3, abs=1e-5) and watch(teacher.model) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_rule_that_watches_needs_a_watch_set(vgg):
+    with pytest.raises(InputError, match="stops by the watch set, but the run has none; choose another rule"):
+        run(vgg, samples(8, VGG), None, None, epochs=2, stop="watch")
 
 
 def test_a_distance_that_is_not_finite_is_refused(vgg):
