@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import experiment, image_set, pictures, source
+from conftest import experiment, image_set, numbers, pictures, source
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -264,6 +264,22 @@ def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
     assert sorted(watch.indices + pool.indices) == list(range(30, 120)) and pool.removed <= 30 and watch.removed <= 30
     with pytest.raises(InputError, match=r"n=67 images, .* has 90 usable images, of which 24 are set aside .* most 66"):
         pool_of(experiment(n=67))
+
+
+def test_what_the_filter_takes_out_by_hand(tiny):
+    """The source is read in parts of 256. Of the last part the filter's finds count up to the first image too many."""
+    noise = torch.from_numpy(numbers("noise").randint(0, 256, (700, *SHAPE))).to(torch.uint8)
+    noise[:450] = tiny["tiny", "train"].images[torch.arange(450) % 100]
+    tiny["elsewhere", "train"] = sets.ImageSet("elsewhere", noise, torch.zeros(700).long(), ("any",), "print")
+    e = experiment(n=40)
+    watch, positions = elsewhere.draw_watch(e, SHAPE), list(range(700))
+    for purpose, found, size in (("watch", watch, 128), ("pool", elsewhere.draw_pool(e, SHAPE, watch), 40)):
+        order = [positions[k] for k in torch.randperm(len(positions), generator=fewshot.generator(0, purpose))]
+        pure = [i for i in order if i >= 450]
+        assert found.indices == pure[:size] and torch.equal(found.images, noise[found.indices])
+        end = min(order.index(pure[size]), 256 * (order.index(pure[size - 1]) // 256 + 1))
+        assert found.removed == sum(i < 450 for i in order[:end])
+        positions = [i for i in positions if i not in watch.indices]
 
 
 def test_a_source_of_pictures_of_the_data_set_has_no_watch_set(tiny):
