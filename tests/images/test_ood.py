@@ -155,15 +155,16 @@ def test_excluded_classes_stay_out(tiny):
 
 
 def test_a_folder_of_ood_images_is_read_at_the_side_of_the_data(tiny, monkeypatch):
-    tiny["folder:/photos", "train"], load, sizes = tiny["elsewhere", "train"], sets.load, {}
+    tiny["folder:/photos", "train"], load, asked = tiny["elsewhere", "train"], sets.load, {}
 
-    def see(name, split, image_size=None, **how):
-        sizes[name] = image_size
-        return load(name, split, **how)
+    def see(name, split, image_size=None, skip_broken=False):
+        asked[name] = image_size, skip_broken
+        return load(name, split)
     monkeypatch.setattr(sets, "load", see)
     for name, size in (("folder:/photos", 32), ("elsewhere", None)):
-        pool_of(experiment(ood_source=name))
-        assert sizes[name] == size
+        for skip in (False, True):
+            pool_of(experiment(ood_source=name, skip_broken=skip))
+            assert asked[name] == (size, skip)
 
 
 def test_a_source_with_too_few_images_is_refused(tiny):

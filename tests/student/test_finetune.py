@@ -143,6 +143,13 @@ def test_the_order_of_both_sets_by_hand(vgg):
             assert part.tolist() == torch.randperm(6, generator=theirs)[:4].tolist()
 
 
+@pytest.mark.parametrize("kind", ["k_gamma", "normalised", "one"])
+def test_the_class_weights_are_of_the_kind_that_is_asked_for(kind):
+    few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
+    steps = stage.Steps(few, few, RATES, *of(setting(gamma=kind)))
+    assert torch.equal(steps.gamma, elsewhere.class_weights(RATES, kind)) and steps.counts.tolist() == [4, 2, 1, 1, 0]
+
+
 def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(vgg):
     few = samples(9, VGG)
     order = torch.randperm(9, generator=generator(0, "finetune-few"))
