@@ -143,6 +143,14 @@ def test_the_order_of_both_sets_by_hand(vgg):
             assert part.tolist() == torch.randperm(6, generator=theirs)[:4].tolist()
 
 
+@pytest.mark.parametrize("sampling", ["iid", "quota"])
+def test_redrawn_labels_are_those_of_the_seed(sampling):
+    few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
+    drawn = [[steps._labels(few, torch.arange(8)).tolist() for _ in range(5)] for steps in (
+        stage.Steps(few, few, RATES, *of(setting(redraw=True, label_sampling=sampling))) for _ in range(2))]
+    assert drawn[0] == drawn[1]
+
+
 @pytest.mark.parametrize("kind", ["k_gamma", "normalised", "one"])
 def test_the_class_weights_are_of_the_kind_that_is_asked_for(kind):
     few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
@@ -213,6 +221,8 @@ def test_oversampling_repeats_every_class_up_to_the_largest():
         assert torch.bincount(FEW_LABELS[order], minlength=CLASSES).tolist() == [4, 4, 4, 4, 0]
         assert set(order.tolist()) == set(range(8))
     assert epochs[0].tolist() != epochs[1].tolist()
+    again = stage.Steps(few, None, RATES, *of(setting(rebalance="oversample")))
+    assert torch.cat([part for part, _ in again.epoch()]).tolist() == epochs[0].tolist()
 
 
 # --- rates and recipes -------------------------------------------------------------------------------
