@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz matrix audit evidence bench lab clean
+.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz mutants coverage matrix audit evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -62,6 +62,13 @@ test-cluster: $(STAMP) ## Run a grid through Slurm on this machine; skipped wher
 
 fuzz: $(STAMP) ## Random inputs for MINUTES=10: a sentence or a result, never a traceback, a hang or half a file
 	@OEFSMC_FUZZ_MINUTES=$(or $(MINUTES),10) OEFSMC_QUIET=1 $(BIN)/python -m pytest -q -m fuzz -s -o timeout=0 tests/fuzz
+
+mutants: $(STAMP) ## Change the equations step by step: a test has to fail each time (an hour)
+	@$(BIN)/python -m pip install -q mutmut==3.8.1 && OMP_NUM_THREADS=1 OEFSMC_QUIET=1 $(BIN)/python tests/strength.py mutants
+
+coverage: $(STAMP) ## Which statements and branches of the library the tests reach (half an hour)
+	@$(BIN)/python -m pip install -q 'coverage>=7.10' && OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q tests && \
+	$(BIN)/python tests/strength.py coverage
 
 # Environments of their own below .matrix/, about 3 GB each, one after the other.
 matrix: $(STAMP) ## The tests on every supported Python that is here, with the lowest and the highest torch (hours)

@@ -29,6 +29,9 @@ torch.set_num_threads(int(os.environ.get("OEFSMC_TEST_THREADS", "1")))
 DRAW = int(os.environ.get("OEFSMC_TEST_DRAW", "0"))
 # How long an example takes is the machine's matter and no property of the code.
 hypothesis.settings.register_profile("oefsmc", deadline=None)
+# A mutant needs a failure, not the smallest one; the same examples for each mutant, so that a survivor survives again.
+hypothesis.settings.register_profile("mutants", deadline=None, max_examples=30, derandomize=True,
+                                     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 hypothesis.settings.load_profile("oefsmc")
 CLASSES = 5
 

@@ -147,8 +147,10 @@ def merge(q: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> Non
         mixed = full * (norm.weight.double() / spread)
         rows = _mixed_rows(mixed, old, conv.groups)
         lengths = [w.flatten(1).norm(dim=1) for w in (rows, old)]
-        alive = (lengths[0] > 0) & (lengths[1] > 0)
-        scale = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(alive, lengths[0] / lengths[1], 1.0)
+        alive = lengths[0] > 0  # a row of zeros in W that Q fills has no length to get back
+        scale = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(
+            alive & (lengths[1] > 0), lengths[0] / lengths[1], 1.0
+        )
         rows = torch.where(alive.view(-1, 1, 1, 1), rows, old * scale.view(-1, 1, 1, 1))
         mean.copy_(mixed @ mean.double() / scale)
         norm.bias.copy_(full @ norm.bias.double())

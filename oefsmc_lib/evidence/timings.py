@@ -99,6 +99,19 @@ LINES = {
         "network → student": "{network_ms:.3g} → {student_ms:.3g} ms",
         "faster": "{faster:.2f}×",
     },
+    "mutants": {
+        "file": "`{file}`",
+        "mutants tried": "{tried}",
+        "of all": "{mutants}",
+        "killed": "{killed} ({killed_percent:.0f} %)",
+        "by taking too long": "{timeouts}",
+    },
+    "coverage": {
+        "room": "{room}",
+        "statements": "{num_statements}",
+        "branches": "{num_branches}",
+        "reached": "{percent:.0f} %",
+    },
 }
 
 

@@ -55,15 +55,8 @@ def packed_rows(folder: Path) -> Store:
 
 def pages_with_numbers() -> list[Path]:
     """The texts that :func:`filled` keeps in step with the rows."""
-    names = (
-        "README.md",
-        "outputs/README.md",
-        "docs/results.md",
-        "docs/timings.md",
-        "docs/shipping.md",
-        "docs/trust.md",
-    )
-    return [project_root() / name for name in names]
+    pages = [f"docs/{name}.md" for name in ("results", "timings", "shipping", "trust")]
+    return [project_root() / name for name in ("README.md", "outputs/README.md", *pages)]
 
 
 def table(profile: str, name: str, store: Store):
@@ -96,6 +89,8 @@ def filled(text: str, store: Store) -> str:
         "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
         "steps": lambda of: timings.lines_markdown("steps", kept() / "bench" / of),
         "latency": lambda of: timings.lines_markdown("latency", kept() / "bench" / of),
+        "mutants": lambda of: timings.lines_markdown("mutants", kept() / "bench" / of),
+        "coverage": lambda of: timings.lines_markdown("coverage", kept() / "bench" / of),
         "shipping": lambda _: shipping.markdown(),
     }
     return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)

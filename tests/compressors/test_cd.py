@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from oefsmc_lib.compressors import cd, compress, criteria, importance, layerwise, plans, surgery, taps
-from oefsmc_lib.compressors.squares import Dual, Primal
+from oefsmc_lib.compressors.squares import Dual, Primal, factor
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher.networks import Architecture
@@ -143,6 +143,12 @@ def test_few_rows_are_solved_dual_and_many_primal(monkeypatch):
     for images, size in ((1, 2), (12, 6)):
         fitted(*problem(images, size=size), keep=3)
     assert used == [Dual, Primal]
+
+
+def test_the_ridge_grows_while_rounding_leaves_the_sum_indefinite():
+    """By hand: -0.002 + 0.001 is no positive pivot, and the next ridge, 0.01, leaves 0.008."""
+    found = factor(torch.tensor([1.0, -0.002]).double().diag(), 0.001)
+    assert found.tolist() == [[pytest.approx(1.01**0.5), 0], [0, pytest.approx(0.008**0.5)]]
 
 
 @pytest.mark.parametrize("path", ["primal", "dual"])

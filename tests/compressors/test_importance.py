@@ -79,6 +79,13 @@ def test_eq_5_by_hand_drops_absent_classes_and_renormalises():
     assert float(importance.weighted(values, labels, w)[0]) == pytest.approx(0.5 * 2 + 0.5 * 10)
 
 
+def test_class_means_by_hand_keep_shape_and_precision():
+    values = torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]], [[5.0, 5.0]]], dtype=torch.float64)
+    means, present = importance.class_means(values, torch.tensor([2, 2, 0]), 4)
+    assert means.dtype == torch.float64 and means.tolist() == [[[5, 5]], [[0, 0]], [[2, 4]], [[0, 0]]]
+    assert present.tolist() == [True, False, True, False]
+
+
 def test_eq_5_without_weight_on_any_present_class_is_refused():
     with pytest.raises(InputError, match="weight 0 on every class that has images; use w=mixed"):
         importance.weighted(torch.ones(2, 1), torch.tensor([0, 0]), torch.tensor([0.0, 1.0]))

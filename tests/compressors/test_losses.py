@@ -50,6 +50,7 @@ def test_eq_8_by_hand_and_as_open_sampling_divides():
     weighted = F.cross_entropy(logits, labels, weight=gamma)
     assert float(losses.regulariser(logits, labels, gamma, "weighted")) == pytest.approx(float(weighted))
     assert float(losses.regulariser(logits[:1], labels[:1], torch.zeros(2), "weighted")) == 0
+    assert float(losses.regulariser(logits, labels, gamma / 100, "weighted")) == pytest.approx(float(weighted))
 
 
 def test_eq_9_adds_eta_times_the_second_term():

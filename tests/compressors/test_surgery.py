@@ -72,7 +72,15 @@ def test_keeping_everything_changes_nothing(teacher):
     assert same_state(state_of(teacher.model), state_of(student.model))
 
 
-@pytest.mark.parametrize("channels", [[], [0, 0], [10**6], [-1, 2]])
+def test_removing_channels_leaves_what_is_trained_as_it_was(vgg):
+    model = copy.deepcopy(vgg.model)
+    model.features[0].weight.requires_grad_(True)
+    surgery.remove_channels(model, {"features.0": [7, 0]}, VGG)
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["features.0.weight"]
+    assert torch.equal(model.features[0].weight, vgg.model.features[0].weight[[0, 7]])   # kept in the teacher's order
+
+
+@pytest.mark.parametrize("channels", [[], [0, 0], [8], [10**6], [-1, 2]])
 def test_channels_that_do_not_fit_are_refused(vgg, channels):
     with pytest.raises(InputError, match="do not fit its 8 outputs; the plan is for another network"):
         surgery.pruned_copy(vgg, {"features.0": channels})
@@ -118,6 +126,17 @@ def test_a_batch_norm_before_its_convolution_is_not_taken_for_one_behind():
     assert "features.denseblock1.denselayer1.conv2" not in found
 
 
+def test_a_batch_norm_with_an_activation_inside_is_none_to_merge_behind():
+    class WithActivation(nn.BatchNorm2d):
+        act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(super().forward(x))
+    for norm, pairs in ((WithActivation(4), {}), (nn.BatchNorm2d(4), {"0": "1"})):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten(), nn.LazyLinear(2))
+        assert surgery.trace(model, VGG) == (["0", "3"], pairs)
+
+
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -140,11 +159,34 @@ def test_merging_is_the_1x1_convolution_behind(batch_norm, bias, groups):
         assert torch.allclose(conv.weight.flatten(1).norm(dim=1), before.weight.flatten(1).norm(dim=1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("zeros", ["a filter", "a row of Q", "both"])
+def test_merging_is_exact_with_rows_of_zeros(zeros):
+    """Q may give a filter of zeros what others see, and may silence a filter."""
+    conv = randomise(nn.Conv2d(6, 6, 3).requires_grad_(False), "conv")
+    norm = randomise(nn.BatchNorm2d(6).requires_grad_(False).eval(), "norm")
+    norm.running_mean.copy_(normal(6, "mean"))
+    norm.running_var[:] = 1e-5                            # as small as eps, which is added to it
+    norm.weight[3] *= -1
+    q = torch.eye(6) + 0.3 * normal((6, 6), "q")
+    if zeros != "a row of Q":
+        conv.weight[2:4] = 0
+    if zeros != "a filter":
+        q[3:5] = 0
+    x = normal((4, 6, 8, 8), "x")
+    expected = nn.functional.conv2d(norm(conv(x)), q[:, :, None, None])
+    surgery.merge(q, conv, norm)
+    assert float((norm(conv(x)) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    if zeros != "a row of Q":                             # it had no length to get back, so its norm has scale 1
+        assert float(norm.weight[2]) == pytest.approx((1e-5 + norm.eps) ** 0.5)
+    assert all(tensor.isfinite().all() for module in (conv, norm) for tensor in module.state_dict().values())
+
+
 def test_merging_the_identity_changes_nothing():
     conv, norm = nn.Conv2d(4, 5, 3).requires_grad_(False), nn.BatchNorm2d(5).requires_grad_(False).eval()
     for name, layer in (("conv", conv), ("norm", norm)):
         randomise(layer, name)
     norm.running_mean.copy_(normal(5, "mean"))
+    norm.weight[1] *= -1
     before = [copy.deepcopy(m.state_dict()) for m in (conv, norm)]
     surgery.merge(torch.eye(5), conv, norm)
     for old, module in zip(before, (conv, norm)):
@@ -166,3 +208,9 @@ def test_a_dropped_unit_of_vgg_takes_its_batch_norm_and_relu_along(vgg):
     model = copy.deepcopy(vgg.model)
     surgery.drop_units(model, ["features.3"])
     assert [type(m) for m in model.features[3:6]] == [nn.Identity] * 3 and len(model.features) == len(vgg.model.features)
+
+
+def test_a_unit_is_found_at_any_depth():
+    model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.Flatten()))
+    surgery.drop_units(model, ["0.0.1"])
+    assert [type(module) for module in model[0][0]] == [nn.Conv2d, nn.Identity] and type(model[0][1]) is nn.Flatten

@@ -84,6 +84,17 @@ def test_other_roundings_of_the_papers_smallest_case():
         fewshot.draw(LABELS, 10, Experiment(num=1, rounding="floor"))
 
 
+def test_two_classes_keep_the_ratio_and_a_step_has_more_head_classes_of_an_odd_number():
+    assert fewshot.long_tailed_counts(101, 2, 100) == [100, 1] and fewshot.long_tailed_counts(7, 1, 100) == [7]
+    assert fewshot.step_counts(2020, 4, 100) == [1000, 1000, 10, 10] and fewshot.step_counts(201, 3, 100) == [100, 100, 1]
+
+
+def test_rounding_errors_of_the_shares_decide_nothing():
+    """0.1 + 0.2 is a little more than 0.3, and a third of 3 images a little less than 1."""
+    assert fewshot.largest_remainder([0.3, 0.1 + 0.2], 1) == [1, 0]       # a tie, which goes to the earlier class
+    assert fewshot.rounded([0.1, 0.1, 0.1], 3, "floor") == [1, 1, 1]
+
+
 def test_explicit_counts_are_taken_as_they_are():
     e = Experiment(num=6, imbalance="counts", counts=(3, 2, 1))
     assert fewshot.counts_by_rank(e, 3) == [3, 2, 1]
@@ -138,9 +149,60 @@ def test_purposes_have_generators_of_their_own():
     assert numbers["few"] == torch.rand(3, generator=fewshot.generator(0, "few")).tolist()
 
 
+def test_a_generator_is_seeded_by_a_digest_of_seed_and_purpose():
+    """Rows hang on it. The number is the start of what `printf 3:few | sha256sum` prints."""
+    assert fewshot.generator(3, "few").initial_seed() == 0xade0551061def0
+
+
+def test_a_draw_by_hand():
+    """A generator orders the classes; another one shuffles each class in turn, whose first images are taken."""
+    ranks = torch.randperm(10, generator=fewshot.generator(4, "classes")).tolist()
+    source, drawn = fewshot.generator(4, "few"), fewshot.draw(LABELS, 10, Experiment(num=20, seed=4))
+    assert drawn.order == ranks
+    for j in range(10):
+        members = [i for i in range(600) if i % 10 == j]
+        shuffled = [members[k] for k in torch.randperm(60, generator=source)]
+        m_j = [8, 5, 3, 2, 1, 1, 0, 0, 0, 0][ranks.index(j)]
+        assert [i for i in drawn.indices if i % 10 == j] == shuffled[:m_j] and drawn.counts[j] == m_j
+
+
+def refusal(have, names=None, **settings):
+    with pytest.raises(InputError) as refused:
+        fewshot.counts_of(Experiment(**{"class_order": "index", **settings}), have, names)
+    return str(refused.value)
+
+
+def test_a_refused_draw_says_how_many_images_would_do():
+    """By hand, ratio 100: 100 images are 90 9 1 and 56 are 50 5 1; 3 are 3 0 0, and 4 are 4 0 0."""
+    assert refusal([50, 50, 3], "abc", num=100) == (
+        "Class 0 (a) of mnist5k has 50 training images, but the draw needs 90; the largest possible num is 56 for seed 0 "
+        "and 3 for every seed, or add images.")
+    assert refusal([3, 3], num=6, imbalance="counts", counts=(1, 5)) == (
+        "Class 1 of mnist5k has 3 training images, but the draw needs 5; lower counts, or add images.")
+    assert "possible num is 0 for seed 0 and 0 for every" in refusal([0, 9, 9], num=5, rounding="at_least_one")
+    assert "possible num is 3 for seed 0 and 3 for every" in refusal([1, 9, 9], num=5, rounding="at_least_one")
+    assert "possible num is 9 for seed 0 and 9 for every" in refusal([3, 9, 9], num=40, imbalance="balanced")
+    assert "possible num is 9 for seed 0 and 9 for every" in refusal([3, 3, 3], num=10, imbalance="balanced")
+    assert "possible num is 1 for seed 0 and 1 for every" in refusal([1, 1], num=2)
+    assert "possible num is 6 for seed 0 and 6 for every" in refusal([2] * 10, num=10)        # 2 2 1 1, but 7 are 3 2 1 1
+    assert fewshot.counts_of(Experiment(num=9, imbalance="balanced"), [3, 3, 3]) == [3, 3, 3]
+
+
+def test_a_class_without_images_has_its_rank_and_names_are_said():
+    labels, e = LABELS[LABELS < 9], Experiment(class_order="index")
+    assert fewshot.draw(labels, 10, e).counts == [4, 2, 2, 1, 1, 0, 0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"^Class 0 \(a\) of mnist5k has 60 training images"):
+        fewshot.draw(LABELS, 10, e.model_copy(update={"num": 400}), "abcdefghij")
+
+
 def test_a_class_with_too_few_images_is_refused():
     with pytest.raises(InputError, match=r"Class \d of mnist5k has 60 training images, but the draw needs \d+; the largest possible num"):
         fewshot.draw(LABELS, 10, Experiment(num=400))
+
+
+def test_samples_count_the_images_of_every_class():
+    few = fewshot.Samples(torch.zeros(4, 1, 2, 2), torch.tensor([2, 0, 2, 1]))
+    assert few.counts(5) == [1, 1, 2, 0, 0] and len(few) == 4
 
 
 def test_groups_are_head_tail_and_absent():

@@ -5,13 +5,14 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import experiment, image_set, pictures, source
+from conftest import experiment, image_set, numbers, pictures, source
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere, fewshot, purity, sets, supply
+from oefsmc_lib.images.views import augment
 from oefsmc_lib.parameters.experiment import Experiment
 
 counts = st.lists(st.integers(0, 60), min_size=2, max_size=40).filter(lambda c: sum(c) > 0)
@@ -97,14 +98,25 @@ def test_iid_labels_fall_only_where_the_rate_is_positive(counts, m, seed):
 
 def test_iid_labels_follow_the_rates():
     gamma = elsewhere.rates(share([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]))
+    by_hand = torch.multinomial(gamma, 500, replacement=True, generator=source())
+    assert torch.equal(elsewhere.draw_labels(gamma, 500, "iid", source()), by_hand)
     found = torch.bincount(elsewhere.draw_labels(gamma, 100_000, "iid", source()), minlength=10) / 1e5
     assert float((found - gamma).abs().max()) < 0.005
+
+
+@pytest.mark.parametrize("sampling", ["iid", "quota"])
+def test_no_labels_draw_nothing(sampling):
+    generator = source()
+    before, none = generator.get_state(), elsewhere.draw_labels(torch.ones(3).double() / 3, 0, sampling, generator)
+    assert none.dtype == torch.int64 and none.tolist() == [] and torch.equal(before, generator.get_state())
 
 
 def test_quota_breaks_ties_at_random_and_shuffles():
     gamma = torch.full((10,), 0.1).double()
     winners = {tuple(sorted(elsewhere.draw_labels(gamma, 3, "quota", source(seed)).tolist())) for seed in range(20)}
     assert len(winners) > 5
+    for seed in range(5):                                 # which five of ten equal remainders win is the generator's matter
+        assert torch.equal(*(elsewhere.draw_labels(gamma, 5, "quota", source(seed)) for _ in range(2)))
     labels = elsewhere.draw_labels(gamma, 50, "quota", source()).tolist()
     assert labels != sorted(labels) and torch.bincount(torch.tensor(labels)).tolist() == [5] * 10
 
@@ -142,6 +154,19 @@ def test_excluded_classes_stay_out(tiny):
         pool_of(experiment(ood_exclude=("bus",)))
 
 
+def test_a_folder_of_ood_images_is_read_at_the_side_of_the_data(tiny, monkeypatch):
+    tiny["folder:/photos", "train"], load, asked = tiny["elsewhere", "train"], sets.load, {}
+
+    def see(name, split, image_size=None, skip_broken=False):
+        asked[name] = image_size, skip_broken
+        return load(name, split)
+    monkeypatch.setattr(sets, "load", see)
+    for name, size in (("folder:/photos", 32), ("elsewhere", None)):
+        for skip in (False, True):
+            pool_of(experiment(ood_source=name, skip_broken=skip))
+            assert asked[name] == (size, skip)
+
+
 def test_a_source_with_too_few_images_is_refused(tiny):
     with pytest.raises(InputError, match=r"^The run needs a pool of n=73 images, .* has 90 usable images, of which 18 "
                                          r"are set aside .*; set n to at most 72, or name a larger ood_source"):
@@ -171,12 +196,26 @@ def test_d_aux_is_drawn_without_repeats_and_grows_by_adding(tiny):
     assert torch.equal(more[:5], few) and len(set(more.tolist())) == 12
 
 
+def test_watch_set_pool_and_d_aux_by_hand(tiny):
+    """Each has a generator of its own; the pool is drawn from what the watch set leaves."""
+    source, e = tiny["elsewhere", "train"], experiment(seed=2)
+    watch = elsewhere.draw_watch(e, SHAPE)
+    pool = elsewhere.draw_pool(e, SHAPE, watch)
+    assert watch.indices == torch.randperm(90, generator=fewshot.generator(2, "watch"))[:18].tolist()
+    left = [i for i in range(90) if i not in watch.indices]
+    assert pool.indices == [left[k] for k in torch.randperm(72, generator=fewshot.generator(2, "pool"))[:30]]
+    assert pool.fingerprint == watch.fingerprint == source.fingerprint
+    assert elsewhere.draw_aux(pool, 7, 2).tolist() == torch.randperm(30, generator=fewshot.generator(2, "aux"))[:7].tolist()
+
+
 def test_augmented_copies_take_the_few_in_turn():
     images = pictures(3)
     copies, origin = elsewhere.augmented_copies(images, 7, experiment(augment="none", aux="augmented_few"))
     assert origin.tolist() == [0, 1, 2, 0, 1, 2, 0] and torch.equal(copies, images[origin])
     changed, _ = elsewhere.augmented_copies(images, 7, experiment(augment="crop", aux="augmented_few"))
     assert not torch.equal(changed[0], changed[3])
+    e = experiment(augment="crop", aux="augmented_few", seed=2)
+    assert torch.equal(elsewhere.augmented_copies(images, 7, e)[0], augment(images[origin], "crop", fewshot.generator(2, "aux")))
 
 
 # --- the purity filter ---------------------------------------------------------------------------
@@ -226,6 +265,22 @@ def test_pictures_of_either_split_are_kept_out_of_the_pool(tiny, split, kind):
     assert sorted(watch.indices + pool.indices) == list(range(30, 120)) and pool.removed <= 30 and watch.removed <= 30
     with pytest.raises(InputError, match=r"n=67 images, .* has 90 usable images, of which 24 are set aside .* most 66"):
         pool_of(experiment(n=67))
+
+
+def test_what_the_filter_takes_out_by_hand(tiny):
+    """The source is read in parts of 256. Of the last part the filter's finds count up to the first image too many."""
+    noise = torch.from_numpy(numbers("noise").randint(0, 256, (700, *SHAPE))).to(torch.uint8)
+    noise[:450] = tiny["tiny", "train"].images[torch.arange(450) % 100]
+    tiny["elsewhere", "train"] = sets.ImageSet("elsewhere", noise, torch.zeros(700).long(), ("any",), "print")
+    e = experiment(n=40)
+    watch, positions = elsewhere.draw_watch(e, SHAPE), list(range(700))
+    for purpose, found, size in (("watch", watch, 128), ("pool", elsewhere.draw_pool(e, SHAPE, watch), 40)):
+        order = [positions[k] for k in torch.randperm(len(positions), generator=fewshot.generator(0, purpose))]
+        pure = [i for i in order if i >= 450]
+        assert found.indices == pure[:size] and torch.equal(found.images, noise[found.indices])
+        end = min(order.index(pure[size]), 256 * (order.index(pure[size - 1]) // 256 + 1))
+        assert found.removed == sum(i < 450 for i in order[:end])
+        positions = [i for i in positions if i not in watch.indices]
 
 
 def test_a_source_of_pictures_of_the_data_set_has_no_watch_set(tiny):

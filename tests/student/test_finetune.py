@@ -11,7 +11,7 @@ from conftest import CLASSES, VGG, normal, same_state, samples, small, state_of
 from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
-from oefsmc_lib.images.fewshot import Samples
+from oefsmc_lib.images.fewshot import Samples, generator
 from oefsmc_lib.compressors.watch import PATIENCE, Watch
 from oefsmc_lib.student import finetune as stage
 
@@ -130,6 +130,42 @@ def test_redrawn_labels_change_with_the_step_and_follow_the_rates(vgg, monkeypat
         assert redraw is False or all(float(RATES[label]) > 0 for labels in seen for label in labels)
 
 
+def test_the_order_of_both_sets_by_hand(vgg):
+    """Each set has a generator of its own; the auxiliary set is shuffled anew when it has no whole batch left."""
+    few, aux = samples(9, VGG), samples(6, VGG, seed=3)
+    steps = stage.Steps(few, aux, RATES, *of(setting(batch=4, seed=2)))
+    ours, theirs = (generator(2, f"finetune-{name}") for name in ("few", "aux"))
+    for _ in range(2):
+        parts = list(steps.epoch())
+        order = torch.randperm(9, generator=ours)
+        assert [part.tolist() for part, _ in parts] == [order[:4].tolist(), order[4:8].tolist(), order[8:].tolist()]
+        for _, part in parts:
+            assert part.tolist() == torch.randperm(6, generator=theirs)[:4].tolist()
+
+
+@pytest.mark.parametrize("sampling", ["iid", "quota"])
+def test_redrawn_labels_are_those_of_the_seed(sampling):
+    few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
+    drawn = [[steps._labels(few, torch.arange(8)).tolist() for _ in range(5)] for steps in (
+        stage.Steps(few, few, RATES, *of(setting(redraw=True, label_sampling=sampling))) for _ in range(2))]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("kind", ["k_gamma", "normalised", "one"])
+def test_the_class_weights_are_of_the_kind_that_is_asked_for(kind):
+    few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
+    steps = stage.Steps(few, few, RATES, *of(setting(gamma=kind)))
+    assert torch.equal(steps.gamma, elsewhere.class_weights(RATES, kind)) and steps.counts.tolist() == [4, 2, 1, 1, 0]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(vgg):
+    few = samples(9, VGG)
+    order = torch.randperm(9, generator=generator(0, "finetune-few"))
+    with torch.no_grad():
+        each = [float(F.cross_entropy(vgg.model(few.images[part]), few.labels[part])) for part in order.split(4)]
+    assert run(vgg, few, None, batch=4, lr=1e-12)[1]["loss"] == pytest.approx([sum(each) / 3], rel=1e-4)
+
+
 def test_seeds_decide_the_order(vgg):
     few = samples(9, VGG)
     runs = [run(vgg, few, None, seed=seed, batch=4, epochs=4)[0] for seed in (0, 0, 1)]
@@ -185,6 +221,8 @@ def test_oversampling_repeats_every_class_up_to_the_largest():
         assert torch.bincount(FEW_LABELS[order], minlength=CLASSES).tolist() == [4, 4, 4, 4, 0]
         assert set(order.tolist()) == set(range(8))
     assert epochs[0].tolist() != epochs[1].tolist()
+    again = stage.Steps(few, None, RATES, *of(setting(rebalance="oversample")))
+    assert torch.cat([part for part, _ in again.epoch()]).tolist() == epochs[0].tolist()
 
 
 # --- rates and recipes -------------------------------------------------------------------------------
@@ -223,8 +261,8 @@ def test_cds_own_stage_ignores_the_common_settings(teacher, sets, monkeypatch):
 
 
 def test_cds_recipe_is_an_option_of_the_common_stage(vgg, monkeypatch):
-    seen, model, _ = recorded(monkeypatch, vgg, samples(8, VGG), variant="native_ft", recipe="cd", epochs=4)
-    assert [lr for lr, _, _ in seen] == pytest.approx([1e-5, 1e-5, 1e-6, 1e-7])
+    seen, model, _ = recorded(monkeypatch, vgg, samples(8, VGG), variant="native_ft", recipe="cd", epochs=5)
+    assert [lr for lr, _, _ in seen] == pytest.approx([1e-5, 1e-5, 1e-6, 1e-7, 1e-7])
     assert not same_state(statistics(vgg.model), statistics(model))
 
 
@@ -292,6 +330,11 @@ def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
         p, q = (F.log_softmax(model.eval()(images).double(), 1) for model in (teacher.model, student))
     by_hand = float((p.exp() * (p - q)).sum(1).mean())
     assert found == pytest.approx(by_hand, rel=1e-3, abs=1e-5) and watch(teacher.model) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_rule_that_watches_needs_a_watch_set(vgg):
+    with pytest.raises(InputError, match="stops by the watch set, but the run has none; choose another rule"):
+        run(vgg, samples(8, VGG), None, None, epochs=2, stop="watch")
 
 
 def test_a_distance_that_is_not_finite_is_refused(vgg):
