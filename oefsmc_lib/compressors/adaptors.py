@@ -1,10 +1,8 @@
 """PRACTISE's adaptors: 1x1 convolutions around the gap that a dropped block leaves, at first the identity."""
 
-import copy
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
 from oefsmc_lib.compressors.surgery import convolution
@@ -28,14 +26,13 @@ def places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
 
 
 def _vgg_places(model: VGG, unit: str) -> list[tuple[str, str]]:
-    at, stage, here = int(unit.split(".")[1]), 0, {}
-    for index, module in enumerate(model.features):
-        stage += isinstance(module, nn.MaxPool2d)
-        if isinstance(module, nn.Conv2d):
-            here[index] = stage
-    found = [(i, "after") for i in here if here[i] == here[at] and i < at]
-    found += [(i, "before") for i in here if here[i] == here[at] and i > at]
-    found += [(i, "before") for i in here if here[i] == here[at] + 1][:1]
+    at = int(unit.split(".")[1])
+    pools = [index for index, module in enumerate(model.features) if isinstance(module, nn.MaxPool2d)]
+    begin, end = max((p for p in pools if p < at), default=-1), min(p for p in pools if p > at)
+    convolutions = [index for index, module in enumerate(model.features) if isinstance(module, nn.Conv2d)]
+    found = [(i, "after") for i in convolutions if begin < i < at]
+    found += [(i, "before") for i in convolutions if at < i < end]
+    found += [(i, "before") for i in convolutions if i > end][:1]
     return [(f"features.{i}", side) for i, side in found]
 
 
@@ -89,16 +86,3 @@ def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
             child, nn.Sequential(*((conv, q) if side == "after" else (q, conv)))
         )
     return inserted
-
-
-def merged(conv: nn.Conv2d, q: nn.Conv2d, side: str) -> nn.Conv2d:
-    """The one convolution that does the work of both: W' = Q W and b' = Q b after, W' = W Q before."""
-    result, matrix, weight = copy.deepcopy(conv), q.weight[:, :, 0, 0].double(), conv.weight.double()
-    with torch.no_grad():
-        if side == "before":
-            result.weight.copy_(torch.einsum("oikl,ij->ojkl", weight, matrix))
-            return result
-        result.weight.copy_(torch.einsum("po,oikl->pikl", matrix, weight))
-        if conv.bias is not None and result.bias is not None:
-            result.bias.copy_(matrix @ conv.bias.double())
-    return result

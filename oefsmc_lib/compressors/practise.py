@@ -18,7 +18,7 @@ Everything before the first adaptor is constant while scoring, so its output is 
 bank of views and shared by the candidates of a stage; the backward pass stops there.
 
 OE-FSMC: R_b = sum_j w_j R_{b,j} by eq. (5), with R_{b,j} over images labelled j; both trainings by eq. (7).
-Differs from the release: tau counts MACs (a measured latency is an option, ``practise.saving``), and
+Differs from the release: tau counts MACs, where the release measures latencies, and
 ranking takes 300 steps instead of 2,000, in VGG at a raised rate (:func:`scoring_rate`).
 """
 
@@ -32,7 +32,6 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.progress import bar
 from oefsmc_lib.teacher.cost import macs_by_layer
-from oefsmc_lib.teacher.latency import milliseconds
 from oefsmc_lib.teacher.networks import VGG, run_pieces, segments
 
 
@@ -76,32 +75,18 @@ def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -
     return [name for name in candidates if name in chosen]
 
 
-def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
-    """tau_b: percent of the teacher's MACs, or of its measured latency, that dropping b alone saves."""
-    found = {}
-    if kind == "macs":
-        spent = macs_by_layer(teacher.model, teacher.architecture)
-        for name in candidates:
-            inside = sum(cost for layer, cost in spent.items() if layer == name or layer.startswith(f"{name}."))
-            found[name] = 100 * inside / sum(spent.values())
-    else:
-        models = [copy.deepcopy(teacher.model) for _ in candidates]
-        for model, name in zip(models, candidates):
-            surgery.drop_units(model, [name])
-        whole, *rest = milliseconds([teacher.model, *models], teacher.architecture, 64, seconds=10)[:, 1].tolist()
-        found = {name: 100 * (1 - median / whole) for name, median in zip(candidates, rest)}
-    useless = [name for name, saving in found.items() if saving <= 0]
-    if useless:
-        raise InputError(
-            f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "
-            "use practise.saving=macs."
-        )
+def savings(teacher, candidates: list[str]) -> dict[str, float]:
+    """tau_b: percent of the teacher's MACs that dropping b alone saves."""
+    found, spent = {}, macs_by_layer(teacher.model, teacher.architecture)
+    for name in candidates:
+        inside = sum(cost for layer, cost in spent.items() if f"{layer}.".startswith(f"{name}."))
+        found[name] = 100 * inside / sum(spent.values())
     return found
 
 
 def score(task, candidates: list[str]) -> dict[str, dict[str, float]]:
     """{candidate: recoverability, saving, score}, each after its own adaptor training or behind its own bridge."""
-    tau, few, w = savings(task.teacher, candidates, task.experiment.practise.saving), task.few, task.w
+    tau, few, w = savings(task.teacher, candidates), task.few, task.w
     judged = task.aux if task.recovery is not None or w is not None else None
 
     def train():
