@@ -32,10 +32,8 @@ def class_shares(kind: str, few: Samples, aux: Samples | None, gamma_rates: Tens
     over the mixed frequency, empty classes 0; ``uniform``: 1/K; ``few``: beta_j, which is eq. (1).
     """
     classes = len(gamma_rates)
-    few_counts = torch.bincount(few.labels.cpu(), minlength=classes).double()
-    mixed = few_counts.clone()
-    if aux is not None and len(aux):
-        mixed += torch.bincount(aux.labels.cpu(), minlength=classes).double()
+    few_counts, aux_counts = (torch.tensor(s.counts(classes) if s else [0]).double() for s in (few, aux))
+    mixed = few_counts + aux_counts
     p = {
         "mixed": mixed,
         "complement": gamma_rates.double(),

@@ -106,6 +106,12 @@ class Samples:
         """Images of each class."""
         return torch.bincount(self.labels.cpu(), minlength=classes).tolist()
 
+    def joined(self, other: "Samples | None") -> "Samples":
+        """These, and behind them the others."""
+        if other is None:
+            return self
+        return Samples(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
 
 def class_order(experiment: Experiment, classes: int) -> list[int]:
     """Which class has which rank. The seed permutes the classes, so that no class is always the head."""

@@ -124,7 +124,7 @@ def test_savings_are_percent_of_macs(teacher):
 def test_recoverability_is_the_mean_square_after_training_on_plain_images(resnet):
     few = samples(6, RESNET)
     found = scores(resnet, few, candidates=["layer2.1"], **{"practise.scoring_iterations": 3})["layer2.1"]
-    stages = practise.Stages(task(resnet, few, None, setting(**{"practise.scoring_iterations": 3})), None)
+    stages = practise.Stages(task(resnet, few, None, setting(**{"practise.scoring_iterations": 3})), few.images)
     errors = stages.recover("layer2.1")
     assert errors.shape == (6,) and found["recoverability"] == pytest.approx(float(errors.mean()))
     assert found["score"] == pytest.approx(found["recoverability"] / found["saving"])
@@ -198,7 +198,7 @@ def test_class_aware_recoverability_is_eq_5_over_images(resnet):
     w = torch.tensor([0.5, 0.3, 0.2, 0, 0]).double()
     e = setting(variant="ours")
     found = practise.score(task(resnet, few, aux, e, w, aux), ["layer1.1"])["layer1.1"]["recoverability"]
-    errors = practise.Stages(task(resnet, few, aux, e, None, aux), aux).recover("layer1.1")
+    errors = practise.Stages(task(resnet, few, aux, e, None, aux), few.joined(aux).images).recover("layer1.1")
     expected = importance.weighted(errors[:, None], torch.cat([few.labels, aux.labels]), w)
     assert len(errors) == 12 and found == pytest.approx(float(expected[0]))
 
@@ -208,7 +208,7 @@ def test_equal_sets_at_one_half_are_scored_like_the_pooled_set(teacher):
     pooled = Samples(torch.cat([few.images, aux.images]), torch.cat([few.labels, aux.labels]))
     e = setting(augment="none", variant="extra_images", **{"practise.scoring_iterations": 4, "practise.scoring_lr": 5e-3})
     unit = plans.droppable_units(teacher.model)[1]
-    joint, plain = (practise.Stages(task(teacher, *sets, e, None, other), None).recover(unit)
+    joint, plain = (practise.Stages(task(teacher, *sets, e, None, other), sets[0].images).recover(unit)
                     for *sets, other in ((few, None, aux), (pooled, None, None)))
     assert torch.allclose(joint, plain[:6], rtol=1e-3)
 
