@@ -39,8 +39,8 @@ class Bridge(fskd.Fit):
 
     def finish(self):
         """Solve for Q and merge it into the reader; returns the reader's new output."""
-        q = self.finite(self.solve())
-        self.reader.weight.copy_(torch.einsum("oikl,ij->ojkl", self.reader.weight.double(), q.double()))
+        weight, q = self.reader.weight, self.solve()
+        weight.copy_(torch.einsum("oikl,ij->ojkl", weight.double(), q.double()))
         return lambda x, _y: self.reader.forward(x)
 
 

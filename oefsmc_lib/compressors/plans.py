@@ -73,8 +73,8 @@ def pruned_layers(task) -> tuple[dict[str, int], dict[str, str]]:
 def choose_filters(task) -> dict[str, list[int]]:
     """The filters that FSKD and MiR keep: {convolution: channels}.
 
-    By default those with the largest ||W[o]||_1. That looks at no image, so imbalance cannot bias it and eq. (5) cannot
-    mend it. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
+    By default those with the largest ||W[o]||_1. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s),
+    with s of eq. (5).
     """
     widths, readers = pruned_layers(task)
     scores = {name: task.teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}

@@ -67,7 +67,7 @@ class Stop:
         self.look += 1
         if self.kind == "watch":
             self._see_distance()
-        elif self.kind == "train_loss" and train_loss < 0.99 * self.best:
+        elif train_loss < 0.99 * self.best:
             self.best, self.best_look = train_loss, self.look
         return self.kind != "fixed" and self.look - self.best_look >= PATIENCE
 
