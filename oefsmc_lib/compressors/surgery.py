@@ -82,7 +82,7 @@ def convolution(model: nn.Module, name: str) -> nn.Conv2d:
 
 
 def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: Architecture) -> None:
-    """Keep only the named output channels of each convolution, in place.
+    """Keep only the named output channels of each convolution, in place; the network is frozen.
 
     Batch norms, depthwise convolutions and the inputs of following layers shrink with them.
     """
@@ -90,7 +90,6 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
 
     if not kept:
         return
-    grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.eval().requires_grad_(True)  # the graph is traced through autograd
     example = architecture.example().to(next(model.parameters()).device)
     with torch.enable_grad():
@@ -98,15 +97,11 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
     for name, keep in kept.items():
         conv = convolution(model, name)
         if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
-            raise InputError(
-                f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
-                "the plan is for another network."
-            )
+            raise InputError(f"The channels to keep in {name} do not fit its {conv.out_channels}; use another plan.")
         drop = sorted(set(range(conv.out_channels)) - set(keep))
         if drop:
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(grads[name])
+    model.requires_grad_(False)
 
 
 def drop_units(model: nn.Module, names: list[str]) -> None:
