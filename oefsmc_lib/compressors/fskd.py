@@ -161,7 +161,5 @@ class Fit:
             ridge = rho * self.gram.diagonal().mean().clamp_min(1e-30)
             q = identity + torch.linalg.solve(self.gram + ridge * identity, self.cross).T
         if not torch.isfinite(q).all():
-            raise InputError(
-                "The least squares met activations that are not finite; check the teacher's weights and the images."
-            )
+            raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
         return q.to(weight)

@@ -34,12 +34,10 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
     Raises :class:`InputError` for an unknown plan, one for another network, one that removes
     nothing, or one that would leave a convolution without channels.
     """
-    plans = [*VGG_PLANS] if isinstance(model, VGG) else [*RESIDUAL_PLANS] if _blocks(model) else []
-    if plan not in [*plans, "inner_half"]:
-        raise InputError(
-            f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join([*plans, 'inner_half'])}."
-        )
-    if plan in plans:
+    plans = [*(VGG_PLANS if isinstance(model, VGG) else RESIDUAL_PLANS if _blocks(model) else ()), "inner_half"]
+    if plan not in plans:
+        raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join(plans)}.")
+    if plan != "inner_half":
         widths = _vgg_widths(plan, model, architecture) if isinstance(model, VGG) else _residual_widths(plan, model)
     else:
         try:
@@ -184,8 +182,6 @@ def units_to_drop(plan: str, candidates: list[str]) -> int:
     """k of ``dropk``; raises :class:`InputError` when not so many can be dropped."""
     k = int(plan.removeprefix("drop"))
     if k > len(candidates):
-        raise InputError(
-            f"The plan {plan} drops {k} blocks, but the network has {len(candidates)} droppable ones: "
-            f"{', '.join(candidates)}."
-        )
+        have = f"{len(candidates)} droppable ones: {', '.join(candidates)}"
+        raise InputError(f"The plan {plan} drops {k} blocks, but the network has {have}.")
     return k

@@ -103,10 +103,9 @@ def scoring_rate(model: nn.Module, settings) -> float:
     """SGD's rate for the adaptors: ``settings.scoring_lr``, or where that is None ``settings.lr``, for VGG times
     2000 / ``settings.scoring_iterations``, at least 1 and at most 25.
 
-    The release's 2,000 steps at 0.02 leave its adaptors far from their optimum, so what a candidate reaches depends on
-    the sum of the rates, and few steps at the same rate rank otherwise. A rate that keeps the sum ranks as the release
-    does, as closely as the release agrees with itself on other views (``bench/scoring.py``). Residual networks have no
-    room for it: at 0.05 ResNet-32's adaptors swing, at 0.1 they diverge.
+    What a candidate reaches depends on the sum of the rates. Fewer steps than the release's 2,000 rank as the release
+    does if they keep the sum, as closely as it agrees with itself on other views (``bench/scoring.py``). Residual
+    networks have no room for it: at 0.05 ResNet-32's adaptors swing, at 0.1 they diverge.
     """
     raised = min(25.0, max(1.0, 2000 / settings.scoring_iterations)) if isinstance(model, VGG) else 1.0
     return settings.lr * raised if settings.scoring_lr is None else settings.scoring_lr
@@ -162,9 +161,7 @@ class Stages:
                 errors.append((maps - target).square().flatten(1).mean(1))
         found = torch.cat(errors)
         if not torch.isfinite(found).all():
-            raise InputError(
-                f"PRACTISE's adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher."
-            )
+            raise InputError(f"The adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher.")
         return found
 
     def _train(self, tail: list[tuple[str, nn.Module]], inserted: list[nn.Conv2d]) -> None:

@@ -97,7 +97,10 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
     for name, keep in kept.items():
         conv = convolution(model, name)
         if not keep or len(set(keep)) != len(keep) or max(keep) >= conv.out_channels or min(keep) < 0:
-            raise InputError(f"The channels to keep in {name} do not fit its {conv.out_channels}; use another plan.")
+            raise InputError(
+                f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
+                "the plan is for another network."
+            )
         drop = sorted(set(range(conv.out_channels)) - set(keep))
         if drop:
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()

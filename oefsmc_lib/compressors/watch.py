@@ -73,9 +73,7 @@ class Stop:
 
     def _see_distance(self) -> None:
         if self.watch is None:
-            raise InputError(
-                "This training stops by the watch set, but the run has none; choose another rule of stopping."
-            )
+            raise InputError("The run has no watch set to stop by; choose another rule of stopping.")
         distance = self.watch(self.model)
         if not math.isfinite(distance):
             raise self.diverged(self.look)

@@ -128,9 +128,7 @@ class Experiment(Settings):
             raise ValueError(f"{reader} reads the OOD pool, but aux={self.aux} has no pool; use aux=ood")
         if self.redraw and (self.aux != "ood" or self.ood_labels == "teacher"):
             own = f"aux={self.aux}" if self.aux != "ood" else "ood_labels=teacher"
-            raise ValueError(
-                f"redraw=true draws labels by eq. 4, but {own} gives every image its own; use redraw=false"
-            )
+            raise ValueError(f"redraw=true draws labels, but {own} gives every image its own; use redraw=false")
         return self
 
     @model_validator(mode="after")

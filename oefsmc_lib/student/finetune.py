@@ -77,9 +77,7 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
 def diverged(epoch: int) -> InputError:
     """What is said where a loss or a distance is not finite; epoch 0 is the student that the recovery left."""
     if epoch == 0:
-        return InputError(
-            "The recovered student's outputs are not finite before fine-tuning; check the teacher's weights."
-        )
+        return InputError("The outputs are not finite before fine-tuning; check the teacher's weights.")
     return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
 
 
