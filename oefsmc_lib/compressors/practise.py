@@ -15,8 +15,8 @@ the error behind b's bridge, the student starts behind the bridges of what was d
 weights that were closest to the teacher on the watch set.
 
 OE-FSMC: R_b = sum_j w_j R_{b,j} by eq. (5), with R_{b,j} over images labelled j; both trainings by eq. (7).
-Differs from the release: tau counts MACs, where the release measures latencies, and
-ranking takes 300 steps instead of 2,000, in VGG at a raised rate (:func:`scoring_rate`).
+Differs from the release: tau counts MACs, where the release measures latencies, and ranking takes
+300 steps instead of 2,000, in VGG at a raised rate (:func:`scoring_rate`).
 """
 
 import copy

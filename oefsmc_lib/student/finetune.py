@@ -107,7 +107,7 @@ class Steps:
         # Separate generators: with and without auxiliary images the few come in the same order.
         self.few_order = generator(experiment.seed, "finetune-few")
         self.aux_order = generator(experiment.seed, "finetune-aux")
-        self.aux_parts = aux and batches(len(aux), settings.batch, self.aux_order, self.device)
+        self.aux_parts = None if aux is None else batches(len(aux), settings.batch, self.aux_order, self.device)
 
     def epoch(self):
         """Pairs of positions: a batch of the few, and one of the auxiliary set, which cycles."""
