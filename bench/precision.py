@@ -41,16 +41,15 @@ def step_times(network, batch, rounds) -> dict:
     model = Architecture(network, 10, 3, 1.0, 32).build().to(device(), memory_format=torch.channels_last).train()
     views = torch.randn(batch, 3, 32, 32, device=device()).contiguous(memory_format=torch.channels_last)
     clock, taken = clock_of(views.device), {precision: [] for precision in PRECISIONS}
-    with mimic.Feature(model) as student:
-        target = student(views)[0].detach()
-        optimiser, schedule = mimic.sgd(mimic.backbone(model), 1e-4, 2000)
-        for _ in range(rounds + 2):                       # two to warm up
-            for precision in PRECISIONS:
-                begin = clock()
-                with mimic.arithmetic(Mir(precision=precision), views.device):
-                    maps, _ = student(views)
-                mimic.descend(F.mse_loss(maps.float(), target), optimiser, schedule)
-                taken[precision].append(1000 * (clock() - begin))
+    target = mimic.last_map(model, views)[0].detach()
+    optimiser, schedule = mimic.sgd(mimic.backbone(model), 1e-4, 2000)
+    for _ in range(rounds + 2):                           # two to warm up
+        for precision in PRECISIONS:
+            begin = clock()
+            with mimic.arithmetic(Mir(precision=precision), views.device):
+                maps, _ = mimic.last_map(model, views)
+            mimic.descend(F.mse_loss(maps.float(), target), optimiser, schedule)
+            taken[precision].append(1000 * (clock() - begin))
     quartiles = {p: torch.tensor(times[2:]).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist() for p, times in taken.items()}
     values = [round(value, 1) for precision in PRECISIONS for value in quartiles[precision]]
     return {"network": network, "batch": batch, **dict(zip(STEP, [*values, round(values[1] / values[4], 2)]))}
@@ -66,10 +65,11 @@ def judge(profile, shared, method, settings, num, seed, precision) -> dict:
     student, seconds = pipeline.recover(experiment, ready, shared)
     held = held_back(ready)
     guessed, errors = [], []
-    with torch.no_grad(), mimic.Feature(student.model) as ours, mimic.Feature(ready.teacher.model) as theirs:
+    with torch.no_grad():
         for part in ready.teacher.normalise(ready.train.take(held)).split(64):
-            maps, logits = ours(part.to(ready.few.images.device))
-            errors.append((maps - theirs(part.to(maps.device))[0]).square().flatten(1).mean(1).cpu())
+            part = part.to(ready.few.images.device)
+            (maps, logits), (target, _) = (mimic.last_map(model, part) for model in (student.model, ready.teacher.model))
+            errors.append((maps - target).square().flatten(1).mean(1).cpu())
             guessed.append(logits.argmax(1).cpu())
     scores = evaluation.scores(torch.cat(guessed), ready.train.labels[held], ready.draw.counts)
     return {"profile": profile.name, "method": method, "settings": settings, "num": num, "seed": seed, "precision": precision,

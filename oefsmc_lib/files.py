@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,6 +102,28 @@ def write_whole(path: Path, content: bytes | str | Callable[[BinaryIO], object])
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+class Busy(RuntimeError):
+    """Another process has it."""
+
+
+@contextmanager
+def alone(path: Path, busy: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file.
+
+    Says ``busy`` while another process has it. Raises :class:`Busy` where waiting is not wanted, and
+    :class:`InputError` where the file cannot be written or locked.
+    """
+    if (lock := take(path)) is None:
+        print(busy, file=sys.stderr, flush=True)
+        if not wait:
+            raise Busy(busy)
+        lock = take(path, wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def take(path: Path, wait: bool = False, poll: float = 0.5):

@@ -10,6 +10,7 @@ filter of the pool reads test pixels, to keep test pictures out.
 import copy
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,13 +56,9 @@ class Prepared:
 def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     """Load, draw and label; everything that can be refused is refused here, before long work."""
     shared, device = shared or Shared(), device_named(experiment.device)
-    data = (experiment.dataset, experiment.image_size, experiment.skip_broken)
-
-    def load(split: str) -> sets.ImageSet:
-        name, size, skip = data
-        return shared.get("data", (split, *data), lambda: sets.load(name, split, image_size=size, skip_broken=skip))
-
-    train, test = load("train"), load("test")
+    name, side, skip = data = (experiment.dataset, experiment.image_size, experiment.skip_broken)
+    load = partial(sets.load, name, image_size=side, skip_broken=skip)
+    train, test = (shared.get("data", (split, *data), partial(load, split)) for split in ("train", "test"))
     channels, height, across = train.shape
     size = (height,) if across == height else (height, across)
     network = (experiment.model, experiment.width, experiment.dataset, train.num_classes, channels, *size)
@@ -70,9 +67,8 @@ def prepare(experiment: Experiment, shared: Shared | None = None) -> Prepared:
     draw = fewshot.draw(train.labels, train.num_classes, experiment, train.class_names)
     raw, labels = train.take(draw.indices), train.labels[draw.indices].to(device)
     beta = torch.tensor(draw.counts).double() / len(draw.indices)
-    rates = torch.full_like(beta, 1 / len(beta))
-    if experiment.ood_labels == "complementary":
-        rates = ood.rates(beta, experiment.alpha_min)
+    complementary = experiment.ood_labels == "complementary"
+    rates = ood.rates(beta, experiment.alpha_min) if complementary else torch.full_like(beta, 1 / len(beta))
     ready = Prepared(train, test, teacher, draw, Samples(teacher.inputs(raw), labels), beta, rates)
     if experiment.reads_source:
         _add_source(ready, experiment, shared, (*data, train.shape))
@@ -123,15 +119,13 @@ def aux_labels(experiment: Experiment, ready: Prepared, images: Tensor) -> Tenso
 def recover(experiment: Experiment, ready: Prepared, shared: Shared | None = None):
     """The compression stage: importance (eq. 5), surgery, recovery (eq. 7). Returns (student, seconds)."""
     shared = shared or Shared()
-    reads_source = experiment.recovers_jointly or experiment.weighs_classes or experiment.recovery_watches
-    source = ready.source_fingerprint if reads_source else None
-    key = _key(keys.reads(experiment, "recovery"), ready, source)
+    key = _key(experiment, "recovery", ready)
     return shared.timed("recovered", key, lambda: compressors.compress(task_of(experiment, ready, shared)))
 
 
 def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = None) -> compressors.Task:
     """What the compressor is given: which sets eq. 5 and eq. 7 read."""
-    cache, key = shared or Shared(), _key(keys.reads(experiment, "training"), ready, ready.source_fingerprint)
+    cache, key = shared or Shared(), _key(experiment, "training", ready)
     recovery = w = None
     if experiment.recovers_jointly and experiment.recovery_size:
         recovery = ready.ordered_pool if experiment.recovers_pool or ready.aux is None else ready.aux.images
@@ -150,8 +144,10 @@ def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
     )
 
 
-def _key(switches: dict, ready: Prepared, source: str | None) -> str:
-    """What a student, or a part of its recovery, is kept under."""
+def _key(experiment: Experiment, stage: str, ready: Prepared) -> str:
+    """What a student, or a part of its recovery, is kept under; the OOD source counts where the stage reads it."""
+    switches = keys.reads(experiment, stage)
+    source = ready.source_fingerprint if "ood_source" in switches else None
     return digest([switches, ready.teacher.sha256, ready.train.fingerprint, ready.draw.indices, source])
 
 
@@ -173,7 +169,7 @@ def run(experiment: Experiment, shared: Shared | None = None, profile: str | Non
     begin = time.perf_counter()
     shared = shared or Shared()
     ready = prepare(experiment, shared)
-    key = _key(keys.reads(experiment, "outcome"), ready, ready.source_fingerprint)
+    key = _key(experiment, "outcome", ready)
     student, measured = shared.get("finished", key, lambda: finish(experiment, ready, shared))
     return student, row_of(
         experiment, ready, student, measured | {"seconds_total": time.perf_counter() - begin}, profile
@@ -186,8 +182,8 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     student = copy.deepcopy(recovered)
     report, seconds_finetune = tune(experiment, ready, student)
     student.notes["finetune"] = report
-    student.notes["images"] = {key: ready.teacher.card[key] for key in ("mean", "std")}
-    student.notes["images"]["classes"] = list(ready.train.class_names)
+    card, classes = ready.teacher.card, list(ready.train.class_names)
+    student.notes["images"] = {"mean": card["mean"], "std": card["std"], "classes": classes}
     tested = time.perf_counter()
     measured = evaluate_once(experiment, ready, student)
     # Students of one shape take the same time.
@@ -208,31 +204,28 @@ def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     return evaluation.scores(guessed, labels, ready.draw.counts) | cost
 
 
-def identity(experiment: Experiment, teacher_sha256: str, data_fingerprint: str, ood_fingerprint: str | None) -> str:
-    """A run's id: its key, and what the key cannot know: the teacher's and the images' checksums."""
-    return digest([experiment.key, ALGORITHM_VERSION, teacher_sha256, data_fingerprint, ood_fingerprint])
-
-
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:
-    """The row that the run writes."""
+    """The row that the run writes; its id has what the key cannot know, the teacher's and the images' checksums."""
     fingerprint, elsewhere = sets.fingerprint(ready.train, ready.test), ready.source_fingerprint
-    found: dict = {
-        "id": identity(experiment, ready.teacher.sha256, fingerprint, elsewhere),
-        "profile": profile,
-        "data_fingerprint": fingerprint,
-        "network": networks.stem(experiment.model, experiment.width),
-        "teacher_sha256": ready.teacher.sha256,
-        "teacher_accuracy": 100 * ready.teacher.card["test_accuracy"],
-        "ood_fingerprint": elsewhere,
-        "ood_removed": ready.pool.removed if ready.pool else 0,
-        "broken_images": ready.train.broken + ready.test.broken,
-        "unread_images": ready.train.unread + ready.test.unread,
-        "counts": ready.draw.counts,
-        "order": ready.draw.order,
-        "few_indices": ready.draw.indices,
-        "aux_counts": ready.aux.counts(len(ready.beta)) if ready.aux else [],
-        "aux_indices": ready.aux_indices,
-        "kept": {name: len(channels) for name, channels in student.structure.kept.items()},
-        "dropped": student.structure.dropped,
-    }
-    return Row.of(experiment, **found, **measured, **provenance.here(device_named(experiment.device)))
+    return Row.of(
+        experiment,
+        id=digest([experiment.key, ALGORITHM_VERSION, ready.teacher.sha256, fingerprint, elsewhere]),
+        profile=profile,
+        data_fingerprint=fingerprint,
+        network=networks.stem(experiment.model, experiment.width),
+        teacher_sha256=ready.teacher.sha256,
+        teacher_accuracy=100 * ready.teacher.card["test_accuracy"],
+        ood_fingerprint=elsewhere,
+        ood_removed=ready.pool.removed if ready.pool else 0,
+        broken_images=ready.train.broken + ready.test.broken,
+        unread_images=ready.train.unread + ready.test.unread,
+        counts=ready.draw.counts,
+        order=ready.draw.order,
+        few_indices=ready.draw.indices,
+        aux_counts=ready.aux.counts(len(ready.beta)) if ready.aux else [],
+        aux_indices=ready.aux_indices,
+        kept={name: len(channels) for name, channels in student.structure.kept.items()},
+        dropped=student.structure.dropped,
+        **measured,
+        **provenance.here(device_named(experiment.device)),
+    )

@@ -225,12 +225,8 @@ def test_class_weights_run_and_are_in_the_key_where_eq_5_acts(tiny, w):
 @pytest.mark.parametrize("method, settings", [
     ("mir", {"kd": "kl"}), ("mir", {"mir.views": 0}), ("mir", {"mir.bn": "eval"}), ("practise", {"practise.start": "teacher", "practise.cache": False}), ("mir", {"mir.stop": "watch"}),
     ("cd", {"cd.solver": "adam"}), ("cd", {"cd.bn": "train"}), ("cd", {"plan": "cfg_a"}), ("fskd", {"plan": "prune_a"}),
-    ("fskd", {"variant": "native_ft", "finetune.scale_lr": True}), ("practise", {"practise.saving": "latency"}),
 ])
-def test_every_switch_of_a_method_runs(tiny, method, settings, monkeypatch):
-    from oefsmc_lib.compressors import practise
-    monkeypatch.setattr(practise, "milliseconds", lambda models, *_, **__: torch.tensor(
-        [[float(sum(p.numel() for p in model.parameters()))] * 3 for model in models]))
+def test_every_switch_of_a_method_runs(tiny, method, settings):
     row = run(**{"method": method, "variant": "ours", **settings})[1]
     assert {name: row.flat()[name] for name in settings} == settings
 

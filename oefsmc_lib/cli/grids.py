@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from oefsmc_lib.cli.words import AnyProfile, Profile, alternatives_of, print_table
-from oefsmc_lib.engine import batches, locks, runs
+from oefsmc_lib.engine import batches, runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
@@ -135,7 +135,7 @@ def grid_batch(
     except batches.BatchFailed as error:
         print(f"oefsmc: {chosen.label}: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except locks.Busy as error:
+    except batches.Busy as error:
         raise typer.Exit(batches.BUSY) from error
     if marker:
         batches.write_marker(chosen, store, marker)

@@ -22,11 +22,6 @@ from oefsmc_lib.teacher.teachers import Teacher
 REGISTRY = {name: f"oefsmc_lib.compressors.{name}" for name in ("fskd", "cd", "mir", "practise")}
 
 
-def alone(_name, make):
-    """The ``once`` of a run that shares nothing with other runs."""
-    return make()
-
-
 @dataclass(frozen=True)
 class Task:
     """What a compressor is given. Images are normalised float32 (N, C, H, W) on the teacher's device.
@@ -44,16 +39,14 @@ class Task:
     pool: Tensor | None = None  # every pool image, for contribution=evidence
     watch: Watch | None = None  # the watch set, for trainings that stop by it
     widths: dict[str, int] | None = None  # {convolution: kept output channels} in place of the experiment's plan
-    once: Callable = alone
+    once: Callable = lambda _name, make: make()  # by default nothing is shared with other runs
 
     def sets(self) -> list[tuple[Tensor, float, str]]:
         """The sets that eq. (7) reads: (images, share lambda or 1 - lambda, name). One of share 0 is not forwarded."""
         few, lam = self.few.images, self.experiment.lam
-        if self.recovery is None or lam == 1:
+        if self.recovery is None:
             return [(few, 1.0, "few")]
-        if lam == 0:
-            return [(self.recovery, 1.0, "aux")]
-        return [(few, lam, "few"), (self.recovery, 1 - lam, "aux")]
+        return [each for each in ((few, lam, "few"), (self.recovery, 1 - lam, "aux")) if each[1] > 0]
 
     def joined(self) -> tuple[Tensor, Tensor]:
         """Eq. (7) as one set: all images, and each one's weight (N,), lambda/M or (1 - lambda)/m; they sum to 1."""

@@ -1,10 +1,8 @@
 """PRACTISE's adaptors: 1x1 convolutions around the gap that a dropped block leaves, at first the identity."""
 
-import copy
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
 from oefsmc_lib.compressors.surgery import convolution
@@ -14,65 +12,53 @@ from oefsmc_lib.teacher.networks import VGG, segments
 def places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
     """Where adaptors go when ``unit`` is dropped: [(convolution, "after" or "before")].
 
-    Residual networks: after the last convolution of earlier blocks of the stage and after its
-    downsample; before conv1 of later blocks of the stage, and before conv1 and the downsample of
-    the next stage's first. MobileNetV2: after the projections of earlier blocks of the width,
-    before the expansions of later ones, up to the first block of another width. VGG-16 (ours):
-    after earlier convolutions of the resolution, before its later ones and the next one's first.
+    After the last convolution of earlier blocks that write what the unit reads, and after their
+    downsample; before the first convolution of later blocks, and their downsample, up to the first that
+    writes something else. What blocks write is the same within a stage of a residual network, and for
+    equal widths in MobileNetV2. VGG-16 (ours): after earlier convolutions of the resolution, before its
+    later ones and the next one's first.
     """
     if isinstance(model, VGG):
         return _vgg_places(model, unit)
-    if match := re.fullmatch(r"(layer)(\d)\.(\d+)", unit):
-        return _residual_places(model, int(match[2]), int(match[3]))
-    return _inverted_places(model, unit)
+    residual, pieces = unit.startswith("layer"), segments(model)
+    blocks: list[tuple[str, Any]] = [
+        (name, piece)
+        for name, piece in pieces
+        if (re.fullmatch(r"layer\d\.\d+", name) if residual else hasattr(piece, "use_res_connect"))
+    ]
+    written = [name.split(".")[0] if residual else block.out_channels for name, block in blocks]
+    at = [name for name, _ in blocks].index(unit)
+    begin, end = at, at + 1
+    while begin > 0 and written[begin - 1] == written[at]:
+        begin -= 1
+    while end < len(blocks) - 1 and written[end] == written[at]:
+        end += 1
+    found = []
+    for name, block in blocks[begin:at]:
+        main, beside = _convolutions(block)
+        found += [(f"{name}.{conv}", "after") for conv in (*beside, main[-1])]
+    for name, block in blocks[at + 1 : end + 1]:
+        main, beside = _convolutions(block)
+        found += [(f"{name}.{conv}", "before") for conv in (main[0], *beside)]
+    return found
 
 
 def _vgg_places(model: VGG, unit: str) -> list[tuple[str, str]]:
-    at, stage, here = int(unit.split(".")[1]), 0, {}
-    for index, module in enumerate(model.features):
-        stage += isinstance(module, nn.MaxPool2d)
-        if isinstance(module, nn.Conv2d):
-            here[index] = stage
-    found = [(i, "after") for i in here if here[i] == here[at] and i < at]
-    found += [(i, "before") for i in here if here[i] == here[at] and i > at]
-    found += [(i, "before") for i in here if here[i] == here[at] + 1][:1]
+    at = int(unit.split(".")[1])
+    pools = [index for index, module in enumerate(model.features) if isinstance(module, nn.MaxPool2d)]
+    begin, end = max((p for p in pools if p < at), default=-1), min(p for p in pools if p > at)
+    convolutions = [index for index, module in enumerate(model.features) if isinstance(module, nn.Conv2d)]
+    found = [(i, "after") for i in convolutions if begin < i < at]
+    found += [(i, "before") for i in convolutions if at < i < end]
+    found += [(i, "before") for i in convolutions if i > end][:1]
     return [(f"features.{i}", side) for i, side in found]
 
 
-def _residual_places(model: nn.Module, stage: int, dropped: int) -> list[tuple[str, str]]:
-    layer, following = getattr(model, f"layer{stage}"), getattr(model, f"layer{stage + 1}", None)
-    found = []
-    if getattr(layer[0], "downsample", None) is not None:
-        found.append((f"layer{stage}.0.downsample.0", "after"))
-    last = "conv3" if hasattr(layer[0], "conv3") else "conv2"
-    found += [(f"layer{stage}.{i}.{last}", "after") for i in range(dropped)]
-    found += [(f"layer{stage}.{i}.conv1", "before") for i in range(dropped + 1, len(layer))]
-    if following is not None:
-        found.append((f"layer{stage + 1}.0.conv1", "before"))
-        if getattr(following[0], "downsample", None) is not None:
-            found.append((f"layer{stage + 1}.0.downsample.0", "before"))
-    return found
-
-
-def _inverted_places(model: nn.Module, unit: str) -> list[tuple[str, str]]:
-    blocks = [(name, piece) for name, piece in segments(model) if hasattr(piece, "use_res_connect")]
-    names = [name for name, _ in blocks]
-    at = names.index(unit)
-    width: Any = blocks[at][1].out_channels
-    found: list[tuple[str, str]] = []
-    for name, block in reversed(blocks[:at]):
-        if block.out_channels != width:
-            break
-        found.insert(0, (f"{name}.{_convs(block)[-1]}", "after"))
-    for name, block in blocks[at + 1 :]:
-        found.append((f"{name}.{_convs(block)[0]}", "before"))
-        if block.out_channels != width:
-            break
-    return found
-
-
-def _convs(block: nn.Module) -> list[str]:
-    return [name for name, module in block.named_modules() if isinstance(module, nn.Conv2d)]
+def _convolutions(block: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of a block's convolutions on its main branch, and on its shortcut."""
+    names = [name for name, module in block.named_modules() if isinstance(module, nn.Conv2d)]
+    beside = [name for name in names if name.startswith("downsample")]
+    return [name for name in names if name not in beside], beside
 
 
 def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
@@ -89,16 +75,3 @@ def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
             child, nn.Sequential(*((conv, q) if side == "after" else (q, conv)))
         )
     return inserted
-
-
-def merged(conv: nn.Conv2d, q: nn.Conv2d, side: str) -> nn.Conv2d:
-    """The one convolution that does the work of both: W' = Q W and b' = Q b after, W' = W Q before."""
-    result, matrix, weight = copy.deepcopy(conv), q.weight[:, :, 0, 0].double(), conv.weight.double()
-    with torch.no_grad():
-        if side == "before":
-            result.weight.copy_(torch.einsum("oikl,ij->ojkl", weight, matrix))
-            return result
-        result.weight.copy_(torch.einsum("po,oikl->pikl", matrix, weight))
-        if conv.bias is not None and result.bias is not None:
-            result.bias.copy_(matrix @ conv.bias.double())
-    return result

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from oefsmc_lib.compressors import fskd, layerwise, surgery
 from oefsmc_lib.compressors.taps import Tap
-from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.parameters.sections import Fskd
 from oefsmc_lib.teacher.networks import run_pieces, segments
 
@@ -40,8 +39,8 @@ class Bridge(fskd.Fit):
 
     def finish(self):
         """Solve for Q and merge it into the reader; returns the reader's new output."""
-        q = self.finite(self.solve())
-        self.reader.weight.copy_(torch.einsum("oikl,ij->ojkl", self.reader.weight.double(), q.double()))
+        weight, q = self.reader.weight, self.solve()
+        weight.copy_(torch.einsum("oikl,ij->ojkl", weight.double(), q.double()))
         return lambda x, _y: self.reader.forward(x)
 
 
@@ -70,37 +69,37 @@ def bridged(task, dropped: list[str]) -> nn.Module:
 
 
 @torch.no_grad()
-def errors(task, units: list[str], judged: Samples | None) -> dict[str, Tensor]:
-    """Each unit's squared error of the last map behind its bridge, a mean for every image of D_few and ``judged`` (N,).
+def errors(task, units: list[str], judged: Tensor) -> dict[str, Tensor]:
+    """Each unit's squared error of the last map behind its bridge, a mean for every image of ``judged`` (N,).
+
+    ``judged`` are the images of D_few, or of D_few and D_aux.
 
     With few images a bridge fits what it was fitted to whichever unit is missing. So an image is judged behind a bridge
     that was fitted without its fifth of the images. Where a single unit is missing, the student's maps before it are
     the teacher's: one pass of the teacher, carried on from unit to unit, serves all of them.
     """
-    teacher, few = task.teacher, task.few.images
-    pieces = segments(teacher.model)
+    teacher, pieces = task.teacher, segments(task.teacher.model)
     names, layers = [name for name, _ in pieces], surgery.weight_layers(teacher.model, teacher.architecture)
     images, weights = task.joined()
     folds = torch.cat([torch.arange(len(s)) % FOLDS for s, _, _ in task.sets()]).to(images.device)
-    looked = few if judged is None else torch.cat([few, judged.images])
     # D_aux stands first among the OOD images of eq. (7), so image i of the one is image i of the other.
-    own = [torch.arange(len(s)) % FOLDS for s in ((few,) if judged is None else (few, judged.images))]
-    looked_folds, target, at, found = torch.cat(own).to(images.device), run_pieces(pieces, looked), 0, {}
+    own = torch.cat([torch.arange(count) % FOLDS for count in (len(task.few), len(judged) - len(task.few))])
+    judged_folds, target, at, found = own.to(images.device), run_pieces(pieces, judged), 0, {}
     for unit in units:
         start, end = names.index(unit), names.index(readers([unit], layers)[0])
         before, gap, behind = pieces[at:start], pieces[start + 3 : end], pieces[end + 1 :]
-        images, looked, at = run_pieces(before, images), run_pieces(before, looked), start
+        images, judged, at = run_pieces(before, images), run_pieces(before, judged), start
         ours, theirs = run_pieces(gap, images), run_pieces(pieces[start:end], images)
-        crossing = run_pieces(gap, looked)
+        crossing = run_pieces(gap, judged)
         parts = [Bridge(copy.deepcopy(surgery.convolution(teacher.model, names[end]))) for _ in range(FOLDS)]
         for fold, part in enumerate(parts):
             inside = folds == fold
             if inside.any():  # of fewer than five images some folds are empty
                 part.add(Tap(ours[inside], ours[inside]), Tap(theirs[inside], theirs[inside]), weights[inside])
         gram, cross = (sum(getattr(part, name) for part in parts) for name in ("gram", "cross"))
-        found[unit] = torch.empty(len(looked), device=images.device)
+        found[unit] = torch.empty(len(judged), device=images.device)
         for fold, part in enumerate(parts):
-            inside = looked_folds == fold
+            inside = judged_folds == fold
             part.gram, part.cross = gram - part.gram, cross - part.cross
             maps = run_pieces(behind, part.finish()(crossing[inside], None))
             found[unit][inside] = (maps - target[inside]).square().flatten(1).mean(1)

@@ -10,9 +10,9 @@ zero on a schedule. ``solver=exact``: on a fixed set of channels this is least s
 form; the schedule becomes a few milestones, between which channels leave by the block form of
 Optimal Brain Surgeon. ``solver=adam``: the released procedure, 3,000 Adam steps a layer.
 
-OE-FSMC: both sets by eq. (7): rows are scaled by sqrt(lambda / M) and sqrt((1 - lambda) / m). The group
-norms look at no image, so eq. (5) leaves them as they are; with ``contribution=activation`` or
-``evidence`` channels go by g_i sqrt(E_w[|X_i|^2]), the class-weighted share of the output.
+OE-FSMC: both sets by eq. (7): rows are scaled by sqrt(lambda / M) and sqrt((1 - lambda) / m). With
+``contribution=activation`` or ``evidence`` channels go by g_i sqrt(E_w[|X_i|^2]), the class-weighted
+share of the output.
 
 Differs from the release: batch norms in eval mode by default (``cd.bn=train`` is the release's VGG
 script), kept channels chosen by position (the release loses one now and then to rounding), and the
@@ -77,11 +77,9 @@ def channel_weights(task, readers) -> dict[str, Tensor | None]:
     """What a channel's group norm is multiplied by: sqrt(E_w[|X_i|^2]) of eq. (5), or None for CD's own rule."""
     if task.w is None:
         return dict.fromkeys(readers)
+    scores = criteria.class_aware_scores(task, readers, power=2)
     squares = task.experiment.contribution in ("activation", "evidence", "evidence_max")
-    return {
-        name: score.clamp_min(0).sqrt() if squares else score
-        for name, score in criteria.class_aware_scores(task, readers, power=2).items()
-    }
+    return {name: score.clamp_min(0).sqrt() if squares else score for name, score in scores.items()}
 
 
 def patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
@@ -168,7 +166,7 @@ def prune(
     system.start(teacher, max(ridge, 1e-9 * system.mean_diagonal, 1e-30))
     channels, inside = len(teacher) // size, torch.arange(size, device=teacher.device)
     left = torch.arange(channels, device=teacher.device)
-    for count in schedule(channels, keep, settings.milestones) if keep < channels else []:
+    for count in schedule(channels, keep, settings.milestones):
         if count == len(left):
             continue
         scores = group_scores(system.weight, size, None if channel_weight is None else channel_weight[left])

@@ -5,8 +5,8 @@ all fitted, so that no pass starts from the images again. This saves memory and 
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import IO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,41 @@ from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import feature_module, run_pieces, segments
 
 CARRIED_BYTES = 2**29  # maps between pieces that are held in memory; the others wait in a file
+
+
+def walk(
+    student: nn.Module,
+    teacher: nn.Module,
+    fits: Mapping[str, Any],
+    chunks: tuple[Tensor, ...],
+    weights: tuple[Tensor, ...],
+    whole: bool,
+) -> None:
+    """Fit layers in the order of ``fits`` (:mod:`oefsmc_lib.compressors.layerwise`): each sees all chunks of images
+    and of their weights before it is the next one's turn. ``whole`` as in :class:`Carried`."""
+    ours, theirs = Carried(student, chunks, whole), Carried(teacher, chunks, whole)
+    blocks = [taps.blocks_closed_by(net, list(fits)) for net in (student, teacher)]
+    for name, fit in fits.items():
+        ours.advance(name)
+        theirs.advance(name)
+        for x_s, x_t, share in zip(ours, theirs, weights):
+            tap = _tap(ours, x_s, name, blocks[0], None, whole)
+            fit.add(tap, _tap(theirs, x_t, name, blocks[1], fit.channels, whole), share)
+        fit.finish()
+
+
+def _tap(net: "Carried", x: Tensor, layer: str, blocks, channels: list[int] | None, whole: bool) -> taps.Tap:
+    """The layer's tap for one chunk. A pass that goes on may change the output in place, so it is then a copy."""
+    found: list[taps.Tap] = []
+
+    def see(_name: str, tap: taps.Tap) -> None:
+        found.append(tap.copied(channels) if whole or channels is not None else tap)
+        if not whole:
+            raise taps.Reached
+
+    with taps.tapped(net.model, [layer], see, blocks):
+        net.forward(x)
+    return found[0]
 
 
 class Carried:

@@ -87,10 +87,7 @@ def class_aware_scores(task, readers: dict[str, str], power: int = 1) -> dict[st
         if contribution == "evidence_max":  # a filter stays if some class needs it
             return {name: s.amax(0) for name, s in by_class.items()}
         return {name: task.w.to(s) @ s for name, s in by_class.items()}
-    both = task.few
-    if task.aux is not None and len(task.aux):
-        pairs = ((both.images, task.aux.images), (both.labels, task.aux.labels))
-        both = Samples(*(torch.cat(pair) for pair in pairs))
+    both = task.few.joined(task.aux)
     if contribution == "taylor":
         values = channel_taylor(model, names, both)
     else:

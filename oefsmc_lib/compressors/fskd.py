@@ -58,12 +58,12 @@ def recover(student: surgery.Student, task, literal_passes: bool = False) -> Non
     alike = untouched(convolutions, kept) if task.experiment.fskd.solver == "ridge" else set()
     ends = {norms.get(name, name): name for name in convolutions}  # a layer's output stands behind its batch norm
     ours, theirs = (taps.blocks_closed_by(net, list(ends)) for net in (model, reference))
-    fits = {}
+    fits: dict[str, Fit | None] = dict.fromkeys(ends)
     for end, name in ends.items():
-        norm = cast(nn.BatchNorm2d, model.get_submodule(norms[name])) if name in norms else None
-        blocks = (ours.get(end), theirs.get(end))
-        fit = Fit(surgery.convolution(model, name), norm, blocks, task.experiment.fskd, outputs.get(name))
-        fits[end] = None if name in alike else fit
+        if name not in alike:
+            norm = cast(nn.BatchNorm2d, model.get_submodule(end)) if name in norms else None
+            blocks = (ours.get(end), theirs.get(end))
+            fits[end] = Fit(surgery.convolution(model, name), norm, blocks, task.experiment.fskd, outputs.get(name))
     images, weights = task.joined()
     layerwise.walk(model, reference, fits, images, weights, literal_passes)
 
@@ -71,11 +71,9 @@ def recover(student: surgery.Student, task, literal_passes: bool = False) -> Non
 def fitting_order(model: nn.Module, order: list[str]) -> list[str]:
     """Convolutions in forward ``order``, a shortcut's before the block's last: its target needs the shortcut."""
     layers = [name for name in order if isinstance(model.get_submodule(name), nn.Conv2d)]
-    for closing, block in taps.blocks_closed_by(model, layers).items():
-        inside = (
-            {f"{closing.rpartition('.')[0]}.downsample"} if getattr(block, "downsample", None) is not None else set()
-        )
-        for name in [layer for layer in layers if layer.rpartition(".")[0] in inside]:
+    for closing in taps.blocks_closed_by(model, layers):
+        beside = f"{closing.rpartition('.')[0]}.downsample."
+        for name in [layer for layer in layers if layer.startswith(beside)]:
             layers.remove(name)
             layers.insert(layers.index(closing), name)
     return layers
@@ -138,33 +136,30 @@ class Fit:
 
     def finish(self):
         """Solve for Q (C', C'), or its diagonal for a depthwise layer, and merge it; returns the layer's new output."""
-        q = self.finite(self.solve())
+        q = self.solve()
         surgery.merge(q, self.conv, self.norm)
         if q.dim() == 1:  # a full Q would not merge into a depthwise layer
             return lambda x, y: y * q.view(1, -1, 1, 1)
         return lambda x, y: F.conv2d(y, q[:, :, None, None])
 
-    def finite(self, q: Tensor) -> Tensor:
-        """The solution, refused where it holds NaN or infinity."""
-        if not torch.isfinite(q).all():
-            raise InputError(
-                "The least squares met activations that are not finite; check the teacher's weights and the images."
-            )
-        return q
-
     def solve(self) -> Tensor:
-        """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the released minimum norm."""
+        """Q = I + Z^T with Z = argmin ||F_S Z - (F_T - F_S)||^2 + rho ||Z||^2; or the released minimum norm.
+
+        Raises :class:`InputError` where the solution holds NaN or infinity.
+        """
         depthwise, rho, weight = self.conv.groups > 1, self.settings.rho, self.conv.weight
+        identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=weight.device)
         if self.settings.solver == "minnorm":
             f_s, rest = (torch.cat(parts) for parts in zip(*self.rows))
-            return released.minimum_norm(f_s, f_s + rest, depthwise)
-        if depthwise:
-            return (1 + self.cross / (self.gram + rho * self.gram.mean()).clamp_min(1e-12)).to(weight)
-        identity = torch.eye(self.conv.out_channels, dtype=torch.float64, device=weight.device)
-        if self.rows:  # rho = 0: without squaring the condition number
+            q = released.minimum_norm(f_s, f_s + rest, depthwise)
+        elif depthwise:
+            q = 1 + self.cross / (self.gram + rho * self.gram.mean()).clamp_min(1e-12)
+        elif self.rows:  # rho = 0: without squaring the condition number
             f_s, rest = (torch.cat(parts).double().cpu() for parts in zip(*self.rows))
-            z = torch.linalg.lstsq(f_s, rest, driver="gelsd").solution.to(identity)
+            q = identity + torch.linalg.lstsq(f_s, rest, driver="gelsd").solution.to(identity).T
         else:
             ridge = rho * self.gram.diagonal().mean().clamp_min(1e-30)
-            z = torch.linalg.solve(self.gram + ridge * identity, self.cross)
-        return (identity + z.T).to(weight)
+            q = identity + torch.linalg.solve(self.gram + ridge * identity, self.cross).T
+        if not torch.isfinite(q).all():
+            raise InputError("FSKD met activations that are not finite; check the teacher's weights and the images.")
+        return q.to(weight)

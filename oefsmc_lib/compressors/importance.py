@@ -2,19 +2,16 @@
 
 The paper leaves s_{k,j}, "the importance contribution of filter k to class j", open, and says that every
 compressor keeps its own pruning. So by default (``contribution=own``) s_{k,j} is the compressor's own
-criterion, restricted to images of class j where the criterion looks at images.
-
-What eq. (5) can then change depends on the compressor:
+criterion, restricted to images of class j where the criterion looks at images:
 
 * PRACTISE's recoverability R_b is an error on images, so R_{b,j} exists and the weights w_j matter.
 * ||W||_1 (FSKD, MiR) and the group norms of CD look at no image. s_{k,j} is the same for every class, the
   weights add up to 1, and eq. (5) is eq. (1) and the compressor's own choice.
 
-The other contributions are options that look at images. ``activation``, the default of version 2 of this
-package, has nothing to say about classes without images, so filters that only these classes need are
-removed. ``evidence`` takes the class of every pool image from the teacher's posterior, so that every class has
-some. On CIFAR's development draws it won back most of what ``activation`` lost, on the embedded digits little;
-none of them was better than ||W||_1 on both networks (notebook 06).
+The other contributions are options that look at images (:mod:`oefsmc_lib.compressors.criteria`). ``activation`` has
+nothing to say about classes without images, so filters that only these classes need are removed. ``evidence`` takes
+the class of every pool image from the teacher's posterior, so that every class has some. None of them was better than
+||W||_1 on both networks (notebook 06).
 """
 
 import torch
@@ -32,10 +29,8 @@ def class_shares(kind: str, few: Samples, aux: Samples | None, gamma_rates: Tens
     over the mixed frequency, empty classes 0; ``uniform``: 1/K; ``few``: beta_j, which is eq. (1).
     """
     classes = len(gamma_rates)
-    few_counts = torch.bincount(few.labels.cpu(), minlength=classes).double()
-    mixed = few_counts.clone()
-    if aux is not None and len(aux):
-        mixed += torch.bincount(aux.labels.cpu(), minlength=classes).double()
+    few_counts, aux_counts = (torch.tensor(s.counts(classes) if s else [0]).double() for s in (few, aux))
+    mixed = few_counts + aux_counts
     p = {
         "mixed": mixed,
         "complement": gamma_rates.double(),

@@ -11,13 +11,12 @@ behind it see the changed output. There are two ways to walk. They give the same
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import taps
-from oefsmc_lib.compressors.chunks import Carried
+from oefsmc_lib.compressors import chunks, taps
 from oefsmc_lib.compressors.taps import Tap
 
 MAP_BYTES = 2**30  # maps of the teacher that are held at once; a larger set is walked in chunks
@@ -39,7 +38,7 @@ class Fit(Protocol):
 def walk(
     student: nn.Module,
     teacher: nn.Module,
-    fits: Mapping[str, Any],
+    fits: Mapping[str, Fit | None],
     images: Tensor,
     weights: Tensor,
     whole_passes: bool = False,
@@ -53,52 +52,22 @@ def walk(
     chunk = max(1, MAP_BYTES // max(map_bytes(teacher, list(fits), images), 1))
     todo = {name: fit for name, fit in fits.items() if fit is not None}
     if whole_passes or chunk < len(images):
-        _in_chunks(student, teacher, todo, images.split(chunk), weights.split(chunk), whole_passes)
-    else:
-        _in_one_pass(student, teacher, todo, images, weights)
-
-
-def _in_one_pass(student: nn.Module, teacher: nn.Module, fits: Mapping[str, Fit], images, weights) -> None:
+        chunks.walk(student, teacher, todo, images.split(chunk), weights.split(chunk), whole_passes)
+        return
     seen: dict[str, Tap] = {}
 
     def keep(name: str, tap: Tap) -> None:
-        seen[name] = tap.copied(fits[name].channels)
+        seen[name] = tap.copied(todo[name].channels)
 
     def fit_now(name: str, tap: Tap) -> Tensor | None:
         if name not in seen:  # it is fitted already: a downsample runs again in its block's turn
             return None
-        fits[name].add(tap, seen.pop(name), weights)
-        return fits[name].finish()(tap.input, tap.output)
+        todo[name].add(tap, seen.pop(name), weights)
+        return todo[name].finish()(tap.input, tap.output)
 
     for net, see in ((teacher, keep), (student, fit_now)):
-        with taps.tapped(net, fits, see, taps.blocks_closed_by(net, list(fits))):
+        with taps.tapped(net, todo, see, taps.blocks_closed_by(net, list(todo))):
             net(images)
-
-
-def _in_chunks(student: nn.Module, teacher: nn.Module, fits: Mapping[str, Fit], images, weights, whole: bool) -> None:
-    ours, theirs = Carried(student, images, whole), Carried(teacher, images, whole)
-    blocks = [taps.blocks_closed_by(net, list(fits)) for net in (student, teacher)]
-    for name, fit in fits.items():
-        ours.advance(name)
-        theirs.advance(name)
-        for x_s, x_t, share in zip(ours, theirs, weights):
-            tap = _tap(ours, x_s, name, blocks[0], None, whole)
-            fit.add(tap, _tap(theirs, x_t, name, blocks[1], fit.channels, whole), share)
-        fit.finish()
-
-
-def _tap(net: Carried, x: Tensor, layer: str, blocks, channels: list[int] | None, whole: bool) -> Tap:
-    """The layer's tap for one chunk. A pass that goes on may change the output in place, so it is then a copy."""
-    found: list[Tap] = []
-
-    def see(_name: str, tap: Tap) -> None:
-        found.append(tap.copied(channels) if whole or channels is not None else tap)
-        if not whole:
-            raise taps.Reached
-
-    with taps.tapped(net.model, [layer], see, blocks):
-        net.forward(x)
-    return found[0]
 
 
 def map_bytes(model: nn.Module, layers: list[str], images: Tensor) -> int:

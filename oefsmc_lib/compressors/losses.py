@@ -27,7 +27,6 @@ def regulariser(logits: Tensor, labels: Tensor, gamma: Tensor, mean: str = "plai
     return loss.sum() / (weights.sum().clamp_min(1e-12) if mean == "weighted" else len(labels))
 
 
-def total(few_loss: Tensor, aux_loss: Tensor | None, eta: float) -> Tensor:
-    """Eq. (9): L_total = E[l(f(x), y)] + eta * L_reg; ``None`` stands for no auxiliary set."""
-    # L_total = E_(x,y) [ l(f(x), y) ] + eta * L_reg
-    return few_loss if aux_loss is None else few_loss + eta * aux_loss
+def total(few_loss: Tensor, aux_loss: Tensor, eta: float) -> Tensor:
+    """Eq. (9): L_total = E_(x,y) [ l(f(x), y) ] + eta * L_reg."""
+    return few_loss + eta * aux_loss

@@ -27,26 +27,12 @@ from oefsmc_lib.teacher.networks import feature_module
 LOOK = 50  # steps between two looks at the watch set
 
 
-class Feature:
-    """Runs a network and hands back the map before its final pooling, and its logits."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        module = model.get_submodule(feature_module(model))
-        self.handle = module.register_forward_hook(self._see)
-
-    def _see(self, _module, _inputs, output):
-        self.map: Tensor = output
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(images)
-        return self.map, logits
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.handle.remove()
+def last_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a network: the map before its final pooling, and its logits."""
+    seen: list[Tensor] = []
+    with taps.tapped(model, [feature_module(model)], lambda _name, tap: seen.append(tap.output)):
+        logits = model(images)
+    return seen[0], logits
 
 
 def batches(count: int, size: int, source: torch.Generator, device) -> Iterator[Tensor]:
@@ -119,33 +105,32 @@ def mimic(model: nn.Module, task, settings) -> dict:
     experiment, kl = task.experiment, task.experiment.kd == "kl"
     # Surgery leaves its weights in another layout than the teacher's, in which convolutions are slower.
     model.requires_grad_(True).to(memory_format=torch.channels_last)
+    _check(model, task, settings)
     history: list[float] = []
-    with Feature(model) as student, Feature(task.teacher.model) as reference:
-        _check(student, reference, task, settings)
 
-        @torch.no_grad()
-        def look(images):
-            maps, logits = reference(images)
-            return (maps.clone(), logits) if kl else (maps.clone(),)
+    @torch.no_grad()
+    def look(images):
+        maps, logits = last_map(task.teacher.model, images)
+        return (maps.clone(), logits) if kl else (maps.clone(),)
 
-        banks = [views_of(s, experiment, settings, look, f"views-{n}", settings.iterations) for s, _, n in task.sets()]
-        optimiser, schedule = sgd(list(model.parameters()) if kl else backbone(model), settings.lr, settings.iterations)
-        kind = "watch" if experiment.recovery_watches else "fixed"
-        stop = Stop(kind, model, task.watch, lambda look: not_finite(experiment.method, LOOK * look))
-        model.train(settings.bn == "train")
-        steps = bar(range(settings.iterations), experiment.method)
-        for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
-            # One forward over both sets: batch norms see one batch, as they do for the few alone.
-            views = torch.cat([views for _, views, _ in picked])
-            with arithmetic(settings, views.device):
-                maps, logits = student(views)
-            targets, guesses = [(share, made[0]) for share, _, made in picked], [made[-1] for *_, made in picked]
-            loss = joint_loss(maps.float(), targets, logits.float() if kl else None, guesses)
-            history.append(descend(loss, optimiser, schedule))
-            if not math.isfinite(history[-1]):
-                raise not_finite(experiment.method, len(history))
-            if len(history) % LOOK == 0 and stop.now(history[-1]):
-                break
+    banks = [views_of(s, experiment, settings, look, f"views-{n}", settings.iterations) for s, _, n in task.sets()]
+    optimiser, schedule = sgd(list(model.parameters()) if kl else backbone(model), settings.lr, settings.iterations)
+    kind = "watch" if experiment.recovery_watches else "fixed"
+    stop = Stop(kind, model, task.watch, lambda look: not_finite(experiment.method, LOOK * look))
+    model.train(settings.bn == "train")
+    steps = bar(range(settings.iterations), experiment.method)
+    for _, picked in zip(steps, draws(task, settings.batch, banks, "batches", "views")):
+        # One forward over both sets: batch norms see one batch, as they do for the few alone.
+        views = torch.cat([views for _, views, _ in picked])
+        with arithmetic(settings, views.device):
+            maps, logits = last_map(model, views)
+        targets, guesses = [(share, made[0]) for share, _, made in picked], [made[-1] for *_, made in picked]
+        loss = joint_loss(maps.float(), targets, logits.float() if kl else None, guesses)
+        history.append(descend(loss, optimiser, schedule))
+        if not math.isfinite(history[-1]):
+            raise not_finite(experiment.method, len(history))
+        if len(history) % LOOK == 0 and stop.now(history[-1]):
+            break
     kept = stop.restore() * LOOK if kind == "watch" else len(history)
     model.eval().requires_grad_(False)
     return {"steps": len(history), "loss": history, "kept": kept, "distances": stop.distances}
@@ -158,22 +143,18 @@ def not_finite(method: str, step: int) -> InputError:
 
 def backbone(model: nn.Module) -> list[nn.Parameter]:
     """Parameters up to the matched map; the head behind it is the teacher's and is left alone."""
-    last, names = feature_module(model), []
-    for name, _ in model.named_children():
-        names.append(name)
-        if last == name or last.startswith(f"{name}."):
-            break
+    names = [name for name, _ in model.named_children()]
+    names = names[: names.index(feature_module(model).split(".")[0]) + 1]
     return [parameter for name, parameter in model.named_parameters() if name.split(".")[0] in names]
 
 
 @torch.no_grad()
-def _check(student: Feature, reference: Feature, task, settings) -> None:
+def _check(model: nn.Module, task, settings) -> None:
     smallest: list[int] = []
-    norms = [name for name, module in student.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     image, batch = task.few.images[:1], sum(min(settings.batch, len(images)) for images, _, _ in task.sets())
-    student.model.eval()
-    with taps.tapped(student.model, norms, lambda _name, tap: smallest.append(tap.output[0, 0].numel())):
-        ours, theirs = student(image)[0].shape, reference(image)[0].shape
+    with taps.tapped(model.eval(), norms, lambda _name, tap: smallest.append(tap.output[0, 0].numel())):
+        ours, theirs = (last_map(net, image)[0].shape for net in (model, task.teacher.model))
     if ours != theirs:
         raise InputError(
             f"The plan changes the map that is matched from {tuple(theirs[1:])} to {tuple(ours[1:])}; "

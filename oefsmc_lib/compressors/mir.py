@@ -5,7 +5,7 @@ the pooling equals the teacher's (:mod:`oefsmc_lib.compressors.mimic`); the teac
 No labels. The authors' code was never released: positions, optimiser and schedule are those of
 PRACTISE's implementation, the length is counted in iterations.
 
-OE-FSMC: the loss over both sets by eq. (7). ||W||_1 looks at no image, so eq. (5) leaves it as it is.
+OE-FSMC: the loss over both sets by eq. (7).
 """
 
 from oefsmc_lib.compressors import plans, surgery

@@ -34,24 +34,20 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
     Raises :class:`InputError` for an unknown plan, one for another network, one that removes
     nothing, or one that would leave a convolution without channels.
     """
-    if isinstance(model, VGG) and plan in VGG_PLANS:
-        widths = _vgg_widths(plan, model, architecture)
-    elif _blocks(model) and plan in RESIDUAL_PLANS:
-        widths = _residual_widths(plan, model, architecture)
-    elif plan == "inner_half":
+    plans = [*(VGG_PLANS if isinstance(model, VGG) else RESIDUAL_PLANS if _blocks(model) else ()), "inner_half"]
+    if plan not in plans:
+        raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join(plans)}.")
+    if plan != "inner_half":
+        widths = _vgg_widths(plan, model, architecture) if isinstance(model, VGG) else _residual_widths(plan, model)
+    else:
         try:
-            inner = inner_convolutions(model, architecture)
+            inner = inner_groups(model, architecture)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"Torch-Pruning cannot follow the channels of {architecture.name} ({type(error).__name__}: {error}), "
                 "so none can be removed; use another model."
             ) from error
-        widths = {name: conv.out_channels // 2 for name, conv in inner}
-    else:
-        fitting = list(VGG_PLANS) if isinstance(model, VGG) else list(RESIDUAL_PLANS) if _blocks(model) else []
-        raise InputError(
-            f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join([*fitting, 'inner_half'])}."
-        )
+        widths = {name: surgery.convolution(model, name).out_channels // 2 for name in inner}
     if not widths:
         raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan or model.")
     empty = [name for name, kept in widths.items() if kept < 1]
@@ -75,8 +71,8 @@ def pruned_layers(task) -> tuple[dict[str, int], dict[str, str]]:
 def choose_filters(task) -> dict[str, list[int]]:
     """The filters that FSKD and MiR keep: {convolution: channels}.
 
-    By default those with the largest ||W[o]||_1. That looks at no image, so imbalance cannot bias it and eq. (5) cannot
-    mend it. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s), with s of eq. (5).
+    By default those with the largest ||W[o]||_1. Where ``task.w`` is given the score is ||W[o]||_1 * s_o / mean(s),
+    with s of eq. (5).
     """
     widths, readers = pruned_layers(task)
     scores = {name: task.teacher.model.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in widths}
@@ -108,36 +104,23 @@ def _blocks(model: nn.Module) -> list[tuple[str, Any, int, int, int]]:
     return found
 
 
-def _residual_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict[str, int]:
+def _residual_widths(plan: str, model: nn.Module) -> dict[str, int]:
     small, widths, blocks = isinstance(model, ResNet), {}, _blocks(model)
+    third = len(blocks) // 3
     for number, (name, block, stage, index, count) in enumerate(blocks):
-        channels = block.conv1.out_channels
-        kept = channels // 2
-        if plan == "skip_first":
-            skip = index == 0
-        elif plan == "skip_ends":
-            skip = index in (0, count - 1)
-        elif plan == "cd_half" and small:
-            # CD's rule for ResNet-56 spares four blocks; the same places scaled to any depth.
-            third = len(blocks) // 3
-            skip, kept = number in {third - 2, third, 2 * third, len(blocks) - 1}, channels // 2 + 1
-        elif plan == "cd_half":
-            # CD's script for ResNet-34: blocks 1.0, 1.1, 2.0, 2.1 and 3.0-3.3 only.
-            skip = stage == 3 or index >= (2, 2, 4)[stage]
-        else:
-            skip = False
-        if not skip:
-            widths[f"{name}.conv1"] = kept
+        # CD's rule for ResNet-56 spares four blocks; the same places scaled to any depth. CD's script for ResNet-34
+        # prunes blocks 1.0, 1.1, 2.0, 2.1 and 3.0-3.3 only.
+        places = (third - 2, third, 2 * third, len(blocks) - 1)
+        by_cd = number in places if small else index >= {0: 2, 1: 2, 2: 4}.get(stage, 0)
+        skip_first, skip_ends = index == 0, index in (0, count - 1)
+        spared = {"all_inner": False, "skip_first": skip_first, "skip_ends": skip_ends, "cd_half": by_cd}
+        if not spared[plan]:
+            widths[f"{name}.conv1"] = block.conv1.out_channels // 2 + (small and plan == "cd_half")
     return widths
 
 
-def inner_convolutions(model: nn.Module, architecture: Architecture) -> list[tuple[str, nn.Conv2d]]:
-    """Convolutions whose output channels meet no residual stream and do not reach the head."""
-    return [(name, surgery.convolution(model, name)) for name in inner_groups(model, architecture)]
-
-
 def inner_groups(model: nn.Module, architecture: Architecture) -> dict[str, list[str]]:
-    """``{convolution: the convolutions that read its channels}`` for those of :func:`inner_convolutions`.
+    """``{convolution: the convolutions that read its channels}`` where these meet no residual stream and no head.
 
     Found in Torch-Pruning's dependency graph: removing one of their channels touches only batch
     norms, depthwise convolutions and the inputs of following convolutions. Channels that are concatenated with others,
@@ -199,8 +182,6 @@ def units_to_drop(plan: str, candidates: list[str]) -> int:
     """k of ``dropk``; raises :class:`InputError` when not so many can be dropped."""
     k = int(plan.removeprefix("drop"))
     if k > len(candidates):
-        raise InputError(
-            f"The plan {plan} drops {k} blocks, but the network has {len(candidates)} droppable ones: "
-            f"{', '.join(candidates)}."
-        )
+        have = f"{len(candidates)} droppable ones: {', '.join(candidates)}"
+        raise InputError(f"The plan {plan} drops {k} blocks, but the network has {have}.")
     return k

@@ -14,12 +14,9 @@ default is ``bridge``: linear bridges over the gaps, in closed form (:mod:`oefsm
 the error behind b's bridge, the student starts behind the bridges of what was dropped, and its training keeps the
 weights that were closest to the teacher on the watch set.
 
-Everything before the first adaptor is constant while scoring, so its output is computed once for a
-bank of views and shared by the candidates of a stage; the backward pass stops there.
-
 OE-FSMC: R_b = sum_j w_j R_{b,j} by eq. (5), with R_{b,j} over images labelled j; both trainings by eq. (7).
-Differs from the release: tau counts MACs (a measured latency is an option, ``practise.saving``), and
-ranking takes 300 steps instead of 2,000, in VGG at a raised rate (:func:`scoring_rate`).
+Differs from the release: tau counts MACs, where the release measures latencies, and ranking takes
+300 steps instead of 2,000, in VGG at a raised rate (:func:`scoring_rate`).
 """
 
 import copy
@@ -29,10 +26,8 @@ from torch import Tensor, nn
 
 from oefsmc_lib.compressors import adaptors, banks, bridges, importance, mimic, plans, surgery
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.progress import bar
 from oefsmc_lib.teacher.cost import macs_by_layer
-from oefsmc_lib.teacher.latency import milliseconds
 from oefsmc_lib.teacher.networks import VGG, run_pieces, segments
 
 
@@ -76,49 +71,31 @@ def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -
     return [name for name in candidates if name in chosen]
 
 
-def savings(teacher, candidates: list[str], kind: str) -> dict[str, float]:
-    """tau_b: percent of the teacher's MACs, or of its measured latency, that dropping b alone saves."""
-    found = {}
-    if kind == "macs":
-        spent = macs_by_layer(teacher.model, teacher.architecture)
-        for name in candidates:
-            inside = sum(cost for layer, cost in spent.items() if layer == name or layer.startswith(f"{name}."))
-            found[name] = 100 * inside / sum(spent.values())
-    else:
-        models = [copy.deepcopy(teacher.model) for _ in candidates]
-        for model, name in zip(models, candidates):
-            surgery.drop_units(model, [name])
-        whole, *rest = milliseconds([teacher.model, *models], teacher.architecture, 64, seconds=10)[:, 1].tolist()
-        found = {name: 100 * (1 - median / whole) for name, median in zip(candidates, rest)}
-    useless = [name for name, saving in found.items() if saving <= 0]
-    if useless:
-        raise InputError(
-            f"Dropping {useless[0]} saves no {kind} by this measurement, so its score has no meaning; "
-            "use practise.saving=macs."
-        )
+def savings(teacher, candidates: list[str]) -> dict[str, float]:
+    """tau_b: percent of the teacher's MACs that dropping b alone saves."""
+    found, spent = {}, macs_by_layer(teacher.model, teacher.architecture)
+    for name in candidates:
+        inside = sum(cost for layer, cost in spent.items() if f"{layer}.".startswith(f"{name}."))
+        found[name] = 100 * inside / sum(spent.values())
     return found
 
 
 def score(task, candidates: list[str]) -> dict[str, dict[str, float]]:
     """{candidate: recoverability, saving, score}, each after its own adaptor training or behind its own bridge."""
-    tau, few, w = savings(task.teacher, candidates, task.experiment.practise.saving), task.few, task.w
-    judged = task.aux if task.recovery is not None or w is not None else None
+    tau, few, w = savings(task.teacher, candidates), task.few, task.w
+    judged = few.joined(task.aux if task.recovery is not None or w is not None else None)
 
     def train():
         if task.experiment.bridges:
-            return bridges.errors(task, candidates, judged)
-        stages = Stages(task, judged)
+            return bridges.errors(task, candidates, judged.images)
+        stages = Stages(task, judged.images)
         return {name: stages.recover(name) for name in bar(candidates, "scoring")}
 
     table = {}
-    for name, errors in task.once(("errors", judged is not None), train).items():  # errors (N,), per image
-        if w is None:
-            recoverability = float(errors[: len(few)].mean())
-        else:
-            labels = few.labels if judged is None else torch.cat([few.labels, judged.labels])
-            # R_b = sum_j w_j R_bj
-            recoverability = float(importance.weighted(errors[:, None], labels, w)[0])
-        table[name] = {"recoverability": recoverability, "saving": tau[name], "score": recoverability / tau[name]}
+    for name, errors in task.once(("errors", len(judged)), train).items():  # errors (N,), per image
+        # R_b = sum_j w_j R_bj
+        found = errors[: len(few)].mean() if w is None else importance.weighted(errors[:, None], judged.labels, w)[0]
+        table[name] = {"recoverability": float(found), "saving": tau[name], "score": float(found) / tau[name]}
     return table
 
 
@@ -126,83 +103,69 @@ def scoring_rate(model: nn.Module, settings) -> float:
     """SGD's rate for the adaptors: ``settings.scoring_lr``, or where that is None ``settings.lr``, for VGG times
     2000 / ``settings.scoring_iterations``, at least 1 and at most 25.
 
-    The release's 2,000 steps at 0.02 leave its adaptors far from their optimum, so what a candidate reaches depends on
-    the sum of the rates, and few steps at the same rate rank otherwise. A rate that keeps the sum ranks as the release
-    does, as closely as the release agrees with itself on other views (``bench/scoring.py``). Residual networks have no
-    room for it: at 0.05 ResNet-32's adaptors swing, at 0.1 they diverge.
+    What a candidate reaches depends on the sum of the rates. Fewer steps than the release's 2,000 rank as the release
+    does if they keep the sum, as closely as it agrees with itself on other views (``bench/scoring.py``). Residual
+    networks have no room for it: at 0.05 ResNet-32's adaptors swing, at 0.1 they diverge.
     """
-    if settings.scoring_lr is not None:
-        return settings.scoring_lr
-    return (
-        settings.lr * min(25.0, max(1.0, 2000 / settings.scoring_iterations)) if isinstance(model, VGG) else settings.lr
-    )
+    raised = min(25.0, max(1.0, 2000 / settings.scoring_iterations)) if isinstance(model, VGG) else 1.0
+    return settings.lr * raised if settings.scoring_lr is None else settings.scoring_lr
 
 
 class Stages:
-    """Scores the candidates of one teacher; inputs of a stage are computed once and kept."""
+    """Scores the candidates of one teacher.
 
-    def __init__(self, task, judged: Samples | None):
+    What stands before the first adaptor is constant, so its output is computed once for a bank of views and shared by
+    the candidates of a stage; the backward pass stops there.
+    """
+
+    def __init__(self, task, judged: Tensor):
         self.task, self.teacher, self.settings = task, task.teacher.model, task.experiment.practise
-        self.names = [name for name, _ in segments(self.teacher)]
-        few = task.few.images
-        self.judged = few if judged is None else torch.cat([few, judged.images])  # whose errors R_b averages
+        self.pieces, self.judged = segments(self.teacher), judged  # the images whose errors R_b averages
         self.start = -1
         self.banks: list = []
-
-    @torch.no_grad()
-    def _prefix(self, images: Tensor, start: int) -> Tensor:
-        return run_pieces(segments(self.teacher)[:start], images)
 
     def _enter(self, start: int) -> None:
         """Make the banks of a stage: its input and the teacher's map for every view."""
         if start == self.start:
             return
-        self.start, tail, experiment = start, segments(self.teacher)[start:], self.task.experiment
+        self.start, steps = start, self.settings.scoring_iterations
+        settings = self.settings if self.settings.cache else self.settings.model_copy(update={"views": 0})
 
         @torch.no_grad()
         def look(images):
-            begin = self._prefix(images, start).clone()  # ReLU works in place further on
-            return begin, run_pieces(tail, begin.clone())
+            begin = run_pieces(self.pieces[:start], images).clone()  # ReLU works in place further on
+            return begin, run_pieces(self.pieces[start:], begin.clone())
 
-        def bank(images: Tensor, name: str):
-            if not self.settings.cache:
-                return banks.Fresh(images, experiment.augment, look)
-            steps = self.settings.scoring_iterations
-            return banks.views_of(images, experiment, self.settings, look, f"scoring-bank-{name}", steps)
-
-        self.banks = [bank(images, name) for images, _, name in self.task.sets()]
+        self.banks = [
+            banks.views_of(images, self.task.experiment, settings, look, f"scoring-bank-{name}", steps)
+            for images, _, name in self.task.sets()
+        ]
 
     def recover(self, unit: str) -> Tensor:
         """Drop ``unit``, train its adaptors, and return each judged image's mean squared error (N,)."""
         places = adaptors.places(self.teacher, unit)
-        start = min(self._position(layer) for layer in (unit, *(place for place, _ in places)))
+        changed = [unit, *(layer for layer, _ in places)]
+        holds = [any(f"{layer}.".startswith(f"{name}.") for layer in changed) for name, _ in self.pieces]
+        start = holds.index(True)
         self._enter(start)
         model = copy.deepcopy(self.teacher).requires_grad_(False)
         surgery.drop_units(model, [unit])
         inserted = adaptors.insert(model, places)
-        tail, whole = segments(model)[start:], segments(self.teacher)[start:]
-        if inserted:
-            self._train(tail, inserted)
+        tail = segments(model)[start:]
+        self._train(tail, inserted)
         errors = []
         with torch.no_grad():  # part by part: nothing that grows with the images is kept
             for part in self.judged.split(64):
-                begin = self._prefix(part, start)
-                maps, target = run_pieces(tail, begin.clone()), run_pieces(whole, begin.clone())
+                begin = run_pieces(self.pieces[:start], part)
+                maps, target = run_pieces(tail, begin.clone()), run_pieces(self.pieces[start:], begin.clone())
                 errors.append((maps - target).square().flatten(1).mean(1))
         found = torch.cat(errors)
         if not torch.isfinite(found).all():
-            raise InputError(
-                f"PRACTISE's adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher."
-            )
+            raise InputError(f"The adaptors for {unit} diverged; lower practise.scoring_lr or check the teacher.")
         return found
 
-    def _position(self, layer: str) -> int:
-        """Which piece of the chain holds a layer."""
-        return next(i for i, name in enumerate(self.names) if layer == name or layer.startswith(f"{name}."))
-
     def _train(self, tail: list[tuple[str, nn.Module]], inserted: list[nn.Conv2d]) -> None:
-        steps = self.settings.scoring_iterations
-        rate = scoring_rate(self.teacher, self.settings)
+        rate, steps = scoring_rate(self.teacher, self.settings), self.settings.scoring_iterations
         optimiser, schedule = mimic.sgd([q.weight for q in inserted], rate, steps)
         # The same batches and views for every candidate, so that their scores differ by the block alone.
         picks = mimic.draws(self.task, self.settings.batch, self.banks, "scoring", "scoring-views")

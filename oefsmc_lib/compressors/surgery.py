@@ -40,16 +40,16 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
     that directly follows it}. A batch norm with an activation of its own (timm) is none: nothing merges behind it."""
     order: list[str] = []
     pairs: dict[str, str] = {}
-    makers: dict[int, str] = {}
-    alive: list[Tensor] = []  # tensors must live, or their ids are used again
+    makers: dict[Tensor, str] = {}  # by identity
     kinds = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
 
     def see(name: str, tap: taps.Tap) -> None:
         if not isinstance(kinds[name], nn.BatchNorm2d):
             order.append(name)
-            makers[id(tap.output)] = name
-            alive.append(tap.output)
-        elif (made := makers.pop(id(tap.input), None)) is not None and _plain(kinds[name]):
+            makers[tap.output] = name
+        elif (made := makers.pop(tap.input, None)) and isinstance(
+            getattr(kinds[name], "act", None), nn.Identity | None
+        ):
             pairs[made] = name
 
     with torch.no_grad(), taps.tapped(model, kinds, see):
@@ -62,11 +62,6 @@ def trace(model: nn.Module, architecture: Architecture) -> tuple[list[str], dict
     return order, pairs
 
 
-def _plain(norm: nn.Module) -> bool:
-    """Whether a batch norm has no activation inside."""
-    return isinstance(getattr(norm, "act", None), nn.Identity | None)
-
-
 def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
     """Names of convolutions and linear layers in the order in which a forward pass runs them."""
     return trace(model, architecture)[0]
@@ -74,10 +69,11 @@ def weight_layers(model: nn.Module, architecture: Architecture) -> list[str]:
 
 def consumer(layers: list[str], model: nn.Module, name: str) -> str:
     """The layer that reads the channels of ``name``: the next one that mixes channels."""
-    for following in layers[layers.index(name) + 1 :]:
-        if getattr(model.get_submodule(following), "groups", 1) == 1:
-            return following
-    raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
+    behind = layers[layers.index(name) + 1 :]
+    mixing = [layer for layer in behind if getattr(model.get_submodule(layer), "groups", 1) == 1]
+    if not mixing:
+        raise InputError(f"No layer follows {name}, so its channels cannot be removed; leave it out of the plan.")
+    return mixing[0]
 
 
 def convolution(model: nn.Module, name: str) -> nn.Conv2d:
@@ -86,7 +82,7 @@ def convolution(model: nn.Module, name: str) -> nn.Conv2d:
 
 
 def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: Architecture) -> None:
-    """Keep only the named output channels of each convolution, in place.
+    """Keep only the named output channels of each convolution, in place; the network is frozen.
 
     Batch norms, depthwise convolutions and the inputs of following layers shrink with them.
     """
@@ -94,7 +90,6 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
 
     if not kept:
         return
-    grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.eval().requires_grad_(True)  # the graph is traced through autograd
     example = architecture.example().to(next(model.parameters()).device)
     with torch.enable_grad():
@@ -109,8 +104,7 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
         drop = sorted(set(range(conv.out_channels)) - set(keep))
         if drop:
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(grads[name])
+    model.requires_grad_(False)
 
 
 def drop_units(model: nn.Module, names: list[str]) -> None:

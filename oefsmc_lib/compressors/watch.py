@@ -67,15 +67,13 @@ class Stop:
         self.look += 1
         if self.kind == "watch":
             self._see_distance()
-        elif self.kind == "train_loss" and train_loss < 0.99 * self.best:
+        elif train_loss < 0.99 * self.best:
             self.best, self.best_look = train_loss, self.look
         return self.kind != "fixed" and self.look - self.best_look >= PATIENCE
 
     def _see_distance(self) -> None:
         if self.watch is None:
-            raise InputError(
-                "This training stops by the watch set, but the run has none; choose another rule of stopping."
-            )
+            raise InputError("The run has no watch set to stop by; choose another rule of stopping.")
         distance = self.watch(self.model)
         if not math.isfinite(distance):
             raise self.diverged(self.look)

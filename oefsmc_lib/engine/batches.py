@@ -18,7 +18,7 @@ from typing import Any
 
 from oefsmc_lib.engine import locks, runs
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import outputs_folder, project_root, short, writable_folder, write_whole
+from oefsmc_lib.files import Busy, alone, outputs_folder, project_root, short, writable_folder, write_whole
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.parameters.keys import digest
@@ -132,14 +132,15 @@ def state(batch: Batch, store: Store) -> dict[str, Any]:
 def run_batch(batch: Batch, store: Store, wait: bool = True, shared=None) -> None:
     """Compute the rows that a batch lacks: with papermill, or in this process where ``shared`` is given.
 
-    Raises :class:`BatchFailed` with rows missing at the end, and :class:`locks.Busy` instead of waiting for
+    Raises :class:`BatchFailed` with rows missing at the end, and :class:`Busy` instead of waiting for
     another runner. Where nothing is missing, no kernel starts.
     """
     if not batch.missing(store):
         return
     writable_folder(batch.folder)
     gpu = locks.gpu_slot(batch.experiments) if shared is None else nullcontext()
-    with locks.alone(batch.lock, wait, batch.label), gpu:
+    busy = f"{batch.label}: another runner is at work on it" + (", waiting" if wait else "")
+    with alone(batch.lock, busy, wait), gpu:
         if not (left := batch.missing(store)):  # asked again, because the other runner may have done it
             return
         batch.note(f"started: {len(left)} of {len(batch.experiments)} runs missing")
@@ -242,7 +243,7 @@ def _run_here(todo: list[Batch], store: Store) -> Ended:
             try:
                 run_batch(batch, store, wait, shared)
                 yield batch, None
-            except locks.Busy:
+            except Busy:
                 queue.append((batch, True))
             except BatchFailed as error:
                 yield batch, str(error)

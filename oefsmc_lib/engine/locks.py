@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -16,10 +15,6 @@ POLL = 0.5  # seconds between two tries to get a lock
 _GPU = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 
 
-class Busy(RuntimeError):
-    """Another process has it."""
-
-
 def busy(path: Path) -> bool:
     """Whether another process holds the lock of this file; asking makes no file."""
     if not os.access(path, os.W_OK):
@@ -27,20 +22,6 @@ def busy(path: Path) -> bool:
     if lock := take(path):
         lock.release()
     return lock is None
-
-
-@contextmanager
-def alone(path: Path, wait: bool, name: str) -> Iterator[None]:
-    """Hold a lock; raises :class:`Busy` where another process has it and waiting is not wanted."""
-    if (lock := take(path)) is None:
-        print(f"{name}: another runner is at work on it" + (", waiting" if wait else ""), file=sys.stderr, flush=True)
-        if not wait:
-            raise Busy(name)
-        lock = take(path, wait=True)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def gpus() -> list[str]:

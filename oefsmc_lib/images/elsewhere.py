@@ -34,12 +34,8 @@ def class_weights(gamma_rates: Tensor, kind: str = "k_gamma") -> Tensor:
     scales it so that its mean over drawn labels is 1; ``one`` weighs all classes alike.
     """
     k_gamma = len(gamma_rates) * gamma_rates
-    if kind == "one":
-        return torch.ones_like(gamma_rates).float()
-    if kind == "normalised":
-        # K Gamma_j / sum_i Gamma_i K Gamma_i
-        return (k_gamma / (gamma_rates * k_gamma).sum()).float()
-    return k_gamma.float()
+    mean = (gamma_rates * k_gamma).sum()  # sum_i Gamma_i K Gamma_i
+    return {"k_gamma": k_gamma, "normalised": k_gamma / mean, "one": torch.ones_like(gamma_rates)}[kind].float()
 
 
 def draw_labels(gamma_rates: Tensor, m: int, sampling: str, source: torch.Generator) -> Tensor:
@@ -77,10 +73,10 @@ def draw_watch(experiment: Experiment, shape: tuple[int, int, int]) -> Pool:
     source, allowed = _source(experiment, shape)
     size = supply.watch_size(len(allowed))
     watch = _pure(experiment, shape, source, allowed, "watch", size)
-    if (found := len(watch.indices)) < size:
+    if len(watch.indices) < size:
         raise InputError(
-            f"Without pictures of {experiment.dataset}, the OOD source {experiment.ood_source} has {found} images, too "
-            f"few for the watch set of {size}; name another ood_source."
+            f"Without pictures of {experiment.dataset}, the OOD source {experiment.ood_source} has "
+            f"{len(watch.indices)} images, too few for the watch set of {size}; name another ood_source."
         )
     return watch
 
@@ -124,6 +120,7 @@ def _pure(
     experiment: Experiment, shape: tuple[int, int, int], source: sets.ImageSet, allowed: Tensor, purpose: str, size: int
 ) -> Pool:
     """The first ``size`` pure images of these positions (fewer if there are no more), in the order of the seed."""
+    known = purity.known(experiment.dataset, experiment.image_size, experiment.skip_broken)
     order = allowed[torch.randperm(len(allowed), generator=generator(experiment.seed, purpose))]
     kept: list[int] = []
     images, removed = [torch.empty(0, *shape, dtype=torch.uint8)], 0
@@ -131,9 +128,7 @@ def _pure(
         if len(kept) == size:
             break
         candidates = sets.fit(source.take(chunk), shape)
-        bad = purity.impure(
-            candidates, *purity.known(experiment.dataset, experiment.image_size, experiment.skip_broken)
-        )
+        bad = purity.impure(candidates, *known)
         enough = (~bad).cumsum(0) <= size - len(kept)
         images.append(candidates[~bad & enough])
         kept += chunk[~bad & enough].tolist()

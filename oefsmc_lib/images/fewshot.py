@@ -106,6 +106,12 @@ class Samples:
         """Images of each class."""
         return torch.bincount(self.labels.cpu(), minlength=classes).tolist()
 
+    def joined(self, other: "Samples | None") -> "Samples":
+        """These, and behind them the others."""
+        if other is None:
+            return self
+        return Samples(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
 
 def class_order(experiment: Experiment, classes: int) -> list[int]:
     """Which class has which rank. The seed permutes the classes, so that no class is always the head."""
@@ -119,23 +125,21 @@ def counts_of(experiment: Experiment, have: Sequence[int], names: Sequence[str] 
 
     Raises :class:`InputError` for a class with fewer, and says what num would do.
     """
-    order = class_order(experiment, len(have))
+    order, classes = class_order(experiment, len(have)), range(len(have))
     wanted = dict(zip(order, counts_by_rank(experiment, len(have))))
-    counts = [wanted[j] for j in range(len(have))]
-    short = next((j for j in range(len(have)) if counts[j] > have[j]), None)
+    counts = [wanted[j] for j in classes]
+    short = next((j for j in classes if counts[j] > have[j]), None)
     if short is None:
         return counts
     way_out = "lower counts"
     if experiment.imbalance != "counts":
-        largest = [0, 0]  # for this seed, and for every seed: then any class may be the head
-        for num in range(experiment.num - 1, 0, -1):
-            smaller = experiment.model_copy(update={"num": num})
-            if experiment.rounding == "at_least_one" and num < len(have):
-                break
-            by_rank = counts_by_rank(smaller, len(have))
-            largest[0] = largest[0] or num * all(m <= have[j] for j, m in zip(order, by_rank))
-            largest[1] = largest[1] or num * (max(by_rank) <= min(have))
-        way_out = f"the largest possible num is {largest[0]} for seed {experiment.seed} and {largest[1]} for every seed"
+        fewest = len(have) if experiment.rounding == "at_least_one" else 1
+        smaller = [experiment.model_copy(update={"num": num}) for num in range(fewest, experiment.num)]
+        tried = {each.num: counts_by_rank(each, len(have)) for each in smaller}
+        largest = max((num for num, m in tried.items() if all(n <= have[j] for j, n in zip(order, m))), default=0)
+        # For every seed: any class may be the head.
+        always = max((num for num, m in tried.items() if max(m) <= min(have)), default=0)
+        way_out = f"the largest possible num is {largest} for seed {experiment.seed} and {always} for every seed"
     said = f"{short} ({names[short]})" if names else f"{short}"
     raise InputError(
         f"Class {said} of {experiment.dataset} has {have[short]} training images, but the draw needs {counts[short]}; "
@@ -153,10 +157,9 @@ def draw(labels: Tensor, classes: int, experiment: Experiment, names: Sequence[s
     counts = counts_of(experiment, torch.bincount(labels, minlength=classes).tolist(), names)
     source = generator(experiment.seed, "few")
     indices: list[int] = []
-    for j in range(classes):
+    for j, count in enumerate(counts):
         members = (labels == j).nonzero().flatten()
-        shuffled = members[torch.randperm(len(members), generator=source)]
-        indices += shuffled[: counts[j]].tolist()
+        indices += members[torch.randperm(len(members), generator=source)][:count].tolist()
     if not indices:
         raise InputError(f"rounding={experiment.rounding} leaves no image of num={experiment.num}; raise num.")
     return Draw(indices, counts, class_order(experiment, classes))

@@ -17,7 +17,7 @@ NEAR_DUPLICATE = 0.98
 
 def impure(images: Tensor, hashes: frozenset[bytes], thumbnails: Tensor) -> Tensor:
     """Which images (N, C, H, W) are, exactly or nearly, in the known set: bool (N,)."""
-    exact = torch.tensor([digest in hashes for digest in _hashes(images)], dtype=torch.bool)
+    exact = torch.tensor([digest in hashes for digest in hashes_of(images)], dtype=torch.bool)
     vectors = _thumbnails(images)
     nearest = torch.full((len(images),), -1.0)
     for chunk in thumbnails.split(20_000):
@@ -37,12 +37,13 @@ def known_of(batches: Iterable[Tensor]) -> tuple[frozenset[bytes], Tensor]:
     hashes: set[bytes] = set()
     vectors = []
     for images in batches:
-        hashes.update(_hashes(images))
+        hashes.update(hashes_of(images))
         vectors.append(_thumbnails(images).half())
     return frozenset(hashes), torch.cat(vectors)
 
 
-def _hashes(images: Tensor) -> list[bytes]:
+def hashes_of(images: Tensor) -> list[bytes]:
+    """A hash of each image's pixels."""
     return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.contiguous()]
 
 

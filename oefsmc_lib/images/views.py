@@ -16,18 +16,15 @@ def augment(images: Tensor, kind: str, source: torch.Generator) -> Tensor:
     """
     if kind == "none":
         return images
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     if kind == "resized_crop_flip":
         views = torch.stack([_resized_crop(image, source) for image in images])
     else:
         border, mode = (2, "constant") if kind == "shift" else (height // 8, "reflect")
-        padded, device = F.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype), images.device
-        tops, lefts = torch.randint(0, 2 * border + 1, (2, count), generator=source).to(device)  # (N,) each
-        rows = tops[:, None] + torch.arange(height, device=device)  # (N, H)
-        columns = lefts[:, None] + torch.arange(width, device=device)  # (N, W)
-        image = torch.arange(count, device=device)[:, None, None, None]
-        channel = torch.arange(channels, device=device)[None, :, None, None]
-        views = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]  # (N, C, H, W)
+        padded = F.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype)
+        corners = torch.randint(0, 2 * border + 1, (2, count), generator=source).T.tolist()
+        crops = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners)]
+        views = torch.stack(crops)
     if kind.endswith("flip"):
         mirrored = torch.rand(count, generator=source).to(images.device) < 0.5
         views = torch.where(mirrored[:, None, None, None], views.flip(3), views)

@@ -25,7 +25,7 @@ from oefsmc_lib.own.folder import View
 from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.student.finetune import finetune
 from oefsmc_lib.teacher.networks import Architecture, feature_module
-from oefsmc_lib.teacher.teachers import Teacher, per_channel
+from oefsmc_lib.teacher.teachers import Teacher, described, per_channel
 
 METHODS = ("fskd", "cd", "mir")
 
@@ -214,7 +214,8 @@ def teacher_of(model: nn.Module, images: Tensor, normalise: str | None) -> Teach
     classes = scores.shape[-1] if isinstance(scores, Tensor) and scores.dim() == 2 else 0
     mean, std = network.normalisation(normalise) if normalise else ([0.0] * channels, [1.0] * channels)
     card = {"model": type(model).__name__, "classes": classes, "mean": mean, "std": std, "sha256": ""}
-    return network.described(copied, Architecture(type(model).__name__, classes, channels, 1.0, size), card)
+    copied = copied.to(memory_format=torch.channels_last)
+    return described(copied, Architecture(type(model).__name__, classes, channels, 1.0, size), card)
 
 
 def _from_elsewhere(data: Any, teacher: Teacher, few: Tensor, normalise: str | None, seed: int):

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -131,8 +130,8 @@ def read_data(files: Listed, view: View) -> tuple[Photos, Photos | None]:
     if not files.held_out:
         return few, None
     held = read(files.held_out, view, label="reading held-out images")
-    known = set(_prints(few))
-    fresh = [at for at, mark in enumerate(_prints(held)) if mark not in known]
+    known = set(purity.hashes_of(few.images))
+    fresh = [at for at, mark in enumerate(purity.hashes_of(held.images)) if mark not in known]
     if not fresh:
         raise InputError(f"Every held-out image of {files.root} is also among the few images; hold other images out.")
     if len(fresh) < len(held):
@@ -140,15 +139,11 @@ def read_data(files: Listed, view: View) -> tuple[Photos, Photos | None]:
     return few, held.only(fresh)
 
 
-def _prints(photos: Photos) -> list[bytes]:
-    return [blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in photos.images.contiguous()]
-
-
 def _contradictions(photos: Photos, class_names: tuple[str, ...]) -> list[str]:
     first: dict[bytes, int] = {}
     if photos.labels is None:
         return []
-    for at, mark in enumerate(_prints(photos)):
+    for at, mark in enumerate(purity.hashes_of(photos.images)):
         other = first.setdefault(mark, at)
         if photos.labels[other] != photos.labels[at]:
             return [

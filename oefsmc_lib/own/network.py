@@ -16,7 +16,7 @@ from oefsmc_lib.images.npz import first_line
 from oefsmc_lib.own.weights import fill, head_width, read, some, without_prefix
 from oefsmc_lib.parameters.parse import hint
 from oefsmc_lib.teacher.networks import Architecture
-from oefsmc_lib.teacher.teachers import Teacher, per_channel
+from oefsmc_lib.teacher.teachers import Teacher, described
 
 OURS = ("vgg16", "resnet20", "resnet32", "resnet56")  # for 32x32 images
 NORMALISATIONS = {
@@ -122,6 +122,7 @@ def load(
         mean, std = ([sum(values) / len(values)] * channels for values in (mean, std))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else ""
     about = {"model": name, "classes": architecture.classes, "mean": list(mean), "std": list(std), "sha256": digest}
+    model = model.to(memory_format=torch.channels_last)
     return described(model, replace(architecture, image_size=side), about), margin, notes
 
 
@@ -156,13 +157,6 @@ def _card(weights: Path) -> dict:
         return card if {"mean", "std", "sha256"} <= card.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def described(model: nn.Module, architecture: Architecture, card: dict) -> Teacher:
-    """A network as a teacher: frozen, in eval mode, channels last."""
-    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    mean, std = (per_channel(card[key]) for key in ("mean", "std"))
-    return Teacher(model, architecture, card, card["sha256"], mean, std)
 
 
 # --- can it be pruned? -------------------------------------------------------------------------

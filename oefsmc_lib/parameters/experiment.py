@@ -55,7 +55,7 @@ EMBEDDED = "mnist5k"
 
 
 class Experiment(Settings):
-    """One run. Names are the paper's; see the README for the words."""
+    """One run. Names are the paper's; ``docs/words.md`` explains them."""
 
     # what is compressed
     dataset: str = EMBEDDED  # a set that `oefsmc doctor` lists, or folder:PATH
@@ -90,8 +90,8 @@ class Experiment(Settings):
     # the compression stage
     importance: Literal["variant", "native", "class_aware"] = "variant"  # class_aware: eq. 5
     w: Literal["mixed", "complement", "inverse", "uniform", "few"] = "mixed"  # class weights of eq. 6
-    # s_kj of eq. 5. own: the compressor's criterion by class, which only PRACTISE's has; evidence: mean activations by
-    # the teacher's posterior on the whole pool, averaged over classes (evidence) or the largest one (evidence_max)
+    # own: the compressor's criterion by class, which only PRACTISE's has; evidence: mean activations by the teacher's
+    # posterior on the whole pool, averaged over classes (evidence) or the largest one (evidence_max)
     contribution: Literal["own", "activation", "taylor", "bn_scale", "evidence", "evidence_max"] = "own"  # s_kj, eq. 5
     lam: Share = 0.5  # λ of eq. 7, the share of the few images
     kd: Literal["native", "kl"] = "native"  # kl adds eq. 2 on logits where a method trains by SGD
@@ -128,9 +128,7 @@ class Experiment(Settings):
             raise ValueError(f"{reader} reads the OOD pool, but aux={self.aux} has no pool; use aux=ood")
         if self.redraw and (self.aux != "ood" or self.ood_labels == "teacher"):
             own = f"aux={self.aux}" if self.aux != "ood" else "ood_labels=teacher"
-            raise ValueError(
-                f"redraw=true draws labels by eq. 4, but {own} gives every image its own; use redraw=false"
-            )
+            raise ValueError(f"redraw=true draws labels, but {own} gives every image its own; use redraw=false")
         return self
 
     @model_validator(mode="after")
@@ -163,11 +161,8 @@ class Experiment(Settings):
 
     @property
     def weighs_classes(self) -> bool:
-        """Eq. 5 can change what is removed.
-
-        With ``contribution=own`` it can for PRACTISE alone: the criteria of FSKD, MiR and CD look at no image, so
-        s_{k,j} is the same for every class, the weights w_j add up to 1, and eq. 5 is the compressor's own choice.
-        """
+        """Eq. 5 can change what is removed. With ``contribution=own`` it can for PRACTISE alone, since the criteria of
+        FSKD, MiR and CD look at no image (:mod:`oefsmc_lib.compressors.importance`)."""
         return self.class_aware and (self.method == "practise" or self.contribution != "own")
 
     @property
@@ -260,16 +255,13 @@ class Experiment(Settings):
     @property
     def solver(self) -> str:
         """``literal`` where the procedure is the released one, else ``default``."""
-        practise = self.practise
+        mir, practise = self.mir, self.practise
+        scored = practise.scoring_iterations >= 2000 and practise.scoring_lr in (None, practise.lr)
         literal = {
             "fskd": self.fskd.solver == "minnorm",
             "cd": self.cd.solver == "adam",
-            "mir": self.mir.views == 0 and self.mir.precision == "float32",
-            "practise": not self.bridges
-            and not practise.cache
-            and practise.scoring_iterations >= 2000
-            and practise.scoring_lr in (None, practise.lr)
-            and practise.precision == "float32",
+            "mir": mir.views == 0 and mir.precision == "float32",
+            "practise": not self.bridges and not practise.cache and scored and practise.precision == "float32",
         }
         return "literal" if literal[self.method] else "default"
 

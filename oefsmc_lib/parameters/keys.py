@@ -42,7 +42,6 @@ READS = (
     ("outcome", "@recovery finetuning", _always),  # the finished student
     ("outcome", "@finetune", lambda e: e.finetuning == "common"),
     ("outcome", "@source", lambda e: e.watches),
-    ("outcome", "@rates eta gamma", lambda e: e.finetuning == "common" and e.finetune.scale_lr),
     ("outcome", "@aux eta gamma gamma_mean redraw", lambda e: e.finetunes_on_aux),
 )
 # Where a key has what a switch comes to, instead of the switch itself.
@@ -53,6 +52,8 @@ RESOLVED = {
     "recovery_images": "recovery_size",
     "class_aware": "weighs_classes",
 }
+# Switches that had alternatives when the rows of this version were written: keys and rows keep what they were.
+SETTLED = {"practise.saving": "macs", "finetune.scale_lr": False}
 # What a method's solver leaves alone.
 UNREAD = {
     ("fskd", "minnorm"): ("rho",),
@@ -93,7 +94,8 @@ def _section(experiment: "Experiment", name: str) -> dict[str, Any]:
     if name in ("mir", "practise"):
         section["stop"] = "watch" if experiment.recovery_watches else "none"
     unread = UNREAD.get((name, section.get("solver") or section.get("start")), ())
-    return {f"{name}.{key}": value for key, value in section.items() if key not in unread}
+    settled = {key: value for key, value in SETTLED.items() if key.startswith(f"{name}.")}
+    return {f"{name}.{key}": value for key, value in section.items() if key not in unread} | settled
 
 
 def digest(value: Any) -> str:

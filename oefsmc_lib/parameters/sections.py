@@ -61,7 +61,6 @@ class Practise(Mimic):
     stop: Literal["none", "watch"] | None = None  # as in mir; None: watch behind bridges, none elsewhere
     scoring_iterations: Count = 300  # adaptor steps a candidate (start=teacher); the release runs 2,000
     scoring_lr: Positive | None = None  # None: lr, in VGG raised for short scoring (compressors/practise.py)
-    saving: Literal["macs", "latency"] = "macs"  # latency: measured, as the release does
     cache: bool = True  # the release has no stage cache and augments anew (literal)
 
 
@@ -78,5 +77,4 @@ class Finetune(Settings):
     # watch: keep the weights that were closest to the teacher on OOD images that no stage trains on, and stop after
     # five epochs without closer ones (early stopping, section 4.3 of the paper); epochs is then the most
     stop: Literal["watch", "fixed", "train_loss"] = "watch"  # watch: early stopping on OOD images
-    scale_lr: bool = False  # control: lr x (1 + eta E[gamma]) on few images alone
     rebalance: Literal["none", "oversample", "class_weights", "logit_adjustment"] = "none"  # controls

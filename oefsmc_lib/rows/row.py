@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters.experiment import ALGORITHM_VERSION, Experiment, known_keys
+from oefsmc_lib.parameters.keys import SETTLED
 
-SWITCHES = frozenset(known_keys()) | {"class_aware", "recovery_images"}
+SWITCHES = frozenset(known_keys()) | {"class_aware", "recovery_images", *SETTLED}
 Percent = Annotated[float, Field(ge=0, le=100)]
 Natural = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]

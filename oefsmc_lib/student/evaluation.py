@@ -19,9 +19,8 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
         "balanced_accuracy": float(recall[total > 0].mean()),
         "per_class": [round(r, 4) if n else None for r, n in zip(recall.tolist(), total.tolist())],
     }
-    member = groups(counts)
     for group in ("head", "tail", "absent"):
-        inside = torch.tensor([kind == group for kind in member])
+        inside = torch.tensor([kind == group for kind in groups(counts)])
         tested = float(total[inside].sum())
         found[f"{group}_accuracy"] = float(100 * right[inside].sum() / tested) if tested else None
     return found
@@ -29,21 +28,17 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
 
 def cost(student_model: nn.Module, teacher, structure) -> dict:
     """MACs and parameters with their cuts against the teacher in percent, and bytes."""
-    architecture = structure.architecture
-    found: dict[str, float] = {
-        "macs": network_cost.macs(student_model, architecture),
-        "params": network_cost.parameters(student_model),
-        "file_size": network_cost.file_size(student_model),
-    }
-    found["macs_cut"] = 100 * (1 - found["macs"] / network_cost.macs(teacher.model, architecture))
-    found["params_cut"] = 100 * (1 - found["params"] / network_cost.parameters(teacher.model))
-    return found
+    models = (student_model, teacher.model)
+    macs, whole_macs = (network_cost.macs(model, structure.architecture) for model in models)
+    params, whole_params = (network_cost.parameters(model) for model in models)
+    cuts = {"macs_cut": 100 * (1 - macs / whole_macs), "params_cut": 100 * (1 - params / whole_params)}
+    return {"macs": macs, "params": params, "file_size": network_cost.file_size(student_model)} | cuts
 
 
 def latency(student_model: nn.Module, teacher) -> dict:
     """Median milliseconds of a forward pass of teacher and student, in turn, of one image and of 64."""
     found: dict[str, float] = {}
-    for columns in (("teacher_latency_ms", "latency_ms"), ("teacher_latency_64_ms", "latency_64_ms")):
-        times = milliseconds([teacher.model, student_model], teacher.architecture, 64 if "64" in columns[0] else 1)
-        found |= dict(zip(columns, [round(median, 3) for median in times[:, 1].tolist()]))
+    for column, images in (("latency_ms", 1), ("latency_64_ms", 64)):
+        times = milliseconds([teacher.model, student_model], teacher.architecture, images)[:, 1].tolist()
+        found |= {f"teacher_{column}": round(times[0], 3), column: round(times[1], 3)}
     return found

@@ -2,14 +2,13 @@ r"""The fine-tuning stage, eq. 8 and 9, the same for every variant but for its l
 
     L_total = mean_few CE(f(x), y) + eta mean_aux gamma_y~ CE(f(x~), y~)
 
-The paper gives a rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms
-are open, and so is whether the printed rate is this stage's: it is also that of CD's layer fits.
+The paper gives a rate (5e-4), the batch (128) and eta; optimiser, length and the mode of batch norms are open.
 Defaults: SGD at CD's own rate of fine-tuning (1e-5), momentum 0.9, weight decay 5e-4, at most 40 passes
 over the few images, batch norms in eval mode.
 
-Section 4.3 of the paper stops this stage early. Eq. (9) first moves the student towards its teacher; later it
-memorises labels that were drawn at random. The stage keeps the weights that were closest to the teacher on the watch
-set (:mod:`oefsmc_lib.compressors.watch`), by one rule for every variant that has this stage.
+Eq. (9) first moves the student towards its teacher; later it memorises labels that were drawn at random. So the stage
+keeps the weights that were closest to the teacher on the watch set (:mod:`oefsmc_lib.compressors.watch`), by one rule
+for every variant that has this stage.
 """
 
 import math
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oefsmc_lib.compressors import losses
+from oefsmc_lib.compressors.mimic import batches
 from oefsmc_lib.compressors.watch import Stop
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
@@ -44,7 +44,7 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     >>> report["epochs"], report["kept"]
     (3, 3)
     """
-    settings, milestones = schedule_of(experiment, model, gamma_rates)
+    settings, milestones = schedule_of(experiment, model)
     if experiment.eta == 0:
         aux = None  # eq. 9 without its second term forwards nothing
     model.requires_grad_(True)
@@ -56,15 +56,15 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
     stop, history = Stop(settings.stop, model, watch, diverged), []
     for _ in bar(range(settings.epochs), "fine-tuning"):
         model.train(settings.bn != "eval")
-        losses_seen = []
+        seen = []
         for few_part, aux_part in list(steps.epoch()):
             loss = steps.loss(model, few_part, aux_part)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            losses_seen.append(float(loss.detach()))
+            seen.append(float(loss.detach()))
         schedule.step()
-        history.append(sum(losses_seen) / len(losses_seen))
+        history.append(sum(seen) / len(seen))
         if not math.isfinite(history[-1]):
             raise diverged(len(history))
         if stop.now(history[-1]):
@@ -77,28 +77,21 @@ def finetune(model: nn.Module, few: Samples, aux: Samples | None, gamma_rates: T
 def diverged(epoch: int) -> InputError:
     """What is said where a loss or a distance is not finite; epoch 0 is the student that the recovery left."""
     if epoch == 0:
-        return InputError(
-            "The recovered student's outputs are not finite before fine-tuning; check the teacher's weights."
-        )
+        return InputError("The outputs are not finite before fine-tuning; check the teacher's weights.")
     return InputError(f"Fine-tuning diverged in epoch {epoch}; lower finetune.lr or eta.")
 
 
-def schedule_of(experiment, model: nn.Module, gamma_rates: Tensor) -> tuple[Finetune, list[int]]:
-    """The stage's settings with rate, length and mode of batch norms resolved, and the epochs before which the rate
-    falls to a tenth.
+def schedule_of(experiment, model: nn.Module) -> tuple[Finetune, list[int]]:
+    """The stage's settings, and the epochs before which the rate falls to a tenth.
 
     CD's own stage has CD's own settings whatever the common stage is set to: 40 epochs for VGG, 100 for residual
-    networks. ``scale_lr`` multiplies the rate of the few images alone by 1 + eta E[gamma], the whole step of eq. (9).
+    networks.
     """
     settings = experiment.finetune
     if experiment.finetuning == "cd":
         settings = Finetune(recipe="cd", epochs=40 if hasattr(model, "features") else 100, stop="fixed")
     if settings.recipe == "cd":
         settings = settings.model_copy(update={"lr": 1e-5, "bn": "train"})
-    if settings.scale_lr and not experiment.finetunes_on_aux:
-        gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).double()
-        rate = settings.lr * (1 + experiment.eta * float((gamma_rates * gamma).sum()))
-        settings = settings.model_copy(update={"lr": rate})
     return settings, [settings.epochs // 2, settings.epochs * 3 // 4] if settings.recipe == "cd" else []
 
 
@@ -110,48 +103,36 @@ class Steps:
         self.device = few.images.device
         self.rates = gamma_rates
         self.gamma = elsewhere.class_weights(gamma_rates, experiment.gamma).to(self.device)
-        self.counts = torch.bincount(few.labels.cpu(), minlength=len(gamma_rates)).float()
+        self.counts = torch.tensor(few.counts(len(gamma_rates))).float()
         # Separate generators: with and without auxiliary images the few come in the same order.
         self.few_order = generator(experiment.seed, "finetune-few")
         self.aux_order = generator(experiment.seed, "finetune-aux")
-        self.aux_left = torch.empty(0, dtype=torch.int64)
+        self.aux_parts = None if aux is None else batches(len(aux), settings.batch, self.aux_order, self.device)
 
     def epoch(self):
         """Pairs of positions: a batch of the few, and one of the auxiliary set, which cycles."""
-        order = self._few_epoch()
-        for part in order.split(self.settings.batch):
-            yield part.to(self.device), None if self.aux is None else self._next_aux(len(self.aux)).to(self.device)
-
-    def _few_epoch(self) -> Tensor:
         if self.settings.rebalance == "oversample":
-            return rebalance.oversampled(self.few.labels.cpu(), self.counts, self.few_order)
-        return torch.randperm(len(self.few), generator=self.few_order)
-
-    def _next_aux(self, count: int) -> Tensor:
-        size = min(self.settings.batch, count)
-        if len(self.aux_left) < size:
-            self.aux_left = torch.randperm(count, generator=self.aux_order)
-        part, self.aux_left = self.aux_left[:size], self.aux_left[size:]
-        return part
+            order = rebalance.oversampled(self.few.labels.cpu(), self.counts, self.few_order)
+        else:
+            order = torch.randperm(len(self.few), generator=self.few_order)
+        for part in order.split(self.settings.batch):
+            yield part.to(self.device), self.aux_parts and next(self.aux_parts)
 
     def loss(self, model: nn.Module, few_part: Tensor, aux_part: Tensor | None) -> Tensor:
         """Eq. (9) on one pair of batches."""
         x, y = self.few.images[few_part], self.few.labels[few_part]
         if aux_part is None or self.aux is None:
-            return losses.total(self._few_loss(model(x), y), None, 0.0)
-        x_aux, y_aux = self.aux.images[aux_part], self._labels(self.aux, aux_part)
+            return self._few_loss(model(x), y)
+        x_aux, y_aux = self.aux.images[aux_part], self.aux.labels[aux_part]
+        if self.experiment.redraw:
+            y_aux = elsewhere.draw_labels(self.rates, len(x_aux), self.experiment.label_sampling, self.aux_order)
+            y_aux = y_aux.to(self.device)
         if self.settings.bn == "separate":
             few_logits, aux_logits = model(x), _without_statistics(model, x_aux)
         else:
             few_logits, aux_logits = model(torch.cat([x, x_aux])).split([len(x), len(x_aux)])
         second = losses.regulariser(aux_logits, y_aux, self.gamma, self.experiment.gamma_mean)
         return losses.total(self._few_loss(few_logits, y), second, self.experiment.eta)
-
-    def _labels(self, aux: Samples, part: Tensor) -> Tensor:
-        if not self.experiment.redraw:
-            return aux.labels[part]
-        labels = elsewhere.draw_labels(self.rates, len(part), self.experiment.label_sampling, self.aux_order)
-        return labels.to(self.device)
 
     def _few_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.settings.rebalance in ("class_weights", "logit_adjustment"):
@@ -160,11 +141,6 @@ class Steps:
 
 
 def _without_statistics(model: nn.Module, images: Tensor) -> Tensor:
-    """A forward pass in train mode that leaves the running statistics of batch norms alone."""
-    norms = [(m, m.momentum) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm, _ in norms:
-        norm.momentum = 0.0
-    logits = model(images)
-    for norm, momentum in norms:
-        norm.momentum = momentum
-    return logits
+    """A forward pass in train mode that moves copies of the batch norms' running statistics."""
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers() if ".running_" in f".{name}"}
+    return torch.func.functional_call(model, copies, (images,))

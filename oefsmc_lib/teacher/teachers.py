@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import data_folder, expanded, short, writable_folder, write_whole
+from oefsmc_lib.files import alone, data_folder, expanded, short, writable_folder, write_whole
 from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED
 from oefsmc_lib.parameters.keys import digest
@@ -157,6 +157,11 @@ def assemble(content: bytes, card: dict[str, Any], path: Path) -> Teacher:
             raise InputError(f"The tensor {key} of {path} {fault}; copy the teacher again or train it.")
     counters = {key: tensor for key, tensor in model.state_dict().items() if key not in wanted}
     fill(model, counters | {key: tensor.float() for key, tensor in weights.items()})
+    return described(model, architecture, card)
+
+
+def described(model: nn.Module, architecture: Architecture, card: dict) -> Teacher:
+    """A network as a teacher: frozen, in eval mode."""
     mean, std = (per_channel(card[key]) for key in ("mean", "std"))
     return Teacher(model.eval().requires_grad_(False), architecture, card, card["sha256"], mean, std)
 
@@ -199,7 +204,7 @@ def train(
     sets.locate(dataset)  # names are checked before a file is named after them
     Architecture(model, 2, 1 if dataset == EMBEDDED else 3, width).check(forward=False)
     lock = writable_folder(folder()) / f".{name}.lock"
-    with training.alone(lock, f"Another process trains the teacher {name}; waiting for it."):
+    with alone(lock, f"Another process trains the teacher {name}; waiting for it."):
         if unless_there and exists(name):
             return read(name)
         images, test = (sets.load(dataset, split, image_size=image_size) for split in ("train", "test"))

@@ -2,10 +2,7 @@
 
 import json
 import math
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import take, write_whole
+from oefsmc_lib.files import write_whole
 from oefsmc_lib.images.sets import ImageSet
 from oefsmc_lib.images.views import augment
 from oefsmc_lib.progress import bar
@@ -55,22 +52,6 @@ RECIPES = {
     "tiny-imagenet": Recipe(epochs=40),
     "imagenet": Recipe(epochs=90, batch=256, augment="resized_crop_flip"),
 }
-
-
-@contextmanager
-def alone(path: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock of a file, which the system drops when the process ends, however it ends.
-
-    Says ``waiting`` while another process has it. Raises :class:`InputError` where it cannot be written or locked.
-    """
-    lock = take(path)
-    if lock is None:
-        print(waiting, file=sys.stderr, flush=True)
-        lock = take(path, wait=True)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def rate(step: int, steps: int, recipe: Recipe) -> float:

@@ -68,7 +68,7 @@ def test_neighbouring_units_share_one_bridge(vgg):
 
 def test_each_image_is_judged_behind_a_bridge_that_did_not_see_its_fifth(vgg):
     few, unit = samples(10, VGG), "features.17"
-    found = bridges.errors(asked(vgg, few), [unit], None)[unit]
+    found = bridges.errors(asked(vgg, few), [unit], few.images)[unit]
     for fold in range(bridges.FOLDS):
         inside = torch.arange(10) % bridges.FOLDS == fold
         others = Samples(few.images[~inside], few.labels[~inside])
@@ -79,7 +79,7 @@ def test_each_image_is_judged_behind_a_bridge_that_did_not_see_its_fifth(vgg):
 
 def test_errors_have_a_line_for_each_image_of_d_few_and_d_aux(vgg):
     few, aux = samples(7, VGG), samples(4, VGG, seed=3)
-    found = bridges.errors(asked(vgg, few, aux, variant="ours"), ["features.10", "features.27"], aux)
+    found = bridges.errors(asked(vgg, few, aux, variant="ours"), ["features.10", "features.27"], few.joined(aux).images)
     assert list(found) == ["features.10", "features.27"] and all(len(e) == 11 and bool((e >= 0).all()) for e in found.values())
 
 

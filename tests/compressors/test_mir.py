@@ -158,9 +158,9 @@ def test_kl_adds_eq_2_on_the_logits_and_trains_the_head(teacher):
 # --- views, banks, batches ---------------------------------------------------------------------------
 def test_a_banks_maps_are_the_teachers_maps_of_its_views(teacher):
     few, x = samples(5, teacher.architecture), []
-    with mimic.Feature(teacher.model) as reference, torch.no_grad():
+    with torch.no_grad():
         def look(images):
-            return (reference(images)[0].clone(),)
+            return (mimic.last_map(teacher.model, images)[0].clone(),)
         bank = banks.Bank(few.images, "crop_flip", 4, look, source(1))
         for seed in range(3):
             picked, made = bank.pick(torch.tensor([3, 0, 3]), source(seed))
@@ -279,17 +279,17 @@ def test_bfloat16_is_autocast_weights_statistics_and_losses_stay_float32(teacher
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_student_trains_channels_last_after_surgery(teacher, precision, monkeypatch):
-    seen, forward = [], mimic.Feature.__call__
+    seen, forward = [], mimic.last_map
 
-    def watched(self, images):
-        convolutions = [module for module in self.model.modules() if isinstance(module, torch.nn.Conv2d)]
+    def watched(model, images):
+        convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
         handles = [module.register_forward_hook(lambda m, x, y: seen.append((x[0], m.weight, y, y.requires_grad))) for module in convolutions]
-        found = forward(self, images)
+        found = forward(model, images)
         for handle in handles:
             handle.remove()
         return found
     student = run(teacher, **{"mir.iterations": 1, "mir.precision": precision})
-    monkeypatch.setattr(mimic.Feature, "__call__", watched)
+    monkeypatch.setattr(mimic, "last_map", watched)
     run(teacher, **{"mir.iterations": 1, "mir.precision": precision})
     trained = [tensors for *tensors, trains in seen if trains]
     assert len(trained) >= len(student.structure.kept) and {y.dtype for _, _, y in trained} == {getattr(torch, precision)}

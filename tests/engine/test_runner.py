@@ -11,7 +11,7 @@ import pytest
 from conftest import experiment
 from engines import ROOT, Place
 
-from oefsmc_lib import cli
+from oefsmc_lib import cli, files
 from oefsmc_lib.cli.grids import grid_check, grid_run
 from oefsmc_lib.engine import batches, kernels, locks, runs
 from oefsmc_lib.errors import InputError
@@ -118,7 +118,7 @@ def test_a_notebook_that_raised_is_not_tried_again(smoke, monkeypatch):
 def test_a_batch_is_at_work_while_a_runner_has_its_lock(smoke):
     batch, other, store = *smoke[:2], Store()
     assert not batches.state(batch, store)["at_work"] and not batch.lock.exists()         # asking leaves nothing behind
-    with locks.alone(batch.lock, False, batch.label):
+    with files.alone(batch.lock, batch.label, False):
         assert batches.state(batch, store)["at_work"] and not batches.state(other, store)["at_work"]
     assert not batches.state(batch, store)["at_work"]
 
@@ -157,11 +157,11 @@ def test_a_lock_ends_with_its_process(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert other.stdout.readline() == "True\n"
     assert locks.take(path) is None
-    with pytest.raises(locks.Busy), locks.alone(path, False, "x"):
+    with pytest.raises(files.Busy), files.alone(path, "x", False):
         pass
     other.kill()
     other.communicate()
-    with locks.alone(path, False, "x"):
+    with files.alone(path, "x", False):
         assert locks.take(path) is None
     assert locks.take(path) is not None
 

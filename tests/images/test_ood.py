@@ -248,7 +248,7 @@ def test_copies_are_found_and_different_pictures_are_not(kind):
     known, others = pictures(60, seed=10), pictures(60, seed=20)
     copies = COPIES[kind](known)
     assert float(nearest(copies, known).diagonal().min()) > 0.99
-    hashes, thumbnails = frozenset(purity._hashes(known)), purity._thumbnails(known).half()
+    hashes, thumbnails = frozenset(purity.hashes_of(known)), purity._thumbnails(known).half()
     assert bool(purity.impure(copies, hashes, thumbnails).all())
     assert not bool(purity.impure(others, hashes, thumbnails).any())
 
@@ -312,7 +312,7 @@ def test_a_source_is_said_to_be_too_small_exactly_where_the_draw_fails(tiny, mon
 
 def test_flat_images_are_no_duplicates_of_each_other():
     black, gray = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
-    assert not bool(purity.impure(gray, frozenset(purity._hashes(black)), purity._thumbnails(black)).any())
+    assert not bool(purity.impure(gray, frozenset(purity.hashes_of(black)), purity._thumbnails(black)).any())
 
 
 def test_gray_data_is_compared_with_coloured_sources(tiny):

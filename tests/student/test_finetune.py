@@ -35,11 +35,7 @@ def setting(**changes):
 
 def of(e):
     """An experiment and the settings of its stage, resolved."""
-    return e, stage.schedule_of(e, None, RATES)[0]
-
-
-def rate(e):
-    return of(e)[1].lr
+    return e, stage.schedule_of(e, None)[0]
 
 
 def run(teacher, few, aux, watch=None, **changes):
@@ -114,7 +110,7 @@ def test_auxiliary_images_leave_the_order_of_the_few_alone(vgg, count_forwards):
 
 def test_auxiliary_images_come_in_turn_before_any_comes_again():
     steps = stage.Steps(samples(9, VGG), samples(8, VGG, seed=3), RATES, *of(setting(batch=4)))
-    drawn = [steps._next_aux(8).tolist() for _ in range(4)]
+    drawn = [aux.tolist() for _ in range(2) for _, aux in steps.epoch()][:4]
     assert all(len(part) == 4 for part in drawn)
     assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == list(range(8)) and drawn[:2] != drawn[2:]
 
@@ -226,16 +222,6 @@ def test_oversampling_repeats_every_class_up_to_the_largest():
 
 
 # --- rates and recipes -------------------------------------------------------------------------------
-def test_scale_lr_is_the_step_of_eq_9_for_the_few_alone():
-    factor = 1 + 2.5 * float((RATES * CLASSES * RATES).sum())
-    for variant, expected in (("native_ft", LR * factor), ("wo_ft", LR * factor), ("ours", LR)):
-        e = setting(variant=variant, scale_lr=True)
-        assert rate(e) == pytest.approx(expected), variant
-    assert rate(setting(variant="native_ft")) == LR
-    even = setting(variant="native_ft", scale_lr=True, gamma="one")
-    assert rate(even) == pytest.approx(3.5 * LR)
-
-
 def recorded(monkeypatch, teacher, few, **changes):
     """Settings of the optimiser at each step, and whether batch norms were in train mode."""
     seen = []
@@ -282,7 +268,7 @@ def test_a_fixed_length_is_kept_and_zero_epochs_change_nothing(vgg):
 def test_train_loss_stops_when_it_no_longer_falls_by_a_percent(vgg, monkeypatch):
     def epochs_of(values):
         coming = iter(values)
-        monkeypatch.setattr(losses, "total", lambda few, *_: 0 * few + next(coming))
+        monkeypatch.setattr(stage.Steps, "_few_loss", lambda _, logits, *__: 0 * logits.sum() + next(coming))
         return run(vgg, samples(8, VGG), None, epochs=20, stop="train_loss")[1]["epochs"]
     assert epochs_of([2.0] * 20) == 1 + PATIENCE
     assert epochs_of([2.0 * 0.997**i for i in range(20)]) == 20           # a percent in four epochs

@@ -270,7 +270,7 @@ def test_network_without_droppable_blocks_is_refused():
 
 
 def test_inner_convolutions_of_a_frozen_foreign_network(mobilenet):
-    found = dict(plans.inner_convolutions(mobilenet.model, mobilenet.architecture))
+    found = plans.inner_groups(mobilenet.model, mobilenet.architecture)
     expansions = [f"features.{i}.conv.0.0" for i in range(2, 18)]
     # Projections meet a residual stream, all but the last; at this width the stem does too.
     assert set(found) == {*expansions, "features.17.conv.2"}

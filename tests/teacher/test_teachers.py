@@ -235,8 +235,8 @@ def test_two_processes_train_an_embedded_teacher_once(home):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from oefsmc_lib.teacher import training
-with training.alone(Path(sys.argv[1]), ""):
+from oefsmc_lib.files import alone
+with alone(Path(sys.argv[1]), ""):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -247,15 +247,15 @@ def test_one_waits_for_another_process_and_a_killed_one_leaves_no_lock(tmp_path,
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     threading.Timer(0.5, holder.kill).start()
-    with training.alone(path, "waiting for it"):
+    with files.alone(path, "waiting for it"):
         assert holder.wait(timeout=10) != 0
     assert capsys.readouterr().err == "waiting for it\n"
-    with training.alone(path, "waiting for it"):
+    with files.alone(path, "waiting for it"):
         assert not capsys.readouterr().err
 
 
 def test_a_folder_without_locks_is_refused(tmp_path):
-    with pytest.raises(InputError, match="Cannot lock .*OEFSMC_DATA"), training.alone(tmp_path, ""):
+    with pytest.raises(InputError, match="Cannot lock .*OEFSMC_DATA"), files.alone(tmp_path, ""):
         pass                                               # a folder in the lock's place
 
 
