@@ -140,11 +140,14 @@ def test_the_order_of_both_sets_by_hand(vgg):
 
 
 @pytest.mark.parametrize("sampling", ["iid", "quota"])
-def test_redrawn_labels_are_those_of_the_seed(sampling):
-    few = Samples(torch.zeros(8, 3, 32, 32), FEW_LABELS)
-    drawn = [[steps._labels(few, torch.arange(8)).tolist() for _ in range(5)] for steps in (
-        stage.Steps(few, few, RATES, *of(setting(redraw=True, label_sampling=sampling))) for _ in range(2))]
-    assert drawn[0] == drawn[1]
+def test_redrawn_labels_are_those_of_the_seed(sampling, vgg, monkeypatch):
+    few, drawn, draw = samples(8, VGG), [], elsewhere.draw_labels
+    monkeypatch.setattr(elsewhere, "draw_labels", lambda *a: (drawn.append(draw(*a).tolist()), draw(*a))[1])
+    for _ in range(2):
+        steps = stage.Steps(few, few, RATES, *of(setting(redraw=True, label_sampling=sampling)))
+        for _ in range(5):
+            steps.loss(vgg.model, torch.arange(8), torch.arange(8))
+    assert drawn[:5] == drawn[5:] and len({str(labels) for labels in drawn[:5]}) > 1
 
 
 @pytest.mark.parametrize("kind", ["k_gamma", "normalised", "one"])
@@ -319,7 +322,7 @@ def test_the_watched_distance_is_eq_2_in_eval_mode_and_changes_nothing(teacher):
 
 
 def test_a_rule_that_watches_needs_a_watch_set(vgg):
-    with pytest.raises(InputError, match="stops by the watch set, but the run has none; choose another rule"):
+    with pytest.raises(InputError, match="no watch set to stop by; choose another rule"):
         run(vgg, samples(8, VGG), None, None, epochs=2, stop="watch")
 
 
