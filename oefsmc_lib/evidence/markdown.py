@@ -207,10 +207,11 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     if gains := _by_method(lambda m: answers.gain(table2, 10, method=m), "to"):
         words = [line["verdict"] for line in verdict.lines(every).values()]
         absent = [name for method, name in paper.METHOD_NAMES.items() if not select(every, method=method)]
+        without = f" ({_listed(absent)} {'have' if absent[1:] else 'has'} no rows yet)" if absent else ""
         sentences.append(
             f"With these images, OE-FSMC as the paper describes it adds {gains}; of the {len(words)} cells that were "
             f"run, it is significantly above the base in {words.count('reproduced')} and significantly below it in "
-            f"{words.count('not reproduced')}{f' ({_listed(absent)} {'have' if absent[1:] else 'has'} no rows yet)' if absent else ''}."
+            f"{words.count('not reproduced')}{without}."
         )
     if alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to"):
         rest = over(select(every, variant="ours"), select(every, variant="extra_images"))
