@@ -121,7 +121,7 @@ def show(
     lines = tables.summary(rows, by, value).to_dict("records")
     for line in lines:
         numbers = [f"{line[name]:.2f}" for name in ("mean", "half") if not math.isnan(line[name])]
-        line |= {"seeds": int(line["n"]), value: " ± ".join(numbers)}
+        line |= {value: " ± ".join(numbers)}
         line |= {name: _plain(line[name]) for name in by}
     if everything:
         columns = [*by, "seeds", value]
@@ -134,6 +134,7 @@ def show(
         if len(networks) == len({line["dataset"] for line in lines}) > 1:  # the network follows from the data
             columns.remove("network")
             title += f"; {', '.join(networks)}"
+        usual = usual.replace("m=M", "m=M (the number of few images)")
         title += f"; where settings do not say otherwise, {usual}" if usual else ""
         body = [[line[name] for name in columns] for line in lines]
         print_short(title, [TITLES.get(name, name) for name in columns], body)

@@ -15,6 +15,7 @@ from oefsmc_lib.parameters.experiment import Experiment
 from oefsmc_lib.rows.row import Row
 from oefsmc_lib.rows.store import Store
 
+NAMES_OF_DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 WITHOUT_IMAGES = ("imagenet",)  # sets that nobody who ran these grids has had
 # What stands beside Table 2's difference: variant -> its title.
 BESIDE = {
@@ -207,11 +208,18 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     if gains := _by_method(lambda m: answers.gain(table2, 10, method=m), "to"):
         words = [line["verdict"] for line in verdict.lines(every).values()]
         absent = [name for method, name in paper.METHOD_NAMES.items() if not select(every, method=method)]
+        below = sorted(
+            {
+                f"{c.compressor} on {NAMES_OF_DATA.get(c.dataset, c.dataset)}"
+                for c, line in verdict.lines(every).items()
+                if line["verdict"] == "not reproduced"
+            }
+        )
         without = f" ({_listed(absent)} {'have' if absent[1:] else 'has'} no rows yet)" if absent else ""
         sentences.append(
             f"With these images, OE-FSMC as the paper describes it adds {gains}; of the {len(words)} cells that were "
             f"run, it is significantly above the base in {words.count('reproduced')} and significantly below it in "
-            f"{words.count('not reproduced')}{without}."
+            f"{words.count('not reproduced')}{f', {_listed(below)}' if below else ''}{without}."
         )
     if alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to"):
         rest = over(select(every, variant="ours"), select(every, variant="extra_images"))
@@ -249,11 +257,12 @@ def _listed(words: Sequence[str]) -> str:
 def artefacts_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """For the README: the paper's tables and figures, how to redo each, and what became of its claims."""
     judged, table = verdict.judge(rows), []
-    for place, (asked, name, book) in ARTEFACTS.items():
+    for place, (question, name, book) in ARTEFACTS.items():
         words = Counter(one.verdict for one in judged if one.claim.where.startswith(place))
         own = select(rows.get(name, ()), dataset="cifar10")
-        hours = f"{sum(row.seconds_total for row in own) / 3600:.1f} h, {len(own)} runs" if own else NOT_RUN
-        line = {"in the paper": f"{place}, {asked}", "notebook": f"[{book[:2]}](notebooks/{book}.ipynb)"}
+        asked = len({e.key for e in grid.load_grid(name, "cifar10").experiments})
+        hours = f"{sum(row.seconds_total for row in own) / 3600:.1f} h, {len(own)}/{asked} runs" if own else NOT_RUN
+        line = {"in the paper": f"{place}, {question}", "notebook": f"[{book[:2]}](notebooks/{book}.ipynb)"}
         line |= {"command": f"`oefsmc grid run {name} --profile cifar10`", "time of the rows here, one core": hours}
         table.append(line | {"its claims": ", ".join(f"{n} {word}" for word, n in words.items())})
     return to_markdown(table)

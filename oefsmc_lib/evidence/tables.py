@@ -79,7 +79,7 @@ def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
 
 
 def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "DataFrame":
-    """A line a cell: the columns ``by``, then n, mean, sd, half, low, high over seeds, with the 95 % t-interval.
+    """A line a cell: the columns ``by``, then seeds, mean, sd, half, low, high over seeds, with the 95 % t-interval.
 
     Warns when the rows are of several ALGORITHM_VERSIONs. Raises :class:`InputError` for an unknown column, for a value
     that is no number, and when a cell mixes teachers or images or has a seed twice (then ``by`` lacks a column).
@@ -107,7 +107,7 @@ def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "Dat
         values = part[value].dropna().tolist()
         mean, sd, half = t_interval(values)
         records.append(
-            cell | {"n": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
+            cell | {"seeds": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
         )
     return pd.DataFrame(records)
 

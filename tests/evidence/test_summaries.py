@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import rows_of
 from rows.test_results import row
 from scipy import stats
 
@@ -29,7 +30,7 @@ def test_one_seed_has_no_interval():
     mean, sd, half = t_interval([5.0])
     assert mean == 5.0 and math.isnan(sd) and math.isnan(half)
     table = summary([row(0)], by=["num"])
-    assert table.n[0] == 1 and math.isnan(table.half[0]) and verdict(table.low[0], table.high[0]) == "undecided"
+    assert table.seeds[0] == 1 and math.isnan(table.half[0]) and verdict(table.low[0], table.high[0]) == "undecided"
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8), st.floats(-50, 50))
@@ -42,7 +43,7 @@ def test_a_shift_of_all_values_shifts_the_mean_only(values, shift):
 def test_summary_counts_seeds_by_cell():
     rows = [row(seed, 70.0 + seed + num, experiment=Experiment(seed=seed, num=num)) for num in (20, 10) for seed in range(3)]
     table = summary(rows, by=["dataset", "num"])
-    assert table.num.tolist() == [10, 20] and table.n.tolist() == [3, 3]
+    assert table.num.tolist() == [10, 20] and table.seeds.tolist() == [3, 3]
     assert table["mean"].tolist() == [81.0, 91.0] and table.sd.tolist() == [1.0, 1.0]
     assert (table.high - table.low).tolist() == pytest.approx((2 * table.half).tolist())
 
@@ -50,13 +51,13 @@ def test_summary_counts_seeds_by_cell():
 def test_summary_of_an_empty_group_and_of_a_missing_switch():
     rows = [row(seed, experiment=Experiment(seed=seed, imbalance="balanced")) for seed in range(2)]
     table = summary(rows, by=["ratio"], value="tail_accuracy")             # no ratio, no tail
-    assert table.n.tolist() == [0]
+    assert table.seeds.tolist() == [0]
     assert summary([], by=["num"]).empty
 
 
 def test_summary_by_a_list_and_by_a_dotted_switch():
     rows = [row(experiment=Experiment(ood_exclude=names)) for names in [("a",), ("b",)]]
-    assert summary(rows, by=["ood_exclude", "fskd.rho"]).n.tolist() == [1, 1]
+    assert summary(rows, by=["ood_exclude", "fskd.rho"]).seeds.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("by, value, named", [(["nun"], "top1", "did you mean num"), (["num"], "top_1", "top1"),
@@ -105,3 +106,9 @@ def test_csv_has_the_plain_columns(tmp_path):
     tables.to_csv(frame([row(0), row(1)]), tmp_path / "rows.csv")
     head, *lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert len(lines) == 2 and {"id", "top1", "fskd.rho"} <= set(head.split(",")) and "few_indices" not in head
+
+
+def test_a_switch_that_varies_keeps_its_column_beside_the_count_of_seeds():
+    rows = rows_of(lambda e: 80.0, "beyond", "cifar10", lambda e: e.method == "fskd" and e.variant == "ours" and e.seed < 3)
+    sizes = summary([r for r in rows if r.switches.get("n") in (50, 1000)], by=["n"])
+    assert sizes["n"].tolist() == [50, 1000] and sizes["seeds"].tolist() == [3, 3]

@@ -42,6 +42,8 @@ def ablation_title(rows: Sequence[Row]) -> str:
     # One set of cells for all parts: those that have them all.
     own = [row for cell in cells if all(select(cell, variant=one) for one in (BASE, *PARTS)) for row in cell]
     found = {SHORT.get(variant, VARIANT_WORDS[variant]): _over_base(own, variant) for variant in PARTS}
+    whole = len({cell_of(row) for row in own})
+    some = some or (f" ({whole} cells)" if 0 < whole < len(cells) else "")
     return marks.listed(f"Points over base{some}", found)
 
 
@@ -86,13 +88,13 @@ def _minus_base(variant: str) -> Look:
 
 def gains_title(rows: Sequence[Row]) -> str:
     """In how many cells each remedy is significantly above and below the base."""
-    parts, most = [], 0
-    for variant in REMEDIES:
-        words = list(verdict.cells(rows, variant).get("verdict", []))
+    every = {variant: list(verdict.cells(rows, variant).get("verdict", [])) for variant in REMEDIES}
+    most, parts = max(map(len, every.values())), []
+    for variant, words in every.items():
         above, below = (sum(map(words.count, pair)) for pair in (("reproduced", "above"), ("not reproduced", "below")))
         if words:
-            most = max(most, len(words))
-            parts.append(f"{SHORT.get(variant, VARIANT_WORDS[variant])} {above}/{below}")
+            fewer = f" (of {len(words)})" if len(words) < most else ""
+            parts.append(f"{SHORT.get(variant, VARIANT_WORDS[variant])} {above}/{below}{fewer}")
     return f"Of {most} cells, above/below the base: {', '.join(parts)}" if parts else f"Against the base: {NOT_RUN}"
 
 
