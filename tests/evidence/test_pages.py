@@ -49,7 +49,7 @@ def test_what_was_found_is_four_sentences_and_the_paper_has_a_line_a_table_and_f
     lines = [[part.strip() for part in line.strip("| ").split("|")] for line in markdown.artefacts_markdown(rows).splitlines()[2:]]
     assert [line[0].partition(",")[0] for line in lines] == ["Table 1", "Table 2", *(f"Fig. 3({part})" for part in "abcd")]
     hours = sum(row.seconds_total for row in tail["table1"]) / 3600
-    assert lines[0][2:] == ["`oefsmc grid run table1 --profile cifar10`", f"{hours:.1f} h, {len(tail['table1'])} runs",
+    assert lines[0][2:] == ["`oefsmc grid run table1 --profile cifar10`", f"{hours:.1f} h, {len(tail['table1'])}/320 runs",
                             "1 reproduced, 1 not run"]
     assert lines[1][4] == "1 not reproduced" and lines[2][3:] == ["not run", "2 not run"]
 
