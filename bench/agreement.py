@@ -10,16 +10,12 @@ The embedded test images are development data of this package.
 """
 
 import argparse
-import csv
-import io
 import itertools
-from datetime import date
 
 import torch
-from sheet import device
+from sheet import device, keep
 
 from oefsmc_lib import pipeline
-from oefsmc_lib.files import outputs_folder, write_whole
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows import provenance
 
@@ -50,17 +46,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     chosen = parser.parse_args()
-    path = outputs_folder() / "bench" / f"{date.today()}_{device().type.replace('cuda', 'gpu')}_agreement.csv"
-    kept = list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
-    known = {tuple(line[key] for key in KEYS): line for line in kept}
-    for line in lines(chosen.methods, chosen.nums, chosen.seeds, chosen.threads):
-        known[tuple(str(line[key]) for key in KEYS)] = line
-        text = io.StringIO()
-        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(known.values())
-        write_whole(path, text.getvalue())
-        print("  ".join(f"{name}={line[name]}" for name in FIELDS[:9]), flush=True)
+    keep("agreement", KEYS, FIELDS, lines(chosen.methods, chosen.nums, chosen.seeds, chosen.threads))
 
 
 if __name__ == "__main__":

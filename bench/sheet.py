@@ -20,16 +20,20 @@ def device() -> torch.device:
 
 
 def record(part: str, keys: list[str], measured: list[str], lines: Iterable[dict]) -> None:
-    """Write ``lines`` to outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv, each as soon as it is there.
+    """Write ``lines`` to outputs/bench/<date>_<cpu or gpu>_<torch>_<part>.csv, each as soon as it is there."""
+    version = torch.__version__.split("+")[0]
+    about = {name: value for name, value in provenance.here(device()).items() if name in ABOUT}
+    keep(f"{version}_{part}", keys, [*keys, *measured, *ABOUT], (line | about for line in lines))
+
+
+def keep(name: str, keys: list[str], fields: list[str], lines: Iterable[dict]) -> None:
+    """Write ``lines`` with the columns ``fields`` to outputs/bench/<date>_<cpu or gpu>_<name>.csv, each as soon as it is there.
 
     A line takes the place of the day's earlier one with the same ``keys``, so that a part can be
     measured again without being counted twice.
     """
     kind = "gpu" if device().type == "cuda" else "cpu"
-    version = torch.__version__.split("+")[0]
-    path = outputs_folder() / "bench" / f"{date.today()}_{kind}_{version}_{part}.csv"
-    about = {name: value for name, value in provenance.here(device()).items() if name in ABOUT}
-    fields = [*keys, *measured, *ABOUT]
+    path = outputs_folder() / "bench" / f"{date.today()}_{kind}_{name}.csv"
     kept = {}
     if path.is_file():
         with open(path, newline="") as file:
@@ -38,7 +42,7 @@ def record(part: str, keys: list[str], measured: list[str], lines: Iterable[dict
                 raise InputError(f"{path} has other columns than this bench writes; move it away and run again.")
             kept = {tuple(line[key] for key in keys): line for line in reader}
     for line in lines:
-        kept[tuple(str(line[key]) for key in keys)] = line | about
+        kept[tuple(str(line[key]) for key in keys)] = line
         text = io.StringIO()
         writer = csv.DictWriter(text, fields, lineterminator="\n")
         writer.writeheader()

@@ -63,9 +63,9 @@ def test_every_room_says_what_is_in_it_and_which_notebook_uses_it(room):
 
 
 # --- size ------------------------------------------------------------------------------------------------
-ASKED = {"the library": 13_603, "the core": 2500, "a file": 300, "a function": 40}
+ASKED = {"the library": 7_500, "the core": 2500, "a file": 300, "a function": 40}
 # The first two are not reached yet. These are what there is, so that it can only shrink: lower them with every cut.
-LIMITS = ASKED | {"the library": 13_603, "the core": 2_845}
+LIMITS = ASKED | {"the library": 13_592, "the core": 2_845}
 # What a reader of the method finishes at one sitting. The other modules of these rooms read files, save, or are slow on purpose.
 THE_CORE = ("pipeline", "parameters/experiment", "images/fewshot", "images/elsewhere", "images/views", "student/finetune",
             "student/evaluation", *(f"compressors/{name}" for name in (

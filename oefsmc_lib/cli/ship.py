@@ -24,7 +24,7 @@ def export(
         print(f"{onnx}: {size}; onnxruntime's logits are torch's")
         return
     if found["broken"]:
-        print(f"note: {len(found['broken'])} file(s) cannot be read and are left out, such as {found['broken'][0]}")
+        print(f"note: {len(found['broken'])} file(s) cannot be read and are left out; {found['broken'][0]}")
     print(f"{onnx}: {size} instead of {found['float_bytes'] / 1e6:.2f} MB in float32")
     print(
         f"Of the {found['images']} images that it was calibrated on, {100 * found['agreement']:.1f} % keep the class "

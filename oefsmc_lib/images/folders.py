@@ -162,11 +162,10 @@ def _spoken_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     The first word of a list of synonyms is taken unless two classes share it.
     """
     lists = [root / name for name in ("words.txt", "classes.tsv", "LOC_synset_mapping.txt")]
-    found = next((path for path in lists if path.is_file()), None)
-    if found is None:
+    if not (found := next((path for path in lists if path.is_file()), None)):
         return tuple(folders)
-    lines = found.read_text(encoding="utf-8").splitlines()
-    words = dict(parts for line in lines if len(parts := line.strip().split(None, 1)) == 2)
+    lines = (line.strip().split(None, 1) for line in found.read_text(encoding="utf-8").splitlines())
+    words = dict(parts for parts in lines if len(parts) == 2)
     whole = [words.get(folder, folder) for folder in folders]
     first = Counter(text.split(",")[0] for text in whole)
     return tuple(text.split(",")[0] if first[text.split(",")[0]] == 1 else text for text in whole)
@@ -176,8 +175,7 @@ def image_suffixes() -> set[str]:
     """Suffixes (``.jpg``) that this Pillow opens as pictures."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    return {suffix for suffix, kind in known.items() if kind in Image.OPEN} - NOT_PHOTOS
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN} - NOT_PHOTOS
 
 
 # --- decoding ----------------------------------------------------------------------------------
@@ -198,6 +196,15 @@ def decode(path: str, size: int | None = None, margin: float = 1.0, upright: boo
     except damage as error:
         raise ValueError(first_line(error)) from error
     return np.array(rgb if size is None else _centre(rgb, size, margin), dtype=np.uint8)
+
+
+def decoded(paths: Sequence[str], broken: list[str], size: int | None, margin: float = 1.0, label: str = "decoding"):
+    """Position and upright pixels of every image that decodes; ``broken`` gets a sentence about each other one."""
+    for position, path in enumerate(bar(paths, label)):
+        try:
+            yield position, decode(path, size, margin, upright=True)
+        except ValueError as error:
+            broken.append(f"{path} does not decode ({error})")
 
 
 def _rgb(image):
@@ -251,25 +258,19 @@ def _decode_all(paths: list[str], size: int | None, shape: tuple[int, int] | Non
     With ``size`` the images are resized to it. Otherwise all must have the ``shape`` (H, W), or that of the first.
     """
     pixels = np.empty((0, 0, 0, 3), np.uint8)
-    kept: list[int] = []
-    broken: list[str] = []
-    for position, path in enumerate(bar(paths, "decoding")):
-        try:
-            image = decode(path, size, upright=True)
-        except ValueError as error:
-            broken.append(f"{path} does not decode ({error})")
-            continue
+    kept, broken = list[int](), list[str]()
+    for position, image in decoded(paths, broken, size):
         shape = shape or image.shape[:2]
         if image.shape[:2] != shape:
             raise InputError(
-                f"{path} is {image.shape[1]}x{image.shape[0]} pixels and not {shape[1]}x{shape[0]} "
+                f"{paths[position]} is {image.shape[1]}x{image.shape[0]} pixels and not {shape[1]}x{shape[0]} "
                 "like those before it; set image_size to resize and crop all images to one size."
             )
         if not kept:
             if (needed := len(paths) * image.nbytes) > LARGEST:
                 raise InputError(
-                    f"The {len(paths)} images beside {path} need {needed / 2**30:.0f} GiB of memory; set a smaller "
-                    "image_size, or link their folder as imagenet in the data folder, which is read lazily."
+                    f"The {len(paths)} images beside {paths[position]} need {needed / 2**30:.0f} GiB of memory; set a "
+                    "smaller image_size, or link their folder as imagenet in the data folder, which is read lazily."
                 )
             pixels = np.empty((len(paths), *image.shape), np.uint8)
         pixels[len(kept)] = image
@@ -291,10 +292,9 @@ class LazyImages:
         chosen = torch.arange(len(self.paths))[places].tolist()
         images = torch.empty((len(chosen), *self.shape[1:]), dtype=torch.uint8)
         for row, position in enumerate(chosen):
-            path = self.paths[position]
             try:
-                pixels = decode(path, self.size, self.margin)
+                pixels = decode(self.paths[position], self.size, self.margin)
             except ValueError as error:
-                raise InputError(f"{path} does not decode ({error}); replace or remove it.") from error
+                raise InputError(f"{self.paths[position]} does not decode ({error}); replace or remove it.") from error
             images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
         return images

@@ -12,8 +12,6 @@ from torch import Tensor
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import embedded, folders, purity, sets
 from oefsmc_lib.images.fewshot import generator
-from oefsmc_lib.images.npz import first_line
-from oefsmc_lib.progress import bar
 
 Paths = list[tuple[str, int]]  # files and their classes; -1: none
 
@@ -102,21 +100,16 @@ def read(paths: Paths, view: View, limit: int | None = None, label: str = "readi
     images: list[Tensor] = []
     kept: Paths = []
     broken: list[str] = []
-    for path, class_ in bar(paths, label):
+    for position, pixels in folders.decoded([path for path, _ in paths], broken, view.size, view.margin, label):
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        kept.append(paths[position])
         if len(images) == wanted:
             break
-        try:
-            pixels = folders.decode(path, view.size, view.margin, upright=True)
-        except ValueError as error:
-            broken.append(f"{path} ({first_line(error)})")
-            continue
-        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-        kept.append((path, class_))
     if not images:
-        raise InputError(f"No image in {Path(paths[0][0]).parent} can be read; the first is {broken[0]}.")
+        raise InputError(f"No image in {Path(paths[0][0]).parent} can be read; {broken[0]}.")
     stacked = sets.fit(torch.stack(images), (view.channels, view.size, view.size))
     labels = torch.tensor([class_ for _, class_ in kept])
-    notes = [f"{len(broken)} file(s) cannot be read and are left out, such as {broken[0]}"] if broken else []
+    notes = [f"{len(broken)} file(s) cannot be read and are left out; {broken[0]}"] if broken else []
     return Photos(stacked, None if labels.min() < 0 else labels, [path for path, _ in kept], notes)
 
 

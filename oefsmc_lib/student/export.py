@@ -175,14 +175,10 @@ def calibration_images(places: Sequence[Path], architecture: Architecture) -> tu
         paths += found
     paths = [paths[i * len(paths) // MOST] for i in range(MOST)] if len(paths) > MOST else paths
     _, channels, height, width = architecture.example().shape
-    images, broken = [], []
-    for path in paths:
-        try:
-            images.append(torch.from_numpy(folders.decode(path, height, upright=True)).permute(2, 0, 1))
-        except ValueError:
-            broken.append(path)
+    broken: list[str] = []
+    images = [torch.from_numpy(pixels).permute(2, 0, 1) for _, pixels in folders.decoded(paths, broken, height)]
     if not images:
-        raise InputError(f"None of the {len(broken)} images to calibrate on can be read; the first is {broken[0]}.")
+        raise InputError(f"None of the {len(broken)} images to calibrate on can be read; {broken[0]}.")
     return sets.fit(torch.stack(images), (channels, height, width)), broken
 
 

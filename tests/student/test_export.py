@@ -111,7 +111,7 @@ def test_from_a_folder_to_a_file(folder, photos, tmp_path, monkeypatch, capsys):
     assert (export.classify(made.read_bytes(), pictures(3, size=16)) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
     (photos / "torn.png").write_bytes(b"no picture")             # it is left out and named
     report = export.export(folder, made, int8=True, calibrate=[photos])
-    assert report["broken"] == [str(photos / "torn.png")]
+    assert [said.startswith(f"{photos / 'torn.png'} does not decode (") for said in report["broken"]] == [True]
     assert report["images"] == 12 and report["bytes"] == made.stat().st_size < report["float_bytes"]
     assert 0.5 < report["agreement"] <= 1
     assert [path.name for path in made.parent.iterdir()] == ["student.onnx"]
