@@ -232,6 +232,7 @@ def test_the_verdict_is_sentences_of_80_columns(inside):
     assert "reproduced With OE-FSMC every method gains significantly on every data set. (Table 2, §5.3) Measured: +" in said
     assert "not run PRACTISE loses least under imbalance. (Table 1, §5.2)" in said
     assert "Table 2 (vgg16 on cifar10)" in said and "data cifar10, " in said and re.search(r"CD 10 \d\d\.\d \d\d\.\d \+[\d.]+ ± [\d.]+ reproduced 8\.6", said)
+    assert "Doubted (Table 2, CD + Ours, CIFAR-10, 10 images): 78.90 would be 8.56 points above CD alone." in said
     claims = json.loads(inside("verdict", "--profile", "cifar10", "--json", **rows).stdout)
     assert {"claims", "cells"} == set(claims) and "paper gain" in claims["cells"][0]
 

@@ -10,6 +10,7 @@ import typer
 from oefsmc_lib.cli.words import WIDTH, AsJson, Profile, print_short
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import markdown as markdowns
+from oefsmc_lib.evidence import paper
 from oefsmc_lib.evidence import verdict as verdicts
 from oefsmc_lib.notebook import exercises as courses
 from oefsmc_lib.notebook import session
@@ -47,10 +48,13 @@ def verdict(
     if "gain" in cells:
         networks = ", ".join(sorted({f"{one} on {data}" for one, data in zip(cells["network"], cells["dataset"])}))
         cells["gain"] = [verdicts.interval(mean, half) for mean, half in zip(cells["gain"], cells["±"])]
+        doubts = [paper.doubt_about(*cell) for cell in cells[["dataset", "method", "num"]].itertuples(index=False)]
         cells = cells[list(TITLES)].rename(columns=TITLES).round(1).astype(object)
         title = f"Table 2 ({networks}): top-1 in percent, the gain with half its 95 % interval, the paper's gain"
         print()
         print_short(title, list(cells.columns), cells.where(cells.notna(), None).values.tolist())
+        for doubt in filter(None, doubts):
+            print(textwrap.fill(f"Doubted ({doubt.where}): {doubt.sentence} {doubt.reason}", WIDTH))
 
 
 def figures(

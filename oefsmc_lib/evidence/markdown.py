@@ -158,8 +158,7 @@ def _points(line: Mapping[str, Any]) -> str:
 def _printed(line: Mapping[str, Any]) -> dict[str, str]:
     """The paper's numbers of a cell, empty where it prints none; a difference may rest on a doubted one."""
     base, gain = line[f"paper {BASE}"], line["paper gain"]
-    doubted = {(one.dataset, paper.METHOD_NAMES[one.method], one.num) for one in paper.TABLE2 if one.doubt}
-    doubt = " (doubted)" if (line["dataset"], line["method"], line["num"]) in doubted else ""
+    doubt = " (doubted)" if paper.doubt_about(line["dataset"], line["method"], line["num"]) else ""
     return {
         "the paper's base": "" if base is None else f"{base:.1f}",
         "the paper's difference": "" if gain is None else verdict.signed(gain) + doubt,

@@ -75,6 +75,12 @@ PRINTED = tuple(
 TABLE1, TABLE2 = (tuple(record for record in PRINTED if record.table == number) for number in (1, 2))
 
 
+def doubt_about(dataset: str, compressor: str, num: int) -> Doubt | None:
+    """Why a printed number of this cell of Table 2 may be wrong, and with it the difference; None for most cells."""
+    fits = (r for r in TABLE2 if r.doubt and (r.dataset, METHOD_NAMES[r.method], r.num) == (dataset, compressor, num))
+    return next((DOUBTS[record.doubt] for record in fits if record.doubt), None)
+
+
 def paper_value(dataset: str, method: str, variant: str, num: int, imbalance: str = "long_tail") -> float | None:
     """Top-1 in percent as printed, Table 1 first; None where the paper has no such cell.
 
