@@ -1,7 +1,7 @@
 """What runs of one process share, so that it is computed once."""
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import ClassVar
 
 
@@ -13,19 +13,10 @@ class Shared:
     is tested once. Only the few latest of each kind are kept.
     """
 
-    LIMITS: ClassVar[dict[str, int]] = {
-        "data": 4,
-        "teacher": 2,
-        "pool": 8,
-        "watch": 4,
-        "part": 4,
-        "recovered": 4,
-        "finished": 4,
-        "latency": 8,
-    }
+    LIMITS: ClassVar[dict[str, int]] = {"teacher": 2, "pool": 8, "latency": 8}  # four of every other kind
 
     def __init__(self) -> None:
-        self.kept: dict[str, OrderedDict] = {kind: OrderedDict() for kind in self.LIMITS}
+        self.kept: dict[str, OrderedDict] = defaultdict(OrderedDict)
         self.saved = 0.0  # seconds that what is being made took from here instead of computing it
 
     def get(self, kind: str, key, make):
@@ -43,7 +34,7 @@ class Shared:
             made = make()
             store[key] = made, time.perf_counter() - begin + self.saved
             self.saved += before
-            while len(store) > self.LIMITS[kind]:
+            while len(store) > self.LIMITS.get(kind, 4):
                 store.popitem(last=False)
         store.move_to_end(key)
         return store[key]

@@ -1,6 +1,7 @@
 """The house: which room may import which, and how large it is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,10 +63,18 @@ def test_every_room_says_what_is_in_it_and_which_notebook_uses_it(room):
     assert "May import" in text and "otebook" in text, room
 
 
+def test_what_the_page_for_contributors_names_is_where_it_says():
+    text = (project_root() / "docs" / "contributing.md").read_text()
+    named = re.findall(r"`(\w+)`[^`]{0,40}? in\s+`([\w/]+\.py)`", text)
+    assert len(named) >= 3
+    for name, path in named:
+        assert re.search(rf"^(class |def )?{name}\b", (LIBRARY / path).read_text(), re.M), (name, path)
+
+
 # --- size ------------------------------------------------------------------------------------------------
 ASKED = {"the library": 7_500, "the core": 2500, "a file": 300, "a function": 40}
 # The first two are not reached yet. These are what there is, so that it can only shrink: lower them with every cut.
-LIMITS = ASKED | {"the library": 13_592, "the core": 2_845}
+LIMITS = ASKED | {"the library": 13_590, "the core": 2_764}
 # What a reader of the method finishes at one sitting. The other modules of these rooms read files, save, or are slow on purpose.
 THE_CORE = ("pipeline", "parameters/experiment", "images/fewshot", "images/elsewhere", "images/views", "student/finetune",
             "student/evaluation", *(f"compressors/{name}" for name in (

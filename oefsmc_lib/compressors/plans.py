@@ -4,14 +4,12 @@ Every plan of the four papers becomes one form, ``{convolution: output channels 
 the *inputs* of the next convolution instead; that is the same number (methods of CD, §1.1).
 """
 
-import copy
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
-from oefsmc_lib.compressors import criteria, importance, surgery
+from oefsmc_lib.compressors import criteria, importance, inner, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher.networks import VGG, Architecture, ResNet, segments
 
@@ -37,21 +35,15 @@ def plan_widths(plan: str, model: nn.Module, architecture: Architecture) -> dict
     plans = [*(VGG_PLANS if isinstance(model, VGG) else RESIDUAL_PLANS if _blocks(model) else ()), "inner_half"]
     if plan not in plans:
         raise InputError(f"The plan {plan!r} is not one for {architecture.name}; it has {', '.join(plans)}.")
-    if plan != "inner_half":
-        widths = _vgg_widths(plan, model, architecture) if isinstance(model, VGG) else _residual_widths(plan, model)
+    if plan == "inner_half":
+        widths = {
+            name: surgery.convolution(model, name).out_channels // 2 for name in inner.groups(model, architecture)
+        }
     else:
-        try:
-            inner = inner_groups(model, architecture)
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"Torch-Pruning cannot follow the channels of {architecture.name} ({type(error).__name__}: {error}), "
-                "so none can be removed; use another model."
-            ) from error
-        widths = {name: surgery.convolution(model, name).out_channels // 2 for name in inner}
+        widths = _vgg_widths(plan, model, architecture) if isinstance(model, VGG) else _residual_widths(plan, model)
     if not widths:
         raise InputError(f"The plan {plan!r} removes nothing from {architecture.name}; use another plan or model.")
-    empty = [name for name, kept in widths.items() if kept < 1]
-    if empty:
+    if empty := [name for name, kept in widths.items() if kept < 1]:
         raise InputError(
             f"The plan {plan!r} leaves {empty[0]} of {architecture.name} (width {architecture.width:g}) "
             "without a channel; use a wider network or another plan."
@@ -117,39 +109,6 @@ def _residual_widths(plan: str, model: nn.Module) -> dict[str, int]:
         if not spared[plan]:
             widths[f"{name}.conv1"] = block.conv1.out_channels // 2 + (small and plan == "cd_half")
     return widths
-
-
-def inner_groups(model: nn.Module, architecture: Architecture) -> dict[str, list[str]]:
-    """``{convolution: the convolutions that read its channels}`` where these meet no residual stream and no head.
-
-    Found in Torch-Pruning's dependency graph: removing one of their channels touches only batch
-    norms, depthwise convolutions and the inputs of following convolutions. Channels that are concatenated with others,
-    split or reshaped (DenseNet, ShuffleNet, attention) have no single layer that reads them and stay.
-    """
-    import torch_pruning as tp
-
-    tangled = (tp.ops._ConcatOp, tp.ops._SplitOp, tp.ops._ReshapeOp, tp.ops._OutputOp)
-    # The graph is traced through autograd, and a teacher's weights are frozen: a copy's are not.
-    copied = copy.deepcopy(model).cpu().requires_grad_(True).eval()
-    with torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(copied, architecture.example())
-    names, found = {module: name for name, module in copied.named_modules()}, {}
-    for name, module in copied.named_modules():
-        if not isinstance(module, nn.Conv2d) or module.groups > 1 or module not in graph.module2node:
-            continue  # a layer that runs in training alone is in no graph
-        inner, readers = True, []
-        for dependency, _ in graph.get_pruning_group(module, tp.prune_conv_out_channels, [0]):
-            target, shrinks = dependency.target.module, "out" in dependency.handler.__name__
-            if isinstance(target, (nn.Linear, *tangled)):
-                inner = False
-            if isinstance(target, nn.Conv2d) and target is not module and (shrinks or target.groups > 1):
-                # A depthwise convolution shrinks along; a grouped one would fall out of step with its groups.
-                inner &= target.groups == target.in_channels == target.out_channels
-            elif isinstance(target, nn.Conv2d) and target is not module:
-                readers.append(names[target])
-        if inner:
-            found[name] = readers
-    return found
 
 
 def droppable_units(model: nn.Module) -> list[str]:

@@ -101,8 +101,7 @@ def remove_channels(model: nn.Module, kept: dict[str, list[int]], architecture: 
                 f"The channels to keep in {name} do not fit its {conv.out_channels} outputs; "
                 "the plan is for another network."
             )
-        drop = sorted(set(range(conv.out_channels)) - set(keep))
-        if drop:
+        if drop := sorted(set(range(conv.out_channels)) - set(keep)):
             graph.get_pruning_group(conv, tp.prune_conv_out_channels, drop).prune()
     model.requires_grad_(False)
 

@@ -50,8 +50,7 @@ changes nothing in them."""
 def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """Markdown tables: the cells of Table 2, what students cost, the claims, and what each step of OE-FSMC changes."""
     own = rows.get("table2", ())
-    lines = verdict.lines(own)
-    if not lines:
+    if not (lines := verdict.lines(own)):
         return f"Table 2: {NOT_RUN}."
     beside = {f"{title} − base": verdict.lines(own, variant) for variant, title in BESIDE.items()}
     beside |= {title: verdict.lines(own, "ours", variant) for variant, title in INSTEAD.items()}

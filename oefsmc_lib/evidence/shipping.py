@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from oefsmc_lib.evidence import tables, timings, verdict
 from oefsmc_lib.evidence.answers import NOT_RUN
+from oefsmc_lib.evidence.pairs import minus
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,23 +55,14 @@ def values(
     """seed -> value of a file; ``calibration`` is read for int8 alone. Seeds without the value are left out."""
     network, precision = file
     wanted = calibration if precision == "int8" else ""
-    own = found[
-        (found.network == network)
-        & (found.precision == precision)
-        & (found.imbalance == imbalance)
-        & (found.calibration == wanted)
-    ].dropna(subset=value)
+    same = (found.network == network) & (found.precision == precision)
+    own = found[same & (found.imbalance == imbalance) & (found.calibration == wanted)].dropna(subset=value)
     return dict(zip(own.seed.tolist(), own[value].tolist()))
 
 
-def minus(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
-    """Differences of the seeds that both have."""
-    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-
-
-def points(differences: list[float]) -> str:
+def points(differences: Mapping[int, float]) -> str:
     """``−0.1 ± 0.1``, or "not run"."""
-    mean, _, half = tables.t_interval(differences)
+    mean, _, half = tables.t_interval(list(differences.values()))
     return verdict.interval(mean, half) if differences else NOT_RUN
 
 

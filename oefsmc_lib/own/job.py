@@ -262,7 +262,7 @@ def card_of(job: Ready, work: Work, student: Student, widths: choose.Widths) -> 
         "kept": widths,
         "tested": tested(job, work, student, widths),
         "unseen": measure.share(torch.eq(*guessed)),
-        "cost": {who: costs(model, architecture) for who, model in pair.items()},
+        "cost": {who: cost.of(model, architecture) for who, model in pair.items()},
         "latency_ms": times,
         "threads": ask.threads,
         "notes": job.notes,
@@ -280,12 +280,3 @@ def tested(job: Ready, work: Work, student: Student, widths: choose.Widths) -> d
     folds = int(job.folds.max()) + 1 if job.held is None and job.folds is not None else None
     how = "cross-validated" if crossed else "seen" if job.held is None else "held out"
     return {"how": how, "folds": folds} | measure.compared(before, after, photos.labels, job.class_names)
-
-
-def costs(model: nn.Module, architecture) -> dict[str, int]:
-    """MACs, parameters and bytes of the weights."""
-    return {
-        "macs": cost.macs(model, architecture),
-        "parameters": cost.parameters(model),
-        "bytes": cost.file_size(model),
-    }

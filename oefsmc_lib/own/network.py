@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oefsmc_lib.compressors import fskd, plans, surgery
+from oefsmc_lib.compressors import fskd, inner, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.npz import first_line
 from oefsmc_lib.own.weights import fill, head_width, read, some, without_prefix
@@ -169,14 +169,8 @@ def prunable(teacher: Teacher) -> tuple[dict[str, list[str]], str]:
     model, architecture = teacher.model, teacher.architecture
     _try(model, architecture)
     order, _ = surgery.trace(model, architecture)
-    try:
-        groups = plans.inner_groups(model, architecture)
-    except Exception as error:  # the tracer runs the network's own code, which may raise anything
-        raise InputError(
-            f"{architecture.name} cannot be traced by Torch-Pruning ({type(error).__name__}: {first_line(error)}); "
-            "name a network of plain convolutions."
-        ) from error
-    groups = {name: groups[name] for name in order if groups.get(name)}
+    traced = inner.groups(model, architecture)
+    groups = {name: traced[name] for name in order if traced.get(name)}
     convolutions = [name for name in order if isinstance(model.get_submodule(name), nn.Conv2d)]
     reasons: dict[str, list[str]] = {}
     for name in convolutions:

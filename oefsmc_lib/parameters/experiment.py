@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.parameters import keys, parse, sections
+from oefsmc_lib.parameters import contradictions, keys, parse, sections
 from oefsmc_lib.parameters.sections import Count, Natural, NotNegative, Number, Positive, Settings, Share
 
 # Raised by hand whenever a change may alter any accuracy. Rows of different versions are not mixed.
@@ -111,46 +111,8 @@ class Experiment(Settings):
     device: str = "auto"  # auto, cpu, cuda or cuda:N
 
     @model_validator(mode="after")
-    def _images_fit(self) -> Self:
-        """The sets have a possible size and come from where they can."""
-        if (self.counts is not None) != (self.imbalance == "counts"):
-            raise ValueError("counts is given exactly when imbalance=counts")
-        if self.counts is not None and sum(self.counts) != self.num:
-            raise ValueError(f"counts add up to {sum(self.counts)}, but num is {self.num}")
-        if self.aux == "ood" and self.aux_size > self.pool_size:
-            raise ValueError(f"m={self.aux_size} images cannot be drawn from a pool of n={self.n}; raise n or lower m")
-        if self.recovers_jointly and self.recovery_size == 0 and self.lam < 1:
-            raise ValueError("m=0 leaves the auxiliary set empty, so eq. 7 needs lam=1")
-        if self.finetunes_on_aux and self.aux_size == 0 and self.eta > 0:
-            raise ValueError("m=0 leaves the auxiliary set empty, so eq. 9 needs eta=0")
-        if self.reads_pool and self.aux != "ood":
-            reader = "variant=whole_pool" if self.recovers_pool else f"contribution={self.contribution}"
-            raise ValueError(f"{reader} reads the OOD pool, but aux={self.aux} has no pool; use aux=ood")
-        if self.redraw and (self.aux != "ood" or self.ood_labels == "teacher"):
-            own = f"aux={self.aux}" if self.aux != "ood" else "ood_labels=teacher"
-            raise ValueError(f"redraw=true draws labels, but {own} gives every image its own; use redraw=false")
-        return self
-
-    @model_validator(mode="after")
-    def _compressor_fits(self) -> Self:
-        """The compressor has what is asked of it."""
-        practise, plan = self.method == "practise", self.plan or ""
-        if practise and self.contribution != "own":
-            raise ValueError(
-                f"contribution={self.contribution} scores channels, but practise drops blocks by its own score; "
-                "use contribution=own"
-            )
-        if self.kd == "kl" and self.method in ("fskd", "cd"):
-            raise ValueError(f"kd=kl is a loss on logits, but {self.method} solves layer by layer; use mir or practise")
-        if practise and plan and not re.fullmatch(r"drop[1-9]\d*", plan):
-            raise ValueError(f"plan={plan} removes channels, but practise drops blocks; use plan=drop1, drop2, ...")
-        if self.bridges and self.model != "vgg16":
-            raise ValueError(
-                f"practise.start=bridge is for VGG-16, but the shortcuts of {self.model} carry what a dropped block "
-                "leaves; use practise.start=teacher"
-            )
-        if not practise and re.fullmatch(r"drop\d+", plan):
-            raise ValueError(f"plan={plan} drops blocks, which only method=practise does; use a plan of channels")
+    def _fits(self) -> Self:
+        contradictions.refuse(self)
         return self
 
     # --- what the variant does -------------------------------------------------------------

@@ -100,8 +100,7 @@ def merge(folders: Sequence[Path | str], into: Store) -> tuple[int, int]:
     found = {row.id: (row, into.folder) for row in into.rows()}
     there, read = len(found), 0
     for folder in map(Path, folders):
-        rows = Store(folder).rows()
-        if not rows:
+        if not (rows := Store(folder).rows()):
             raise InputError(f"{folder} holds no rows; name a folder with rows/*.json or *.jsonl in it.")
         for row in rows:
             for fault in _add(found, row, folder):

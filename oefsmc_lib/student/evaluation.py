@@ -28,11 +28,10 @@ def scores(guessed: Tensor, labels: Tensor, counts: list[int]) -> dict:
 
 def cost(student_model: nn.Module, teacher, structure) -> dict:
     """MACs and parameters with their cuts against the teacher in percent, and bytes."""
-    models = (student_model, teacher.model)
-    macs, whole_macs = (network_cost.macs(model, structure.architecture) for model in models)
-    params, whole_params = (network_cost.parameters(model) for model in models)
-    cuts = {"macs_cut": 100 * (1 - macs / whole_macs), "params_cut": 100 * (1 - params / whole_params)}
-    return {"macs": macs, "params": params, "file_size": network_cost.file_size(student_model)} | cuts
+    own, whole = (network_cost.of(model, structure.architecture) for model in (student_model, teacher.model))
+    cuts = {name: 100 * (1 - own[name] / whole[name]) for name in own}
+    found = {"macs": own["macs"], "params": own["parameters"], "file_size": own["bytes"]}
+    return found | {"macs_cut": cuts["macs"], "params_cut": cuts["parameters"]}
 
 
 def latency(student_model: nn.Module, teacher) -> dict:

@@ -36,3 +36,8 @@ def parameters(model: nn.Module) -> int:
 def file_size(model: nn.Module) -> int:
     """Bytes of the tensors as saved, float32, buffers included."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def of(model: nn.Module, architecture) -> dict[str, int]:
+    """``macs``, ``parameters`` and ``bytes`` of a network."""
+    return {"macs": macs(model, architecture), "parameters": parameters(model), "bytes": file_size(model)}

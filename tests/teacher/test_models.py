@@ -7,7 +7,7 @@ import torch
 from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, logits, make_teacher, normal
 from torch import nn
 
-from oefsmc_lib.compressors import plans, surgery
+from oefsmc_lib.compressors import inner, plans, surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.teacher import cost, networks
 from oefsmc_lib.teacher.networks import Architecture
@@ -270,8 +270,21 @@ def test_network_without_droppable_blocks_is_refused():
 
 
 def test_inner_convolutions_of_a_frozen_foreign_network(mobilenet):
-    found = plans.inner_groups(mobilenet.model, mobilenet.architecture)
+    found = inner.groups(mobilenet.model, mobilenet.architecture)
     expansions = [f"features.{i}.conv.0.0" for i in range(2, 18)]
     # Projections meet a residual stream, all but the last; at this width the stem does too.
     assert set(found) == {*expansions, "features.17.conv.2"}
     assert not any(parameter.requires_grad for parameter in mobilenet.model.parameters())
+
+
+def test_a_network_that_cannot_be_traced_is_refused():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            raise LookupError("a rule of its own\nand more")
+
+    with pytest.raises(InputError, match=r"resnet20 cannot be traced by Torch-Pruning \(LookupError: a rule of its own\)"):
+        inner.groups(Odd(), Architecture("resnet20", 10))

@@ -29,9 +29,7 @@ def growth(table):
     if table is not None:
         about = [*table.device.unique(), *(f"threads: {n}" for n in table.threads.unique())]
         about += [f"torch {version}" for version in table.torch.unique()]
-        text = (
-            "VGG-16 on 32x32 images (quarter width and 100 images where they are not the axis; PRACTISE: its scoring)"
-        )
+        text = "VGG-16 on 32x32 images (quarter width, 100 images where they are not the axis; PRACTISE: its scoring)"
         explain(figure, f"{text}; dotted: in proportion. {'; '.join(about)}")
     return figure
 
@@ -57,7 +55,6 @@ def _over(ax, axis: str, table) -> None:
     wide = table.seconds.max() > 300 * table.seconds.min()
     ax.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     ax.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
-    title = (
-        f"{values[-1] / values[0]:g} times the {'images' if axis == 'num' else axis}, seconds times: {', '.join(times)}"
-    )
+    what = "images" if axis == "num" else axis
+    title = f"{values[-1] / values[0]:g} times the {what}, seconds times: {', '.join(times)}"
     ax.set_title(textwrap.fill(title, 58), loc="left", fontsize=9.5)

@@ -41,7 +41,7 @@ def shipping_files():
     for network, imbalance, look in CALIBRATED:
         exact = shipping.values(found, (network, "float32"), imbalance=imbalance)
         whole = [shipping.values(found, (network, "int8"), "top1", imbalance, name) for name in shipping.CALIBRATIONS]
-        entries.append((look, enumerate([marks.mean_of(shipping.minus(own, exact)) for own in whole])))
+        entries.append((look, enumerate([marks.mean_of(list(shipping.minus(own, exact).values())) for own in whole])))
     marks.compare(change, entries, shipping.CALIBRATIONS, "images that int8 is calibrated on", zero=True)
     change.set_ylabel("points of top-1, paired by seed")
     figure.suptitle(shipping_title(), x=0.01, ha="left", fontsize=12, fontweight="bold")
