@@ -1,7 +1,7 @@
 """Which channels matter, and to whom: eq. 1, 5 and 6.
 
-The paper leaves s_{k,j}, "the importance contribution of filter k to class j", open, and says that every
-compressor keeps its own pruning. So by default (``contribution=own``) s_{k,j} is the compressor's own
+The paper leaves s_{k,j}, "the importance contribution of filter k to class j", open, and keeps every
+compressor's hyperparameters and pruning ratios. So by default (``contribution=own``) s_{k,j} is the compressor's own
 criterion, restricted to images of class j where the criterion looks at images:
 
 * PRACTISE's recoverability R_b is an error on images, so R_{b,j} exists and the weights w_j matter.

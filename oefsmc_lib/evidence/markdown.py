@@ -58,22 +58,13 @@ def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         _levels(line)
         | {"verdict": line["verdict"]}
         | _printed(line)
-        | {title: _points(found[cell]) if cell in found else NOT_RUN for title, found in beside.items()}
+        | {title: _difference(found.get(cell)) for title, found in beside.items()}
         for cell, line in lines.items()
     ]
     teachers = sorted({f"{row.network} on {row.dataset} {row.teacher_accuracy:.1f}" for row in own})
-    claims = (
-        verdict.claim_table(verdict.judge(rows)).drop(columns="where").rename(columns={"claim": "claim of the paper"})
-    )
-    costs = costs_markdown([*rows.get("table1", ()), *own])
-    parts = (
-        to_markdown(cells),
-        f"Teachers: {', '.join(teachers)}.",
-        costs,
-        to_markdown(claims),
-        CHANGES,
-        steps_markdown(rows),
-    )
+    claims = verdict.claim_table(verdict.judge(rows)).drop(columns="where")
+    parts = [to_markdown(cells), f"Teachers: {', '.join(teachers)}.", costs_markdown([*rows.get("table1", ()), *own])]
+    parts += [to_markdown(claims.rename(columns={"claim": "claim of the paper"})), CHANGES, steps_markdown(rows)]
     return "\n\n".join(parts)
 
 
@@ -146,12 +137,12 @@ def _levels(line: Mapping[str, Any], **beside: str) -> dict[str, Any]:
         "seeds": line["seeds"],
         "base": f"{line[BASE]:.1f}",
         "OE-FSMC": f"{line['ours']:.1f}",
-        "difference": _points(line),
+        "difference": _difference(line),
     }
 
 
-def _points(line: Mapping[str, Any]) -> str:
-    return verdict.interval(line["gain"], line["±"])
+def _difference(line: Mapping[str, Any] | None) -> str:
+    return verdict.interval(line["gain"], line["±"]) if line else NOT_RUN
 
 
 def _printed(line: Mapping[str, Any]) -> dict[str, str]:
@@ -176,8 +167,7 @@ def steps_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     whole = [row for draw in draws if needed <= set(answers.values_of(draw, "variant")) for row in draw]
     families = grouped(whole, lambda row: cell_of(row)[:-1])
     table = []
-    for family in sorted(families, key=str):
-        own = families[family]
+    for own in (families[family] for family in sorted(families, key=str)):
         images = ", ".join(map(str, answers.values_of(own, "num")))
         table.append(_steps(own, data=own[0].dataset, compressor=cell_of(own[0]).compressor, images=images))
     if len(table) > 1:

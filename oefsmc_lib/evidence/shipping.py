@@ -20,6 +20,7 @@ FILES = {
     ("pruned", "float32"): "pruned",
     ("pruned", "int8"): "pruned, int8",
 }
+SMALL = ("pruned", "int8")  # the smallest file
 USUAL = "few + OOD"  # the images that int8 is calibrated on where nothing else is said
 CALIBRATIONS = ("few", USUAL, "OOD")
 GROUPS = ("head", "tail", "absent")
@@ -106,17 +107,18 @@ def changes(found: "DataFrame") -> list[dict[str, str]]:
 def sentence() -> str:
     """What int8 and pruning give a user, in one sentence; "not run" without the rows."""
     found, latency = rows(), milliseconds()
-    small, teacher = ("pruned", "int8"), ("teacher", "float32")
-    if found is None or latency is None or not values(found, small):
+    if found is None or latency is None or not values(found, SMALL):
         return f"Pruned and int8 against the teacher: {NOT_RUN}."
-    alone = points(minus(values(found, ("teacher", "int8")), values(found, teacher)))
-    both = points(minus(values(found, small), values(found, teacher)))
-    return (
-        f"int8 alone makes the teacher {faster(latency, ('teacher', 'int8')):.1f} times as fast and "
-        f"{smaller(found, ('teacher', 'int8')):.1f} times smaller and changes its top-1 by {alone} points; pruning by "
-        f"10 long-tailed images and int8 together make it {faster(latency, small):.1f} times as fast and "
-        f"{smaller(found, small):.1f} times smaller and change its top-1 by {both} points."
-    )
+    alone, both = worth(found, latency, ("teacher", "int8")), worth(found, latency, SMALL)
+    pruned = "pruned by 10 long-tailed images and in int8 it is"
+    return f"Against the teacher in float32, the teacher in int8 is {alone}; {pruned} {both}."
+
+
+def worth(found: "DataFrame", latency: Latency, file: tuple[str, str]) -> str:
+    """How much faster and smaller a file is than the teacher in float32, and at which price."""
+    cost = points(minus(values(found, file), values(found, ("teacher", "float32"))))
+    speed, size = faster(latency, file), smaller(found, file)
+    return f"{speed:.1f} times as fast and {size:.1f} times smaller, at {cost} points of top-1"
 
 
 def faster(latency: Latency, file: tuple[str, str]) -> float:

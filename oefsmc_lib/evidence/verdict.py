@@ -238,10 +238,11 @@ def best(rows: Iterable[Row], value: Callable[[Row], float], claimed: float) -> 
     worse = [other for other, one in found.items() if one["low"] > 0]
     ends = {min(groups), max(groups)} - {claimed}
     word = "contradicted" if better else "reproduced" if ends <= set(worse) else "undecided"
-    text = "; ".join(
-        f"significantly {title} than {claimed:g}: {', '.join(map(setting_name, group)) or 'no value'}"
-        for title, group in (("worse", worse), ("better", better))
-    )
+    level = [other for other in others if other not in worse + better]
+    words = {"significantly worse than": worse, "significantly better than": better}
+    words |= {"not told apart from": level} if level else {}
+    named = {words_of: ", ".join(map(setting_name, group)) or "no value" for words_of, group in words.items()}
+    text = "; ".join(f"{words_of} {claimed:g}: {names}" for words_of, names in named.items())
     example = found[others[0]]
     return word, f"{text}; {count(example['cells'], 'cell')}, {count(example['n'], 'seed')}"
 

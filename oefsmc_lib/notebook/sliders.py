@@ -119,9 +119,10 @@ def classes_panel(rows: Sequence[Row], method: str, num: int, variants: Sequence
     figure, axes = _canvas(len(shown), 1, 9, height, left=0.08, right=0.98, bottom=bottom, top=top, hspace=0.75)
     for ax, variant in zip(axes[:, 0], shown):
         own, base = (answers.select(found[v], imbalance="long_tail") for v in (variant, answers.BASE))
+        base = [row for row in base if row.seed in {one.seed for one in own}]  # a panel compares the same draws
         _draw_classes(ax, own, base if variant != answers.BASE else [], marks.VARIANT_LOOKS[variant].colour)
         words = f"{paper.METHOD_NAMES[method]}, {num} images: {answers.VARIANT_WORDS[variant]}"
-        ax.set_title(f"{words}: {_accuracies(own)}", fontsize="small", loc="left")
+        ax.set_title(f"{words}: {_accuracies(own)}, {len(own)} seeds", fontsize="small", loc="left")
     return figure
 
 

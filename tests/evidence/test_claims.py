@@ -40,7 +40,7 @@ TITLES = {
                 "The long tail costs 13.4 points at 10 images, 7.2 at 100"),
     "rescue": (lambda rows: figures.rescue_title(rows, 10),
                "At 10 images the tail costs 13.4 ± 0.6 points, OE-FSMC adds −42.0 ± 0.0, whole pool +9.0 ± 0.0"),
-    "losses": (lambda rows: figures.losses_title(rows, NUMS), "The long tail costs accuracy significantly: in 4 of 4 cells"),
+    "losses": (lambda rows: figures.losses_title(rows, NUMS), "The long tail costs accuracy significantly in 4 of 4 cells"),
     "classes": (lambda rows: figures.classes_title(rows, 10),
                 "At 10 long-tailed images, absent classes have the lowest recall: 77 %; head classes 89 %"),
     "stages": (lambda rows: figures.stages_title(rows, 10),

@@ -23,8 +23,13 @@ def effect(rows: Sequence[Row], profile):
 
 def effect_title(rows: Sequence[Row], variant: str = "ours") -> str:
     """What OE-FSMC adds to each compressor's base, averaged over its training sizes within each seed."""
-    found = {name: _over_base(select(rows, method=m, imbalance="long_tail"), variant) for m, name in NAMES.items()}
-    return marks.listed(f"Points against the base, {VARIANT_WORDS[variant]}", found)
+    tail = select(rows, imbalance="long_tail", variant=variant)
+    sizes, found = answers.values_of(tail, "num"), {}
+    for method, name in NAMES.items():
+        own = answers.values_of(select(tail, method=method), "num")
+        few = f" (only {', '.join(map(str, own))})" if own != sizes else ""
+        found[name + few] = _over_base(select(rows, method=method, imbalance="long_tail"), variant)
+    return marks.listed(f"Mean over sizes, {VARIANT_WORDS[variant]} − base", found)
 
 
 def ablation(rows: Sequence[Row], profile):
@@ -89,13 +94,16 @@ def _minus_base(variant: str) -> Look:
 def gains_title(rows: Sequence[Row]) -> str:
     """In how many cells each remedy is significantly above and below the base."""
     every = {variant: list(verdict.cells(rows, variant).get("verdict", [])) for variant in REMEDIES}
-    most, parts = max(map(len, every.values())), []
+    parts, worse = list[str](), list[str]()
     for variant, words in every.items():
         above, below = (sum(map(words.count, pair)) for pair in (("reproduced", "above"), ("not reproduced", "below")))
         if words:
-            fewer = f" (of {len(words)})" if len(words) < most else ""
-            parts.append(f"{SHORT.get(variant, VARIANT_WORDS[variant])} {above}/{below}{fewer}")
-    return f"Of {most} cells, above/below the base: {', '.join(parts)}" if parts else f"Against the base: {NOT_RUN}"
+            named = SHORT.get(variant, VARIANT_WORDS[variant])
+            parts.append(f"{named} {above}/{len(words)}")
+            worse += [f"{named} {below}"] * bool(below)
+    if not parts:
+        return f"Against the base: {NOT_RUN}"
+    return f"Cells significantly above base: {', '.join(parts)}; below: {', '.join(worse) or 'none'}"
 
 
 def groups(rows: Sequence[Row], profile, num: int):

@@ -214,6 +214,6 @@ def stopping_title(entries: Mapping[str, Sequence[Row]]) -> str:
     for label, rows in entries.items():
         if own := [row for row in rows if row.finetune_distances]:
             kept, ran = (sum(getattr(row, f"finetune_{name}") for row in own) / len(own) for name in ("kept", "epochs"))
-            parts.append(f"{label}: {kept:.0f} of {ran:.0f}")
+            parts.append(f"{kept:.0f} of {ran:.0f} with {label}")
     average = ", on average" if any(len(rows) > 1 for rows in entries.values()) else ""
-    return f"Epoch that is kept{average}. {'; '.join(parts) or NOT_RUN}"
+    return f"Epoch that is kept{average}: {'; '.join(parts) or NOT_RUN}"

@@ -201,6 +201,11 @@ def signed(found: Paired) -> str:
     return verdict.signed(found["mean"]) + answers.undecided(found)
 
 
+def certain(found: Paired) -> str:
+    """``+1.2 ± 0.3``, and "(undecided)" where the interval holds 0."""
+    return verdict.interval(found["mean"], found["half"]) + answers.undecided(found)
+
+
 def listed(lead: str, found: Mapping[str, Any], between: str = ", ") -> str:
     """``lead: name +1.2, name −0.3 (undecided)`` of the differences that there are; "not run" where there is none."""
     return f"{lead}: {between.join(f'{name} {signed(one)}' for name, one in found.items() if one) or NOT_RUN}"
@@ -247,7 +252,7 @@ def _caption(figure, rows: Sequence[Row], missing: Sequence[str], notes: str) ->
     epochs = {column(row, "finetune.epochs") for row in rows} - {None, 40}
     parts += [f"fine-tuning: at most {n} epochs instead of 40" for n in sorted(epochs)]
     parts += [f"not run: {', '.join(missing)}"] if missing else []
-    switches = ("method", "variant", "num", "imbalance", "finetune.stop")
+    switches = ("method", "variant", "num", "imbalance", "ratio", "finetune.stop")
     cells = Counter(tuple(column(row, name) for name in switches) for row in rows).values()
     seeds = "–".join(map(str, dict.fromkeys((min(cells), max(cells)))))
     bars = f"bars: 95 % t-interval{' (cut at the edge)' * ('cut' in notes)}, small dots: single seeds"

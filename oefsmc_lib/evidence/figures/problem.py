@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oefsmc_lib.evidence import answers, paper, verdict
+from oefsmc_lib.evidence import answers, paper
 from oefsmc_lib.evidence.answers import BASE, GROUPS, NOT_RUN, gain, select, tail_cost
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import ALL_CLASSES, LOOKS, METHOD_LOOKS, finish, panels
 from oefsmc_lib.evidence.figures.ranks import by_rank, group_recall, rank_axis
-from oefsmc_lib.evidence.pairs import Paired
 from oefsmc_lib.rows.row import Row
 
 PAIR = (LOOKS["balanced"], LOOKS["long_tail"])
@@ -44,7 +43,10 @@ def problem_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
 
 def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
     """Table 1's arrows: balanced - long-tailed in points over num, a colour a method, paired by seed."""
-    nums, there = marks.nums_of(rows, profile), answers.values_of(rows, "method") or ["fskd"]
+    nums = marks.nums_of(rows, profile)
+    there = [m for m in answers.values_of(rows, "method") if any(tail_cost(rows, n, method=m) for n in nums)] or [
+        "fskd"
+    ]
     figure, (ax,) = panels([""], "balanced − long-tailed, points", 8.5, 4.2)
     entries = []
     for look in map(METHOD_LOOKS.__getitem__, there):
@@ -60,8 +62,8 @@ def losses_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
     methods = answers.values_of(rows, "method")
     costs = [cost for n in nums for m in methods if (cost := tail_cost(rows, n, method=m))]
     above = sum(cost["low"] > 0 for cost in costs)
-    found = f"in {above} of {len(costs)} cells" if costs else NOT_RUN
-    return f"The long tail costs accuracy significantly: {found}"
+    found = f" in {above} of {len(costs)} cells" if costs else f": {NOT_RUN}"
+    return f"The long tail costs accuracy significantly{found}"
 
 
 def rescue(rows: Sequence[Row], profile):
@@ -75,17 +77,11 @@ def rescue(rows: Sequence[Row], profile):
 def rescue_title(rows: Sequence[Row], num: int) -> str:
     """The cost of the tail at one training size, and what OE-FSMC and the whole pool change about it."""
     cost = tail_cost(rows, num, method="fskd")
-    parts = [f"the tail costs {_points(cost).removeprefix('+')} points"] if cost else []
+    parts = [f"the tail costs {marks.certain(cost).removeprefix('+')} points"] if cost else []
     for variant, name in (("ours", "OE-FSMC adds"), ("whole_pool", "whole pool")):
         if found := gain(rows, num, variant, method="fskd"):
-            parts.append(f"{name} {_points(found)}")
+            parts.append(f"{name} {marks.certain(found)}")
     return f"At {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
-
-
-def _points(found: Paired) -> str:
-    """``−9.5 ± 2.6``, and "undecided" where the interval holds 0."""
-    half = "" if found["n"] == 1 else f" ± {found['half']:.1f}"
-    return f"{verdict.signed(found['mean'])}{half}{answers.undecided(found)}"
 
 
 def by_class(rows: Sequence[Row], profile, num: int | None = None):

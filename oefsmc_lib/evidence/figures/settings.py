@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ def sweep(rows: Sequence[Row], profile, name: str):
         ax.grid(axis="x", visible=False)
     axes[len(nums) // 2].set_xlabel(f"{label} (shaded: the paper's choice)")
     word, numbers = verdict.best(stopped, value, best)
-    found = "; ".join(numbers.replace("significantly ", "").replace(f" than {best:g}", "").split("; ")[:2])
+    found = "; ".join(re.sub(r"significantly | (than|from) [\d.]+(?=:)", "", numbers).split("; ")[:-1])
     title = f"“{label.rpartition(', ')[2]} = {best:g} is best”: {word}" + (f" ({found})" if found else "")
     one = [row for row in stopped if value(row) == best]
     missing = [f"{num} few images" for num in asked if num not in nums]
@@ -84,7 +85,7 @@ def settings(entries: Mapping[str, Sequence[Row]], reference: str, profile, kind
     accuracy.set_xlim(max(left, -2), min(right, 104))  # a few seeds have intervals beyond what accuracies can be
     accuracy.set_xlabel("test accuracy, %" + (" (intervals cut at the edge)" if left < -2 or right > 104 else ""))
     change.axvline(0, color=GREY, linewidth=1)
-    change.set_xlabel(f"points against: {reference}")
+    change.set_xlabel(f"points against {reference}")
     for look in JUDGED.values():
         marks.series(change, look, [])
     for ax in (accuracy, change):
@@ -127,10 +128,10 @@ def against_base(entries: Mapping[str, Mapping[str, Sequence[Row]]], profile, wo
     marks.compare(ax, shown, entries, words, zero=True)
     title = marks.listed(f"Points against the base, {remedies[-1]}", found)
     every = [rows[remedies[0]] for rows in entries.values()]
-    one = max(every, key=len)
-    if len({row.ood_source for rows in every for row in rows}) > 1:
-        one = [row.model_copy(update={"ood_source": None}) for row in one]  # the axis names the sources
-    return finish(figure, title, profile, one)
+    marked = [row for rows in every for row in rows]
+    if len({row.ood_source for row in marked}) > 1:  # the axis names the sources
+        marked = [row.model_copy(update={"ood_source": None}) for row in max(every, key=len)]
+    return finish(figure, title, profile, marked)
 
 
 def criteria(entries: Mapping[str, Sequence[Row]], profile):

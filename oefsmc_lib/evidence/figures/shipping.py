@@ -59,12 +59,9 @@ ABOUT = (
 def shipping_title() -> str:
     """How much faster and smaller the smallest file is than the teacher's, and at which price."""
     found, latency = shipping.rows(), shipping.milliseconds()
-    small, whole = ("pruned", "int8"), ("teacher", "float32")
-    if found is None or latency is None or not shipping.values(found, small):
+    if found is None or latency is None or not shipping.values(found, shipping.SMALL):
         return f"Pruned and int8 against the teacher: {NOT_RUN}"
-    cost = shipping.points(shipping.minus(shipping.values(found, small), shipping.values(found, whole)))
-    faster, smaller = shipping.faster(latency, small), shipping.smaller(found, small)
-    return f"Pruned and int8: {faster:.1f} times as fast, {smaller:.1f} times smaller, {cost} points of top-1"
+    return f"Pruned and int8: {shipping.worth(found, latency, shipping.SMALL)}"
 
 
 def _over_latency(ax, found, latency) -> None:
