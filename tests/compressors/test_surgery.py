@@ -65,6 +65,7 @@ def test_slicing_equals_masking(architecture):
     assert cost.macs(student.model, architecture) < cost.macs(teacher.model, architecture)
     assert same_state(before, state_of(teacher.model))
     assert not any(p.requires_grad for p in student.model.parameters())
+    assert (student.structure.architecture, student.structure.kept, student.structure.dropped) == (architecture, kept, [])
 
 
 def test_keeping_everything_changes_nothing(teacher):

@@ -283,6 +283,18 @@ def test_what_the_filter_takes_out_by_hand(tiny):
         positions = [i for i in positions if i not in watch.indices]
 
 
+def test_the_filter_knows_the_pictures_as_the_run_reads_them(tiny, monkeypatch):
+    asked, known = [], purity.known
+
+    def knows(*how):
+        asked.append(how)
+        return known("tiny", None, False)
+    knows.cache_clear = known.cache_clear
+    monkeypatch.setattr(purity, "known", knows)
+    elsewhere.draw_watch(experiment(image_size=16, skip_broken=True), SHAPE)
+    assert asked == [("tiny", 16, True)]
+
+
 def test_a_source_of_pictures_of_the_data_set_has_no_watch_set(tiny):
     tiny["elsewhere", "train"].images[:80] = tiny["tiny", "train"].images[:80]
     with pytest.raises(InputError, match=r"Without pictures of tiny, .* elsewhere has 10 images, too few .* of 18;"):
