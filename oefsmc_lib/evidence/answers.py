@@ -26,7 +26,7 @@ NOT_RUN = "not run"
 GROUPS = ("head", "tail", "absent")
 REMEDIES = ("extra_images", "ours", "whole_pool")  # what is compared with the base in tables and figures
 VARIANT_WORDS = {
-    "native": "no fine-tuning",
+    "native": "the compressor alone",
     "native_ft": "the base",
     "extra_images": "OOD images, labels ignored",
     "wo_ft": "w/o FT",

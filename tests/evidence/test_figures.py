@@ -369,7 +369,7 @@ def test_solvers_are_compared_draw_by_draw(tmp_path):
     table = answers.solver_table(solved)
     assert len(table) == 6 * sizes and set(table["seeds"]) == {5} and set(table["difference"]) == {2.0, -2.0}
     assert (table["released solver"] - table["this package's"] == table["difference"]).all()
-    assert set(table["network"]) == {"no fine-tuning", "the base", "OOD images, labels ignored", "OE-FSMC"}
+    assert set(table["network"]) == {"the compressor alone", "the base", "OOD images, labels ignored", "OE-FSMC"}
     one_sided = [row for row in solved if row.solver == "default"]
     assert answers.NOT_RUN in title_of(figures.solvers(one_sided, PROFILE)) and list(answers.solver_table(one_sided)) == ["rows"]
     figure.savefig(tmp_path / "solvers.png")

@@ -53,7 +53,7 @@ METHOD_LOOKS = {
     for method, colour, marker in zip(("fskd", "cd", "mir", "practise"), (BLUE, ORANGE, GREEN, PINK), "os^D")
 }
 VARIANT_LOOKS = {
-    "native": Look("method alone", GREY, "v", {"variant": "native"}, ":", 0.7),
+    "native": Look("compressor alone", GREY, "v", {"variant": "native"}, ":", 0.7),
     BASE: Look("fine-tuned on the few images (base)", ORANGE, "s", {"variant": BASE}, "-"),
     "extra_images": Look("+ OOD images, labels ignored", GREEN, "^", {"variant": "extra_images"}, "-"),
     "wo_comp": Look("w/o Comp. (eq. 9 alone)", "#56b4e9", "v", {"variant": "wo_comp"}, "-"),
