@@ -239,13 +239,26 @@ def test_the_verdict_is_sentences_of_80_columns(inside):
 
 @pytest.mark.parametrize("command", ["show", "verdict"])
 def test_tables_of_two_data_sets_fit_without_broken_words(inside, command):
-    said = inside(command, "--profile", "paper", OEFSMC_OUTPUTS=str(project_root() / "outputs")).stdout
-    lines = [line for line in said.splitlines() if re.match("cifar100? ", line)]
-    assert max(map(len, said.splitlines())) <= 80 and {line.split()[0] for line in lines} == {"cifar10", "cifar100"}
-    ends = r"(?:reproduced|undecided)(?: +\d+\.\d)?" if command == "verdict" else r"\d\d\.\d\d ± \d+\.\d\d"
-    assert all(re.search(f" {ends} *$", line) for line in lines)
-    assert "resnet32 on cifar100, vgg16 on cifar10" in narrow(inside(command, "--profile", "paper",
-                                                                    OEFSMC_OUTPUTS=str(project_root() / "outputs")))
+    done = inside(command, "--profile", "paper", OEFSMC_OUTPUTS=str(project_root() / "outputs"))
+    said, spoken = done.stdout, narrow(done)
+    assert max(map(len, said.splitlines())) <= 80 and "resnet32 on cifar100, vgg16 on cifar10" in spoken
+    if command == "verdict":
+        lines = [line for line in said.splitlines() if re.match("cifar100? ", line)]
+        assert {line.split()[0] for line in lines} == {"cifar10", "cifar100"}
+        assert all(re.search(r" (?:reproduced|undecided)(?: +\d+\.\d)? *$", line) for line in lines)
+    else:                                                          # a table for each data set
+        lines = [line for line in said.splitlines() if re.match("(?:cd|fskd|practise) ", line)]
+        assert "data cifar10, " in spoken and "data cifar100, " in spoken and len(lines) > 50
+        assert all(re.search(r" \d\d\.\d\d ± \d+\.\d\d *$", line) for line in lines)
+
+
+@pytest.mark.parametrize("letters", [5, 19, 24, 60])
+def test_a_long_setting_never_cuts_the_accuracy_beside_it(inside, tmp_path, letters):
+    """The name of a folder stands among the settings; with it the table would not fit into 80 columns."""
+    source = f"folder:/{'x' * letters}"
+    place = stored(tmp_path, *({"variant": "ours", "seed": seed, **more} for seed in (0, 1) for more in ({}, {"ood_source": source})))
+    said = inside("show", **place).stdout
+    assert max(map(len, said.splitlines())) <= 80 and len(re.findall(r"\d\d\.\d\d ± \d+\.\d\d", said)) == 2
 
 
 def test_a_profile_without_rows_has_no_verdict(inside, tmp_path):

@@ -136,8 +136,10 @@ def show(
             title += f"; {', '.join(networks)}"
         usual = usual.replace("m=M", "m=M (the number of few images)")
         title += f"; where settings do not say otherwise, {usual}" if usual else ""
-        body = [[line[name] for name in columns] for line in lines]
-        print_short(title, [TITLES.get(name, name) for name in columns], body)
+        for data in dict.fromkeys(line["dataset"] for line in lines):
+            body = [[line[name] for name in columns] for line in lines if line["dataset"] == data]
+            print_short(title, [TITLES.get(name, name) for name in columns], body)
+            title = ""
     if absent:
         command = f"oefsmc grid run {shlex.quote(grid_name or '')} --profile {profile or 'embedded'}"
         print(f"{len(absent)} runs of the grid are missing: {command}")

@@ -55,13 +55,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence], wi
     from rich.table import Table
 
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    # Lines are broken between words; only words that are longer than WORD, such as paths, may be cut.
+    words = [
+        [word for cell in cells for word in str(cell).replace(" ± ", "_±_").split()] for cells in zip(columns, *rows)
+    ]
+    least = [max((len(word) for word in own if len(word) <= WORD), default=0) for own in words]
+    if width and (excess := sum(least) + 2 * len(least) - 2 - width) > 0:
+        least[least.index(max(least))] -= excess  # else the last column would be cut
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        # Lines are broken between words; only words that are longer than WORD, such as paths, may be cut.
-        words = [word for row in [columns, *rows] for word in str(row[index]).split()]
-        longest = max((len(word) for word in words if len(word) <= WORD), default=0)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(column, justify=justify, overflow="fold", min_width=longest)
+        table.add_column(column, justify=justify, overflow="fold", min_width=least[index])
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     print(title + "\n")

@@ -22,7 +22,7 @@ def groups(model: nn.Module, architecture: Architecture) -> dict[str, list[str]]
     except Exception as error:  # the tracer runs the network's own code, which may raise anything
         raise InputError(
             f"{architecture.name} cannot be traced by Torch-Pruning ({type(error).__name__}: {first_line(error)}); "
-            "name a network of plain convolutions."
+            "use another network, of plain convolutions."
         ) from error
 
 
