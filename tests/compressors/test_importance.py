@@ -141,6 +141,13 @@ def test_bn_scale_is_the_batch_norm_behind_the_convolution(vgg):
     assert torch.equal(found["features.3"], vgg.model.features[4].weight.abs())
 
 
+def test_bn_scale_needs_a_batch_norm():
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.BatchNorm2d(4))
+    with pytest.raises(InputError, match="needs a batch norm after 0; use contribution=activation"):
+        criteria._bn_scale(plain, "0")
+    assert torch.equal(criteria._bn_scale(plain, "2"), plain[3].weight)
+
+
 # --- choosing ------------------------------------------------------------------------------------
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=40), st.data())
 def test_top_channels_are_exactly_as_many_as_asked_and_the_largest(values, data):

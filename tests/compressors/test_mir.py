@@ -200,6 +200,13 @@ def test_batches_pass_over_all_images_and_drop_the_incomplete(count, size):
         assert all(len(part) == batch for part in whole) and len(set(flat)) == len(flat)
 
 
+def test_an_image_that_no_drawn_crop_fits_stays_whole():
+    """Crops of at least 8 % of the area and at most 4 : 3 are higher than two pixels here."""
+    image = torch.arange(3 * 2 * 400).remainder(256).to(torch.uint8).view(3, 2, 400)
+    view = views.augment(image[None], "resized_crop_flip", source(0))[0]
+    assert torch.equal(view, image) or torch.equal(view, image.flip(2))
+
+
 @given(st.sampled_from(["crop", "crop_flip", "resized_crop_flip", "none"]), st.integers(0, 50), st.booleans())
 def test_views_have_the_images_shape_and_type_and_repeat_by_seed(kind, seed, as_bytes):
     images = (torch.arange(2 * 3 * 16 * 16) % 251).view(2, 3, 16, 16)

@@ -105,6 +105,11 @@ def test_tensors_loaders_and_data_sets_are_one():
         assert same_state(state_of(students[0].model), state_of(student.model))
 
 
+def test_photographs_stand_in_where_no_ood_images_are_given():
+    student = oefsmc_lib.compress(small(), (X, Y), keep={"0": 3}, normalise="0.5/0.25")
+    assert student.model[0].out_channels == 3 and torch.isfinite(student.model(X)).all()
+
+
 def test_cd_runs_on_an_own_network():
     student = oefsmc_lib.compress(small(), (images(5, "x"), torch.tensor([0, 1, 2, 0, 0])), images(20, "y"), method="cd")
     assert student.model[0].out_channels == 4
@@ -153,7 +158,11 @@ ELSE = images(20, "other")
     ("of shape", small(), X, images(20, "o", side=16), {}),
     ("keep=1.5", small(), X, ELSE, {"keep": 1.5}),
     ("keep asks for 9 channels of 0", small(), X, ELSE, {"keep": {"0": 9}}),
+    ("keep removes no channel", small(), X, ELSE, {"keep": {"0": 8}}),
     ("no method 'fks'", small(), X, ELSE, {"method": "fks"}),
+    ("something else than image tensors of one size", small(), [(X[0], 0), (X[1, :, :9], 1)], ELSE, {}),
+    ("of equal height and width", small(), X[:, :, :16], ELSE, {}),
+    ("Flatten has no weights", nn.Flatten(), X, ELSE, {}),
     ("say how to normalise", small(), X, None, {}),
     ("not finite", small(), X * torch.nan, ELSE, {}),
     ("normalised float images", small(), (X * 50).to(torch.uint8), ELSE, {}),
