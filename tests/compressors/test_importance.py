@@ -134,6 +134,12 @@ def test_taylor_is_activation_times_gradient_and_uses_the_label(teacher):
     assert same_state(before, state_of(teacher.model)) and all(p.grad is None for p in teacher.model.parameters())
 
 
+def test_without_ood_images_the_mixed_shares_are_those_of_the_few():
+    few = Samples(torch.zeros(4, 1), torch.tensor([0, 0, 0, 2]))
+    shares = importance.class_shares("mixed", few, None, torch.full((3,), 1 / 3))
+    assert shares.tolist() == [0.75, 0.0, 0.25]
+
+
 def test_bn_scale_is_the_batch_norm_behind_the_convolution(vgg):
     e = small(contribution="bn_scale")
     few = samples(5, VGG)

@@ -209,3 +209,9 @@ def test_groups_are_head_tail_and_absent():
     assert fewshot.groups([4, 2, 2, 1, 1, 0, 0, 0, 0, 0]) == ["head"] * 3 + ["tail"] * 2 + ["absent"] * 5
     assert fewshot.groups([2, 2]) == ["tail", "tail"]                     # even: none is above M / K
 
+
+def test_joined_samples_are_the_first_and_behind_them_the_others():
+    one, other = (fewshot.Samples(torch.full((n, 1, 2, 2), float(n)), torch.full((n,), n)) for n in (2, 3))
+    both = one.joined(other)
+    assert both.images[:, 0, 0, 0].tolist() == both.labels.tolist() == [2, 2, 3, 3, 3] and both.images.shape[1:] == (1, 2, 2)
+    assert one.joined(None) is one
