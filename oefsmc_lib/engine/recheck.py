@@ -78,7 +78,7 @@ def _refuse_others(row: Row, experiment: Experiment, ready) -> None:
     here = {
         "teacher_sha256": ready.teacher.sha256,
         "data_fingerprint": sets.fingerprint(ready.train, ready.test),
-        "ood_fingerprint": ready.pool and ready.pool.fingerprint,
+        "ood_fingerprint": ready.source_fingerprint,
         "algorithm": ALGORITHM_VERSION,
         "few_indices": ready.draw.indices,
     }
