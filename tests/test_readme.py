@@ -31,9 +31,9 @@ def committed(tmp_path):
 def test_the_numbers_in_the_readme_are_those_of_the_committed_rows_and_benches(committed):
     pages = {path.name: path.read_text() for path in publish.pages_with_numbers() if path.parent.name != "outputs"}
     marks = {name: {match[1] for match in publish.MARKS.finditer(text)} for name, text in pages.items()}
-    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "stopping", "solvers"},
+    assert marks == {"README.md": {"found", "artefacts"}, "results.md": {"verdict", "stopping", "settings", "solvers"},
                      "timings.md": {"timing", "quality", "steps", "precision", "latency"}, "shipping.md": {"shipping"},
-                     "trust.md": {"agreement", "mutants"}}
+                     "trust.md": {"agreement", "mutants", "coverage"}}
     for name, text in pages.items():
         assert publish.filled(text, committed) == text, f"{name}: {REDO}"
 

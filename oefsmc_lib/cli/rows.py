@@ -3,9 +3,8 @@
 import json
 import math
 import shlex
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,19 +22,8 @@ from oefsmc_lib.rows.row import Row
 results = typer.Typer(no_args_is_help=True, help="Stored rows: merge, pack, check or export them.")
 
 # What `run` prints of a row.
-SHOWN: tuple[str, ...] = (
-    "id",
-    "dataset",
-    "network",
-    "method",
-    "variant",
-    "plan",
-    "num",
-    "seed",
-    "teacher_accuracy",
-    "top1",
-)
-SHOWN += ("balanced_accuracy", "head_accuracy", "tail_accuracy", "absent_accuracy", "macs_cut", "params_cut")
+SHOWN: tuple[str, ...] = ("id", "dataset", "network", "method", "variant", "plan", "num", "seed", "teacher_accuracy")
+SHOWN += ("top1", "balanced_accuracy", "head_accuracy", "tail_accuracy", "absent_accuracy", "macs_cut", "params_cut")
 SHOWN += ("teacher_latency_ms", "latency_ms", "teacher_latency_64_ms", "latency_64_ms", "seconds_total", "device")
 # What `show` has columns for, and under which name where it is another one.
 COLUMNS = ("dataset", "network", "method", "num", "imbalance", "variant")
@@ -117,25 +105,26 @@ def show(
             raise InputError(f"No row has a switch {key!r}; try dataset, method, variant, num or seed.")
         rows = [row for row in rows if str(row.flat().get(key)) == str(wanted)]
     _refuse_none(rows)
-    by, title = tables.varying_columns(rows), f"{value}, mean over seeds ± half the 95 % t-interval"
-    lines = tables.summary(rows, by, value).to_dict("records")
+    title = f"{value}, mean over seeds ± half the 95 % t-interval"
+    by, lines = tables.by_setting(rows, value)
     for line in lines:
-        numbers = [f"{line[name]:.2f}" for name in ("mean", "half") if not math.isnan(line[name])]
-        line |= {value: " ± ".join(numbers)}
-        line |= {name: _plain(line[name]) for name in by}
+        line[value] = " ± ".join(f"{line[name]:.2f}" for name in ("mean", "half") if not math.isnan(line[name]))
     if everything:
         columns = [*by, "seeds", value]
         print_table(title, columns, [[line[name] for name in columns] for line in lines])
     else:
         for line in (line for line in lines if line.get("m") == line["num"]):
             line["m"] = "M"  # as many OOD images as training images, at every training size
-        columns, usual = [*COLUMNS, "settings", "seeds", value], _merge(lines, [n for n in by if n not in COLUMNS])
+        columns, usual = (
+            [*COLUMNS, "settings", "seeds", value],
+            tables.merge_settings(lines, [n for n in by if n not in COLUMNS]),
+        )
         networks = sorted({f"{line['network']} on {line['dataset']}" for line in lines})
         if len(networks) == len({line["dataset"] for line in lines}) > 1:  # the network follows from the data
             columns.remove("network")
             title += f"; {', '.join(networks)}"
         usual = usual.replace("m=M", "m=M (the number of few images)")
-        title += f"; where settings do not say otherwise, {usual}" if usual else ""
+        title += f"; where settings do not say otherwise, {usual}" * bool(usual)
         for data in dict.fromkeys(line["dataset"] for line in lines):
             body = [[line[name] for name in columns] for line in lines if line["dataset"] == data]
             print_short(title, [TITLES.get(name, name) for name in columns], body)
@@ -143,26 +132,6 @@ def show(
     if absent:
         command = f"oefsmc grid run {shlex.quote(grid_name or '')} --profile {profile or 'embedded'}"
         print(f"{len(absent)} runs of the grid are missing: {command}")
-
-
-def _merge(lines: list[dict], names: list[str]) -> str:
-    """Write these switches into one column as ``name=value``, but not the value that most lines have; returns those."""
-    usual: dict[str, Any] = {}
-    for name in names:
-        known = [line[name] for line in lines if line[name] is not None]
-        value, count = Counter(known).most_common(1)[0]
-        usual |= {name: value} if 2 * count > len(known) else {}
-    for line in lines:
-        own = [name for name in names if line[name] not in (None, usual.get(name))]
-        line["settings"] = ", ".join(f"{name}={line[name]}" for name in own) or None
-    return ", ".join(f"{name}={value}" for name, value in usual.items())
-
-
-def _plain(value: Any) -> Any:
-    """None for NaN, where runs do not read the switch, and 10 for the 10.0 that pandas makes of it beside NaN."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else int(value) if value.is_integer() else value
-    return value
 
 
 def _refuse_none(rows: list[Row]) -> None:
@@ -219,6 +188,6 @@ def results_table(
     """Export stored rows as CSV: a line for each run, or with --means one for all seeds of a setting."""
     rows, absent = rows_of(profile, grid_name)
     _refuse_none(rows)
-    table = tables.means(rows) if means else tables.frame(rows)
+    table = tables.summary(rows) if means else tables.frame(rows)
     tables.to_csv(table, path)
     print(f"{path}: {len(table)} lines of {len(rows)} rows" + (f", {len(absent)} still missing" if absent else ""))

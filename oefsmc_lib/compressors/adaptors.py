@@ -71,7 +71,6 @@ def insert(model: nn.Module, places: list[tuple[str, str]]) -> list[nn.Conv2d]:
         nn.init.dirac_(q.weight)
         inserted.append(q)
         parent, _, child = name.rpartition(".")
-        model.get_submodule(parent).register_module(
-            child, nn.Sequential(*((conv, q) if side == "after" else (q, conv)))
-        )
+        both = (conv, q) if side == "after" else (q, conv)
+        model.get_submodule(parent).register_module(child, nn.Sequential(*both))
     return inserted

@@ -45,9 +45,7 @@ class Recheck:
 def choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """``count`` rows, drawn by ``seed`` from the rows in the order of their ids; :class:`InputError` for none."""
     if not rows:
-        raise InputError(
-            "There are no rows to compute again; name a profile that has some, as in --profile cifar10+cpu."
-        )
+        raise InputError("There are no rows to compute again; name a profile that has some, as in --profile paper.")
     return random.Random(seed).sample(sorted(rows, key=lambda row: row.id), min(count, len(rows)))
 
 

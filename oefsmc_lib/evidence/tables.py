@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oefsmc_lib.errors import InputError
+from oefsmc_lib.evidence import paper
 from oefsmc_lib.files import write_whole
 from oefsmc_lib.parameters.parse import hint
 from oefsmc_lib.rows.row import SWITCHES, Row
@@ -78,8 +79,10 @@ def by_seed(rows: Iterable[Row], value: str = "top1") -> dict[int, float]:
     return {row.seed: getattr(row, value) for row in rows if getattr(row, value) is not None}
 
 
-def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "DataFrame":
-    """A line a cell: the columns ``by``, then seeds, mean, sd, half, low, high over seeds, with the 95 % t-interval.
+def summary(rows: Iterable[Row], by: Sequence[str] = (), value: str = "top1") -> "DataFrame":
+    """A line a cell: the columns ``by`` (else :func:`varying_columns`), with seeds, mean, sd, half, low and high.
+
+    ``half`` is half the width of the 95 % t-interval from ``low`` to ``high``.
 
     Warns when the rows are of several ALGORITHM_VERSIONs. Raises :class:`InputError` for an unknown column, for a value
     that is no number, and when a cell mixes teachers or images or has a seed twice (then ``by`` lacks a column).
@@ -87,7 +90,7 @@ def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "Dat
     import pandas as pd
 
     rows = list(rows)
-    table = frame(rows)
+    by, table = by or varying_columns(rows), frame(rows)
     if table.empty:
         return table
     _check_columns(table, by, value)
@@ -106,15 +109,9 @@ def summary(rows: Iterable[Row], by: Sequence[str], value: str = "top1") -> "Dat
         _check_cell([rows[number] for number in part.index], cell)
         values = part[value].dropna().tolist()
         mean, sd, half = t_interval(values)
-        records.append(
-            cell | {"seeds": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
-        )
+        found = {"seeds": len(values), "mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
+        records.append(cell | found)
     return pd.DataFrame(records)
-
-
-def means(rows: Sequence[Row]) -> "DataFrame":
-    """:func:`summary` of every setting that these rows have."""
-    return summary(rows, varying_columns(rows))
 
 
 def varying_columns(rows: Iterable[Row]) -> list[str]:
@@ -131,6 +128,51 @@ def varying_columns(rows: Iterable[Row]) -> list[str]:
             cell.setdefault(name, set()).add(str(flat.get(name)))
     varying = {name for cell in seen.values() for name, values in cell.items() if len(values) > 1}
     return base + sorted(varying - set(base))
+
+
+def by_setting(rows: Sequence[Row], value: str = "top1") -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns that tell the cells of these rows apart, and the lines of :func:`summary` over them."""
+    by = varying_columns(rows)
+    lines = summary(rows, by, value).to_dict("records")
+    return by, [{str(name): _plain(found) if name in by else found for name, found in line.items()} for line in lines]
+
+
+def merge_settings(lines: list[dict[str, Any]], names: Sequence[str]) -> str:
+    """Write these switches into one column as ``name=value``, but not the value that most lines have; returns those."""
+    usual: dict[str, Any] = {}
+    for name in names:
+        known = [str(line[name]) for line in lines if line[name] is not None]
+        value, count = Counter(known).most_common(1)[0]
+        usual |= {name: value} if 2 * count > len(known) else {}
+    for line in lines:
+        own = [name for name in names if line[name] is not None and str(line[name]) != usual.get(name)]
+        line["settings"] = ", ".join(f"{name}={line[name]}" for name in own) or None
+    return ", ".join(f"{name}={value}" for name, value in usual.items())
+
+
+def _plain(value: Any) -> Any:
+    """None for NaN, where runs do not read the switch, and 10 for the 10.0 that pandas makes of it beside NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
+
+
+def settings_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table of every setting of these rows, and the values that stand for what a line does not say."""
+    if not rows:
+        return "Controls: not run."
+    by, lines = by_setting(rows)
+    usual = merge_settings(lines, [name for name in by if name not in ("method", "num", "variant", "ood_exclude")])
+    table = [
+        {"compressor": paper.METHOD_NAMES[line["method"]], "images": line["num"], "variant": f"`{line['variant']}`"}
+        | {
+            "settings": line["settings"] or "",
+            "seeds": line["seeds"],
+            "top-1, %": f"{line['mean']:.1f} ± {line['half']:.1f}",
+        }
+        for line in lines
+    ]
+    return f"{to_markdown(table)}\n\nWhere a line says nothing else: {usual}."
 
 
 def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:

@@ -61,7 +61,7 @@ def pages_with_numbers() -> list[Path]:
 
 def table(profile: str, name: str, store: Store):
     """Mean, sd and 95 % interval of every setting of a grid."""
-    return tables.means(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
+    return tables.summary(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
 
 
 def verdict_page(store: Store) -> str:
@@ -82,6 +82,7 @@ def filled(text: str, store: Store) -> str:
         "artefacts": lambda of: markdown.artefacts_markdown(verdict.rows_by_grid(of, store)),
         "stopping": lambda of: markdown.stopping_markdown(verdict.rows_by_grid(of, store).get("table2", ())),
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
+        "settings": lambda of: tables.settings_markdown(verdict.rows_by_grid(of, store).get("beyond", [])),
         "missing": lambda of: markdown.missing_markdown(of, store),
         "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
         "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),

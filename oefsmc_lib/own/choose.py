@@ -98,9 +98,7 @@ def path(teacher: Teacher, groups: Groups, scanned: dict[str, list[float]]) -> l
 
         chosen = min((name for name, eighths in left.items() if eighths > 1), key=price)
         left[chosen] -= 1
-        plans.append(
-            {name: channels_at(full[name], eighths / STEPS) for name, eighths in left.items() if eighths < STEPS}
-        )
+        plans.append({name: channels_at(full[name], n / STEPS) for name, n in left.items() if n < STEPS})
     return plans
 
 

@@ -22,10 +22,9 @@ def _of_images(e: "Experiment") -> Iterator[tuple[bool, str]]:
     yield e.counts is not None and total != e.num, f"counts add up to {total}, but num is {e.num}"
     too_many = e.aux == "ood" and e.aux_size > e.pool_size
     yield too_many, f"m={e.aux_size} images cannot be drawn from a pool of n={e.n}; raise n or lower m"
-    no_recovery = e.recovers_jointly and e.recovery_size == 0 and e.lam < 1
-    yield no_recovery, "m=0 leaves the auxiliary set empty, so eq. 7 needs lam=1"
-    no_finetuning = e.finetunes_on_aux and e.aux_size == 0 and e.eta > 0
-    yield no_finetuning, "m=0 leaves the auxiliary set empty, so eq. 9 needs eta=0"
+    empty = "m=0 leaves the auxiliary set empty, so"
+    yield e.recovers_jointly and e.recovery_size == 0 and e.lam < 1, f"{empty} eq. 7 needs lam=1"
+    yield e.finetunes_on_aux and e.aux_size == 0 and e.eta > 0, f"{empty} eq. 9 needs eta=0"
     reader = "variant=whole_pool" if e.recovers_pool else f"contribution={e.contribution}"
     no_pool = e.reads_pool and e.aux != "ood"
     yield no_pool, f"{reader} reads the OOD pool, but aux={e.aux} has no pool; use aux=ood"

@@ -149,7 +149,7 @@ def _torchvision(architecture: Architecture) -> nn.Module:
         raise InputError(f"Unknown model {name!r}{hint(name, [*ours, *known], others)}")
     if architecture.channels != 3:
         raise InputError(
-            f"{name} reads 3 channels, but the images have {architecture.channels}; use model=vgg16 or resnet32."
+            f"{name} reads 3 channels, and images have {architecture.channels}; use model=vgg16 or resnet32."
         )
     options: dict = {"width_mult": architecture.width} if architecture.width != 1 else {}
     if name in ("googlenet", "inception_v3"):  # with auxiliary heads a network in training returns several outputs

@@ -3,7 +3,7 @@
 from made_rows import rows_of
 
 from oefsmc_lib.engine import batches
-from oefsmc_lib.evidence import answers, markdown, verdict
+from oefsmc_lib.evidence import answers, markdown, tables, verdict
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
 
@@ -159,3 +159,12 @@ def test_where_fine_tuning_stops_is_a_line_a_cell():
         "| cifar10 | CD | 10 | epoch 1; 1.000 → 0.250 | not run | epoch 1; 1.000 → 0.250 |",
         "| cifar10 | CD | 100 | epoch 1; 1.000 → 0.250 | not run | not run |"]
     assert markdown.stopping_markdown([]) == "Where fine-tuning stops: not run."
+
+
+def test_controls_say_what_differs_and_once_what_is_usual():
+    few = made("beyond", lambda e: 70.0 + e.seed, lambda e: (e.variant, e.num, e.method) == ("ours", 10, "fskd"))
+    said = tables.settings_markdown(few)
+    lines = [line for line in said.splitlines() if line.startswith("| FSKD")]
+    assert any("| ood_labels=uniform |" in line for line in lines) and sum("|  |" in line for line in lines) == 1
+    assert said.splitlines()[-1].startswith("Where a line says nothing else: ") and "ood_labels=complementary" in said.splitlines()[-1]
+    assert tables.settings_markdown([]) == "Controls: not run."
