@@ -115,10 +115,8 @@ def show(
     else:
         for line in (line for line in lines if line.get("m") == line["num"]):
             line["m"] = "M"  # as many OOD images as training images, at every training size
-        columns, usual = (
-            [*COLUMNS, "settings", "seeds", value],
-            tables.merge_settings(lines, [n for n in by if n not in COLUMNS]),
-        )
+        columns = [*COLUMNS, "settings", "seeds", value]
+        usual = tables.merge_settings(lines, [name for name in by if name not in COLUMNS])
         networks = sorted({f"{line['network']} on {line['dataset']}" for line in lines})
         if len(networks) == len({line["dataset"] for line in lines}) > 1:  # the network follows from the data
             columns.remove("network")

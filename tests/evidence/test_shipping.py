@@ -7,7 +7,7 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 
-from oefsmc_lib.evidence import figures, shipping
+from oefsmc_lib.evidence import figures, pairs, shipping
 from oefsmc_lib.evidence.answers import NOT_RUN
 from oefsmc_lib.files import outputs_folder, project_root
 
@@ -52,7 +52,7 @@ def test_a_difference_pairs_the_seeds_that_both_have(measured):
     measured(lambda seed, network, precision, **_: seed == 2 and (network, precision) == ("pruned", "int8"))
     found = shipping.rows()
     small, exact = (shipping.values(found, ("pruned", precision)) for precision in ("int8", "float32"))
-    assert sorted(small) == [0, 1] and shipping.minus(small, exact) == pytest.approx({0: -0.4, 1: -0.4})
+    assert sorted(small) == [0, 1] and pairs.minus(small, exact) == pytest.approx({0: -0.4, 1: -0.4})
     line = next(line for line in shipping.changes(found) if line["network"] == "pruned" and line["few images"] == "long-tailed")
     assert (line["few"], line["few + OOD"], line["OOD"]) == ("−0.5 ± 0.0", "−0.4 ± 0.0", "−0.3 ± 0.0")
     assert sorted(shipping.values(found, ("pruned", "float32"), "absent")) == [1, 2]

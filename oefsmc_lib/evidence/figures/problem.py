@@ -44,9 +44,8 @@ def problem_title(rows: Sequence[Row], nums: Sequence[int]) -> str:
 def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
     """Table 1's arrows: balanced - long-tailed in points over num, a colour a method, paired by seed."""
     nums = marks.nums_of(rows, profile)
-    there = [m for m in answers.values_of(rows, "method") if any(tail_cost(rows, n, method=m) for n in nums)] or [
-        "fskd"
-    ]
+    paired = (m for m in answers.values_of(rows, "method") if any(tail_cost(rows, n, method=m) for n in nums))
+    there = list(paired) or ["fskd"]
     figure, (ax,) = panels([""], "balanced − long-tailed, points", 8.5, 4.2)
     entries = []
     for look in map(METHOD_LOOKS.__getitem__, there):

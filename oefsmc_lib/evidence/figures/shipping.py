@@ -6,6 +6,7 @@ from oefsmc_lib.evidence import shipping
 from oefsmc_lib.evidence.answers import NOT_RUN
 from oefsmc_lib.evidence.figures import marks
 from oefsmc_lib.evidence.figures.marks import BLUE, BROWN, GREEN, GREY, ORANGE, PINK, Look, explain, panels
+from oefsmc_lib.evidence.pairs import minus
 
 LOOKS = {
     ("teacher", "float32"): Look("teacher", GREY, "o"),
@@ -41,7 +42,7 @@ def shipping_files():
     for network, imbalance, look in CALIBRATED:
         exact = shipping.values(found, (network, "float32"), imbalance=imbalance)
         whole = [shipping.values(found, (network, "int8"), "top1", imbalance, name) for name in shipping.CALIBRATIONS]
-        entries.append((look, enumerate([marks.mean_of(list(shipping.minus(own, exact).values())) for own in whole])))
+        entries.append((look, enumerate([marks.mean_of(list(minus(own, exact).values())) for own in whole])))
     marks.compare(change, entries, shipping.CALIBRATIONS, "images that int8 is calibrated on", zero=True)
     change.set_ylabel("points of top-1, paired by seed")
     figure.suptitle(shipping_title(), x=0.01, ha="left", fontsize=12, fontweight="bold")
