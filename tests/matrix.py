@@ -1,17 +1,25 @@
 """The tests on every supported Python that is on this machine, with the lowest and the highest torch: ``make matrix``.
 
-Each pair has an environment of its own below ``.matrix/``; what is not here is said to be skipped. Arguments go to pytest.
+Each pair has an environment of its own below ``.matrix/``. A Python that is not here is said to be skipped. The result of
+each pair is written to outputs/bench/<date>_cpu_matrix.csv as soon as it is there. A pair that passed at this commit is not
+tried again, so that an interrupted matrix goes on where it was. Arguments go to pytest, and nothing is written then.
 """
 
+import csv
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COUNTS = ("passed", "failed", "skipped")
+TESTS = ["-n", "logical", "--maxprocesses", "8", "--dist", "loadfile", "tests"]
 
 
 def lowest(package: str) -> str:
@@ -37,27 +45,69 @@ def python_of(version: str) -> str | None:
     return None
 
 
-def try_pair(python: str, place: Path, pins: list[str], words: list[str]) -> tuple[bool, str]:
-    """Whether the tests pass there, and pytest's last line, or the step that failed."""
+def try_pair(python: str, place: Path, pins: list[str], words: list[str]) -> tuple[bool, dict, str]:
+    """Whether the tests pass there; versions, counts and seconds; and pytest's last line, or the step that failed."""
     program = str(place / "bin" / "python")
     for step in ([python, "-m", "venv", str(place)], [program, "-m", "pip", "install", "-q", "-e", f"{ROOT}[notebooks,test]", *pins]):
         if (done := subprocess.run(step, cwd=ROOT, capture_output=True, text=True)).returncode:
-            return False, f"{' '.join(step[:4])} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-    ask = "import platform, torch; print(f'Python {platform.python_version()}, torch {torch.__version__}')"
-    what = subprocess.run([program, "-c", ask], capture_output=True, text=True).stdout.strip()
-    done = subprocess.run([program, "-m", "pytest", "-q", *(words or ["tests"])], cwd=ROOT, capture_output=True, text=True)
+            return False, {}, f"{' '.join(step[:4])} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+    ask = "import platform, torch, torchvision; print(platform.python_version(), torch.__version__, torchvision.__version__)"
+    versions = subprocess.run([program, "-c", ask], capture_output=True, text=True).stdout.split()
+    start = time.monotonic()
+    done = subprocess.run([program, "-m", "pytest", "-q", *(words or TESTS)], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    seconds = round(time.monotonic() - start)
     (place / "pytest.log").write_text(done.stdout + done.stderr)
-    return done.returncode == 0, f"{what}: {(done.stdout.strip().splitlines() or ['nothing'])[-1].strip('= ')}"
+    last = (done.stdout.strip().splitlines() or ["nothing"])[-1].strip("= ")
+    counts = {name: int(found[1]) if (found := re.search(rf"(\d+) {name}", last)) else 0 for name in COUNTS}
+    line = dict(zip(("python", "torch", "torchvision"), versions)) | counts | {"seconds": seconds}
+    return done.returncode == 0, line, f"Python {', torch '.join(versions[:2])}: {last}"
 
 
-if __name__ == "__main__":
-    failed = False
+def commit() -> str:
+    """The commit that is tested; ``+`` behind it where files of the checkout differ, which counts as no commit at all."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def known(at: str) -> dict[str, dict]:
+    """Lines of the pairs that were tried at this commit."""
+    found = {}
+    for path in sorted((ROOT / "outputs" / "bench").glob("*_matrix.csv")):
+        with open(path, newline="") as file:
+            found |= {line["pair"]: line for line in csv.DictReader(file) if line["git_commit"] == at and "+" not in at}
+    return found
+
+
+def write(lines: dict[str, dict]) -> None:
+    path = ROOT / "outputs" / "bench" / f"{date.today()}_cpu_matrix.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["pair", "python", "torch", "torchvision", "result", *COUNTS, "seconds", "git_commit"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines.values())
+
+
+def main(words: list[str]) -> int:
+    at, failed = commit(), False
+    lines = known(at)
     for version in supported():
         if (python := python_of(version)) is None:
             print(f"Python {version} is not on this machine: skipped", flush=True)
             continue
         for name, pins in TORCHES.items():
-            good, said = try_pair(python, ROOT / ".matrix" / f"{version}-{name}", pins, sys.argv[1:])
+            pair = f"{version}-{name}"
+            if not words and lines.get(pair, {}).get("result") == "passed":
+                print(f"passed  {version}, {name} torch: at this commit already", flush=True)
+                continue
+            good, line, said = try_pair(python, ROOT / ".matrix" / pair, pins, words)
             print(f"{'passed' if good else 'FAILED'}  {version}, {name} torch: {said}", flush=True)
             failed |= not good
-    sys.exit(failed)
+            if line and not words:
+                lines[pair] = {"pair": pair, "result": "passed" if good else "failed"} | line | {"git_commit": at}
+                write(lines)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
