@@ -6,7 +6,8 @@
 mutmut changes the files that ``[tool.mutmut.tests_of]`` of pyproject.toml names, one small step at a time. Of the tests
 beside a file those run that reach the changed function. A mutant that none of them notices survives. What is known is kept
 in ``mutants/``, and only functions that changed since and survivors are tried again. Written to
-outputs/bench/<date>_cpu_<torch>_mutants.csv, ..._survivors.csv, ..._coverage.csv and ..._unreached.csv.
+outputs/bench/<date>_cpu_<torch>_mutants.csv, ..._survivors.csv, ..._coverage.csv and ..._unreached.csv. Where only some
+files were tried, the lines of the others are taken over from the newest such file, with the commit that they were tried at.
 """
 
 import csv
@@ -24,15 +25,21 @@ KILLED = ("killed", "timeout")  # a test that does not end in time has noticed, 
 HARMLESS = {"torch.no_grad()"}
 
 
-def write(part: str, lines: list[dict]) -> None:
-    """The lines of a part and the versions that they were measured with."""
+def write(part: str, lines: list[dict], tried: set[str] | None = None) -> None:
+    """The lines of a part and the versions that they were measured with; with ``tried``, the files that these lines are of,
+    the older lines of other files stay."""
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     about = {"python": sys.version.split()[0], "torch": version("torch"), "git_commit": commit}
     path = ROOT / "outputs" / "bench" / f"{date.today()}_cpu_{version('torch').split('+')[0]}_{part}.csv"
+    made = [{name: str(value) for name, value in (line | about).items()} for line in lines]
+    if tried is not None and (older := sorted(path.parent.glob(f"*_{part}.csv"))):
+        with open(older[-1], newline="") as file:
+            made += [line for line in csv.DictReader(file) if line["file"] not in tried]
+        made.sort(key=lambda line: line["file"])
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*lines[0], *about], lineterminator="\n")
+        writer = csv.DictWriter(file, list(made[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(line | about for line in lines)
+        writer.writerows(made)
     print(f"Written to {path}")
 
 
@@ -102,9 +109,10 @@ def mutants() -> None:
             before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
             function = name.rpartition(".")[2].split("__mutmut")[0].removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
             survivors.append({"file": path, "function": function, "status": said[name], "before": before, "after": after})
-    write("mutants", files)
+    tried = {str(line["file"]) for line in files}
+    write("mutants", files, tried)
     if survivors:
-        write("survivors", survivors)
+        write("survivors", survivors, tried)
 
 
 def coverage() -> None:

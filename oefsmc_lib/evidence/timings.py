@@ -106,6 +106,14 @@ LINES = {
         "killed": "{killed} ({killed_percent:.0f} %)",
         "by taking too long": "{timeouts}",
     },
+    "matrix": {
+        "Python": "{python}",
+        "torch": "{torch}",
+        "torchvision": "{torchvision}",
+        "tests passed": "{passed}",
+        "failed": "{failed}",
+        "skipped": "{skipped}",
+    },
     "coverage": {
         "room": "{room}",
         "statements": "{num_statements}",

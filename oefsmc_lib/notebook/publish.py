@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
@@ -88,13 +89,15 @@ def filled(text: str, store: Store) -> str:
         "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),
         "agreement": lambda of: timings.agreement_markdown(kept() / "bench" / of),
         "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
-        "steps": lambda of: timings.lines_markdown("steps", kept() / "bench" / of),
-        "latency": lambda of: timings.lines_markdown("latency", kept() / "bench" / of),
-        "mutants": lambda of: timings.lines_markdown("mutants", kept() / "bench" / of),
-        "coverage": lambda of: timings.lines_markdown("coverage", kept() / "bench" / of),
         "shipping": lambda _: shipping.markdown(),
+        **{part: partial(lines_of, part) for part in timings.LINES},
     }
     return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)
+
+
+def lines_of(part: str, name: str) -> str:
+    """The lines of a file of ``outputs/bench/`` as a table."""
+    return timings.lines_markdown(part, kept() / "bench" / name)
 
 
 def redo(outputs: Path) -> None:
