@@ -131,16 +131,9 @@ def task_of(experiment: Experiment, ready: Prepared, shared: Shared | None = Non
         recovery = ready.ordered_pool if experiment.recovers_pool or ready.aux is None else ready.aux.images
     if experiment.weighs_classes:
         w = importance.class_shares(experiment.w, ready.few, ready.aux, ready.gamma_rates)
+    once = partial(cache.part, key)
     return compressors.Task(
-        ready.teacher,
-        ready.few,
-        experiment,
-        aux=ready.aux,
-        recovery=recovery,
-        w=w,
-        pool=ready.ordered_pool,
-        watch=ready.watch,
-        once=lambda name, make: cache.get("part", (key, name), make),
+        ready.teacher, ready.few, experiment, ready.aux, recovery, w, ready.ordered_pool, ready.watch, once=once
     )
 
 

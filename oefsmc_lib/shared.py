@@ -23,6 +23,10 @@ class Shared:
         """What ``make()`` returns, made once for each key."""
         return self.timed(kind, key, make)[0]
 
+    def part(self, key, name, make):
+        """A part of what runs of one ``key`` recover."""
+        return self.get("part", (key, name), make)
+
     def timed(self, kind: str, key, make):
         """The same, and the seconds that it takes to make; parts that were found here count with theirs."""
         store = self.kept[kind]

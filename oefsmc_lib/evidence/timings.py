@@ -1,6 +1,8 @@
 """Measured costs: the CSV files that ``bench/`` writes to ``outputs/bench/``."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,43 +85,28 @@ def quality_markdown(path: Path | None = None) -> str:
     return to_markdown(lines)
 
 
-# Benches whose lines stand in a page as they are: title -> what it shows of a line.
+# Benches whose lines stand in a page as they are: the columns of the table, and what it shows of a line.
 LINES = {
-    "steps": {
-        "network": "{network}",
-        "images a step": "{batch}",
-        "float32 → bfloat16": "{float32_median_ms:.0f} → {bfloat16_median_ms:.0f} ms",
-        "ratio": "{ratio:.2f}×",
-    },
-    "latency": {
-        "network": "{network}",
-        "plan": "{plan}",
-        "images": "{batch}",
-        "multiply-accumulates left": "{macs_left:.0f} %",
-        "network → student": "{network_ms:.3g} → {student_ms:.3g} ms",
-        "faster": "{faster:.2f}×",
-    },
-    "mutants": {
-        "file": "`{file}`",
-        "mutants tried": "{tried}",
-        "of all": "{mutants}",
-        "killed": "{killed} ({killed_percent:.0f} %)",
-        "by taking too long": "{timeouts}",
-    },
-    "matrix": {
-        "Python": "{python}",
-        "torch": "{torch}",
-        "torchvision": "{torchvision}",
-        "tests passed": "{passed}",
-        "failed": "{failed}",
-        "skipped": "{skipped}",
-    },
-    "coverage": {
-        "room": "{room}",
-        "statements": "{num_statements}",
-        "branches": "{num_branches}",
-        "reached": "{percent:.0f} %",
-    },
+    "steps": (
+        "network | images a step | float32 → bfloat16 | ratio",
+        "{network} | {batch} | {float32_median_ms:.0f} → {bfloat16_median_ms:.0f} ms | {ratio:.2f}×",
+    ),
+    "latency": (
+        "network | plan | images | multiply-accumulates left | network → student | faster",
+        "{network} | {plan} | {batch} | {macs_left:.0f} % | {network_ms:.3g} → {student_ms:.3g} ms | {faster:.2f}×",
+    ),
+    "mutants": (
+        "file | mutants tried | of all | killed | by taking too long",
+        "`{file}` | {tried} | {mutants} | {killed} ({killed_percent:.0f} %) | {timeouts}",
+    ),
+    "matrix": (
+        "Python | torch | torchvision | tests passed | failed | skipped",
+        "{python} | {torch} | {torchvision} | {passed} | {failed} | {skipped}",
+    ),
+    "coverage": (
+        "room | statements | branches | reached",
+        "{room} | {num_statements} | {num_branches} | {percent:.0f} %",
+    ),
 }
 
 
@@ -128,8 +115,9 @@ def lines_markdown(part: str, path: Path | None = None) -> str:
     found = table(part, (), path)
     if found is None:
         return "not measured"
-    shown = LINES[part].items()
-    return to_markdown([{title: text.format_map(line) for title, text in shown} for _, line in found.iterrows()])
+    titles, shown = LINES[part]
+    lines = (shown.format_map(line).split(" | ") for _, line in found.iterrows())
+    return to_markdown([dict(zip(titles.split(" | "), line)) for line in lines])
 
 
 def precision_markdown(path: Path | None = None) -> str:
@@ -180,6 +168,12 @@ def agreement_markdown(path: Path | None = None) -> str:
         line |= {"the same top-1": same, "difference, points": f"{mean:+.2f} ± {half:.2f}".replace("-", "−")}
         lines.append(line | {"largest": f"{gaps.abs().max():.2f}"})
     return to_markdown([lines[0] | {"difference, points": "the reference"}, *lines[1:]])
+
+
+# What a page can show of a file of outputs/bench/, by the last word of the file's name.
+MARKDOWN: dict[str, Callable[[Path], str]] = {part: partial(lines_markdown, part) for part in LINES}
+MARKDOWN |= {"timing": timing_markdown, "quality": quality_markdown}
+MARKDOWN |= {"agreement": agreement_markdown, "precision": precision_markdown}
 
 
 def _seconds(value: float) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -85,19 +86,14 @@ def filled(text: str, store: Store) -> str:
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
         "settings": lambda of: tables.settings_markdown(verdict.rows_by_grid(of, store).get("beyond", [])),
         "missing": lambda of: markdown.missing_markdown(of, store),
-        "timing": lambda of: timings.timing_markdown(kept() / "bench" / of),
-        "quality": lambda of: timings.quality_markdown(kept() / "bench" / of),
-        "agreement": lambda of: timings.agreement_markdown(kept() / "bench" / of),
-        "precision": lambda of: timings.precision_markdown(kept() / "bench" / of),
         "shipping": lambda _: shipping.markdown(),
-        **{part: partial(lines_of, part) for part in timings.LINES},
     }
+    make |= {part: partial(_of_bench, show) for part, show in timings.MARKDOWN.items()}
     return MARKS.sub(lambda mark: f"<!-- {mark[1]} {mark[2]} -->\n{make[mark[1]](mark[2])}\n<!-- end -->", text)
 
 
-def lines_of(part: str, name: str) -> str:
-    """The lines of a file of ``outputs/bench/`` as a table."""
-    return timings.lines_markdown(part, kept() / "bench" / name)
+def _of_bench(show: Callable[[Path], str], name: str) -> str:
+    return show(kept() / "bench" / name)
 
 
 def redo(outputs: Path) -> None:
