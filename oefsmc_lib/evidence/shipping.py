@@ -118,7 +118,7 @@ def worth(found: "DataFrame", latency: Latency, file: tuple[str, str]) -> str:
     """How much faster and smaller a file is than the teacher in float32, and at which price."""
     cost = points(minus(values(found, file), values(found, ("teacher", "float32"))))
     speed, size = faster(latency, file), smaller(found, file)
-    return f"{speed:.1f} times as fast and {size:.1f} times smaller, at {cost} points of top-1"
+    return f"{speed:.1f} times as fast and {size:.1f} times smaller, and its top-1 changes by {cost} points"
 
 
 def faster(latency: Latency, file: tuple[str, str]) -> float:

@@ -44,8 +44,8 @@ def measured(tmp_path, monkeypatch):
 def test_the_sentence_is_computed_from_paired_differences_and_medians(measured):
     measured()
     said = shipping.sentence()
-    assert "4.0 times as fast and 4.0 times smaller, at +0.0 ± 0.0 points of top-1" in said
-    assert "8.0 times as fast and 12.0 times smaller, at −1.9 ± 0.0 points of top-1" in said
+    assert "4.0 times as fast and 4.0 times smaller, and its top-1 changes by +0.0 ± 0.0 points" in said
+    assert "8.0 times as fast and 12.0 times smaller, and its top-1 changes by −1.9 ± 0.0 points" in said
 
 
 def test_a_difference_pairs_the_seeds_that_both_have(measured):

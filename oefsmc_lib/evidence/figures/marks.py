@@ -48,9 +48,10 @@ LOOKS = {
     "ours": Look("long-tailed, OE-FSMC", PINK, "D", {"imbalance": "long_tail", "variant": "ours"}, "-"),
     "whole_pool": Look(f"long-tailed, {POOL}", BROWN, "P", {"imbalance": "long_tail", "variant": "whole_pool"}, "-"),
 }
+# Compressors have colours of their own: one that means a variant in a figure means no compressor in the next.
 METHOD_LOOKS = {
     method: Look(paper.METHOD_NAMES[method], colour, marker, {"method": method})
-    for method, colour, marker in zip(("fskd", "cd", "mir", "practise"), (BLUE, ORANGE, GREEN, PINK), "os^D")
+    for method, colour, marker in zip(paper.METHOD_NAMES, ("#6a3d9a", "#1b1b1b", "#c51b1b", "#7f7f00"), "so^D")
 }
 VARIANT_LOOKS = {
     "native": Look("compressor alone", GREY, "v", {"variant": "native"}, ":", 0.7),
