@@ -5,6 +5,7 @@ come from :func:`numbers`, and what is compared has a margin that holds for othe
 OEFSMC_TEST_DRAW=1, 2, ... gives all tests other weights and images, OEFSMC_TEST_THREADS=2 gives torch more threads.
 """
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ import torch
 from oefsmc_lib.images import sets as data
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.parameters.experiment import Experiment
+from oefsmc_lib.student import export
 from oefsmc_lib.teacher import teachers
 from oefsmc_lib.teacher.networks import Architecture
 
@@ -33,6 +35,8 @@ hypothesis.settings.register_profile("mutants", deadline=None, max_examples=30, 
                                      phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 hypothesis.settings.load_profile("oefsmc")
 CLASSES = 5
+ABSENT = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (pip install -e '.[onnx]')")
 
 VGG = Architecture("vgg16", CLASSES, 3, 0.125, 32)
 RESNET = Architecture("resnet20", CLASSES, 3, 0.5, 16)

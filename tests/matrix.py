@@ -48,7 +48,7 @@ def python_of(version: str) -> str | None:
 def try_pair(python: str, place: Path, pins: list[str], words: list[str]) -> tuple[bool, dict, str]:
     """Whether the tests pass there; versions, counts and seconds; and pytest's last line, or the step that failed."""
     program = str(place / "bin" / "python")
-    for step in ([python, "-m", "venv", str(place)], [program, "-m", "pip", "install", "-q", "-e", f"{ROOT}[notebooks,test]", *pins]):
+    for step in ([python, "-m", "venv", str(place)], [program, "-m", "pip", "install", "-q", "-e", f"{ROOT}[all]", *pins]):
         if (done := subprocess.run(step, cwd=ROOT, capture_output=True, text=True)).returncode:
             return False, {}, f"{' '.join(step[:4])} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
     ask = "import platform, torch, torchvision; print(platform.python_version(), torch.__version__, torchvision.__version__)"

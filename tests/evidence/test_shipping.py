@@ -6,6 +6,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import pytest
+from conftest import needs_onnx
 
 from oefsmc_lib.evidence import figures, pairs, shipping
 from oefsmc_lib.evidence.answers import NOT_RUN
@@ -92,6 +93,7 @@ def test_without_tables_the_figure_says_so(monkeypatch):
     plt.close(figure)
 
 
+@needs_onnx
 def test_the_bench_goes_on_where_it_was_stopped(measured, monkeypatch):
     measured(lambda seed, **_: seed > 0)
     monkeypatch.syspath_prepend(str(project_root() / "bench"))
@@ -105,6 +107,7 @@ def test_the_bench_goes_on_where_it_was_stopped(measured, monkeypatch):
     assert shipping.values(shipping.rows(), ("teacher", "float32")) == {0: 92.0, 1: 92.5}
 
 
+@needs_onnx
 def test_the_bench_refuses_to_choose_on_draws_of_the_tables():
     done = subprocess.run([sys.executable, "bench/ship.py", "development", "--seeds", "4"], cwd=project_root(),
                           env=os.environ | {"PYTHONPATH": str(project_root())}, capture_output=True, text=True)

@@ -1,13 +1,12 @@
 """A student as an ONNX file: the same logits for any number of images, nearly the same classes in int8; whole or absent."""
 
-import importlib.util
 import json
 import os
 import sys
 
 import pytest
 import torch
-from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, make_teacher, pictures
+from conftest import CLASSES, MOBILENET, RESNET, VGG, inputs, make_teacher, needs_onnx, pictures
 from PIL import Image
 
 from oefsmc_lib.cli import main
@@ -15,8 +14,6 @@ from oefsmc_lib.compressors import surgery
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.student import export, saved
 
-ABSENT = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (pip install -e '.[onnx]')")
 ABOUT = {"mean": [0.5] * 3, "std": [0.25] * 3, "classes": [f"class {j}" for j in range(CLASSES)]}
 
 
