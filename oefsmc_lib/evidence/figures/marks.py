@@ -10,6 +10,7 @@ from typing import Any
 from oefsmc_lib.evidence import answers, paper, tables, verdict
 from oefsmc_lib.evidence.answers import BASE, NOT_RUN, column, select
 from oefsmc_lib.evidence.pairs import Paired
+from oefsmc_lib.parameters.experiment import METHODS
 from oefsmc_lib.rows.row import Row
 
 BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
@@ -51,7 +52,7 @@ LOOKS = {
 # Compressors have colours of their own: one that means a variant in a figure means no compressor in the next.
 METHOD_LOOKS = {
     method: Look(paper.METHOD_NAMES[method], colour, marker, {"method": method})
-    for method, colour, marker in zip(paper.METHOD_NAMES, ("#6a3d9a", "#1b1b1b", "#c51b1b", "#7f7f00"), "so^D")
+    for method, colour, marker in zip(METHODS, ("#1b1b1b", "#6a3d9a", "#c51b1b", "#7f7f00"), "os^D")
 }
 VARIANT_LOOKS = {
     "native": Look("compressor alone", GREY, "v", {"variant": "native"}, ":", 0.7),
