@@ -1,8 +1,9 @@
 """The tests on every supported Python that is on this machine, with the lowest and the highest torch: ``make matrix``.
 
 Each pair has an environment of its own below ``.matrix/``. A Python that is not here is said to be skipped. The result of
-each pair is written to outputs/bench/<date>_cpu_matrix.csv as soon as it is there. A pair that passed at this commit is not
-tried again, so that an interrupted matrix goes on where it was. Arguments go to pytest, and nothing is written then.
+each pair is written there as soon as it is known. A pair that passed at this commit is not tried again, so that an interrupted
+matrix goes on where it was. At the end outputs/bench/<date>_cpu_matrix.csv has all of them; earlier it would change what
+the tests of the next pair compare. Arguments go to pytest, and nothing is written then.
 """
 
 import csv
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COUNTS = ("passed", "failed", "skipped")
+KNOWN = ROOT / ".matrix" / "results.csv"
 TESTS = ["-n", "logical", "--maxprocesses", "8", "--dist", "loadfile", "tests"]
 
 
@@ -73,17 +75,17 @@ def commit() -> str:
 
 def known(at: str) -> dict[str, dict]:
     """Lines of the pairs that were tried at this commit."""
-    found = {}
-    for path in sorted((ROOT / "outputs" / "bench").glob("*_matrix.csv")):
-        with open(path, newline="") as file:
-            found |= {line["pair"]: line for line in csv.DictReader(file) if line["git_commit"] == at and "+" not in at}
-    return found
+    if "+" in at or not KNOWN.is_file():
+        return {}
+    with open(KNOWN, newline="") as file:
+        return {line["pair"]: line for line in csv.DictReader(file) if line["git_commit"] == at}
 
 
-def write(lines: dict[str, dict]) -> None:
-    path = ROOT / "outputs" / "bench" / f"{date.today()}_cpu_matrix.csv"
+def write(lines: dict[str, dict], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["pair", "python", "torch", "torchvision", "result", *COUNTS, "seconds", "git_commit"], lineterminator="\n")
+        columns = ["pair", "python", "torch", "torchvision", "result", *COUNTS, "seconds", "git_commit"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines.values())
 
@@ -105,7 +107,9 @@ def main(words: list[str]) -> int:
             failed |= not good
             if line and not words:
                 lines[pair] = {"pair": pair, "result": "passed" if good else "failed"} | line | {"git_commit": at}
-                write(lines)
+                write(lines, KNOWN)
+    if lines and not words:
+        write(lines, ROOT / "outputs" / "bench" / f"{date.today()}_cpu_matrix.csv")
     return failed
 
 
