@@ -73,10 +73,6 @@ def test_an_empty_block_takes_nothing_of_what_follows(committed):
     assert publish.filled(text, committed) == f"{whole}\n\nbetween\n\n{whole}\n"
 
 
-def test_the_verdict_in_outputs_is_that_of_the_committed_rows(committed):
-    assert (OUTPUTS / "verdict.md").read_text() == publish.verdict_page(committed), REDO
-
-
 def test_tables_in_outputs_are_those_of_the_committed_rows(committed, tmp_path):
     kept = {(path.parent.name, path.stem) for path in (OUTPUTS / "tables").glob("*/*.csv") if path.parent.name != "embedded"}
     assert set(publish.packed()) == kept, REDO

@@ -15,6 +15,7 @@ import yaml
 Quantity = Literal["top1", "loss"]
 
 NETWORKS = {"cifar10": "vgg16", "cifar100": "resnet32", "imagenet": "resnet34"}  # the caption's pairing; see `pairing`
+NAMES_OF_DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 METHOD_NAMES = {"cd": "CD", "fskd": "FSKD", "mir": "MiR", "practise": "PRACTISE"}
 RATIO = 100.0  # the imbalance ratio of both tables
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence import paper
 from oefsmc_lib.files import write_whole
 from oefsmc_lib.parameters.parse import hint
 from oefsmc_lib.rows.row import SWITCHES, Row
@@ -143,7 +142,7 @@ def merge_settings(lines: list[dict[str, Any]], names: Sequence[str]) -> str:
     for name in names:
         known = [str(line[name]) for line in lines if line[name] is not None]
         value, count = Counter(known).most_common(1)[0]
-        usual |= {name: value} if 2 * count > len(known) else {}
+        usual |= {name: value} if 2 * count > len(lines) else {}
     for line in lines:
         own = [name for name in names if line[name] is not None and str(line[name]) != usual.get(name)]
         line["settings"] = ", ".join(f"{name}={line[name]}" for name in own) or None
@@ -157,22 +156,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def settings_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table of every setting of these rows, and the values that stand for what a line does not say."""
-    if not rows:
-        return "Controls: not run."
-    by, lines = by_setting(rows)
-    usual = merge_settings(lines, [name for name in by if name not in ("method", "num", "variant", "ood_exclude")])
-    table = [
-        {"compressor": paper.METHOD_NAMES[line["method"]], "images": line["num"], "variant": f"`{line['variant']}`"}
-        | {
-            "settings": line["settings"] or "",
-            "seeds": line["seeds"],
-            "top-1, %": f"{line['mean']:.1f} ± {line['half']:.1f}",
-        }
-        for line in lines
-    ]
-    return f"{to_markdown(table)}\n\nWhere a line says nothing else: {usual}."
+def joined(words: Sequence[str]) -> str:
+    """``CD, FSKD and MiR``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _check_columns(table: "DataFrame", by: Sequence[str], value: str) -> None:

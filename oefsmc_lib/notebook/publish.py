@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.evidence import figures, markdown, shipping, tables, timings, verdict
+from oefsmc_lib.evidence import figures, markdown, overview, shipping, tables, timings, verdict
 from oefsmc_lib.files import project_root, writable_folder, write_whole
 from oefsmc_lib.notebook import session
 from oefsmc_lib.parameters import grid
@@ -66,12 +66,6 @@ def table(profile: str, name: str, store: Store):
     return tables.summary(store.rows({e.key for e in grid.load_grid(name, profile).experiments}))
 
 
-def verdict_page(store: Store) -> str:
-    """``outputs/verdict.md``: the text above its first table, which is written by hand, and the tables."""
-    text, _, _ = (kept() / "verdict.md").read_text().partition("\n| ")
-    return f"{text}\n{markdown.markdown(verdict.rows_by_grid('paper', store))}\n"
-
-
 def filled(text: str, store: Store) -> str:
     """A text with everything between its marks made anew from rows and benches.
 
@@ -80,12 +74,12 @@ def filled(text: str, store: Store) -> str:
     """
     make = {
         "verdict": lambda of: markdown.markdown(verdict.rows_by_grid(of, store)),
-        "found": lambda of: markdown.found_markdown(verdict.rows_by_grid(of, store)),
-        "artefacts": lambda of: markdown.artefacts_markdown(verdict.rows_by_grid(of, store)),
+        "found": lambda of: overview.found_markdown(verdict.rows_by_grid(of, store)),
+        "artefacts": lambda of: overview.artefacts_markdown(verdict.rows_by_grid(of, store)),
         "stopping": lambda of: markdown.stopping_markdown(verdict.rows_by_grid(of, store).get("table2", ())),
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
-        "settings": lambda of: tables.settings_markdown(verdict.rows_by_grid(of, store).get("beyond", [])),
-        "missing": lambda of: markdown.missing_markdown(of, store),
+        "settings": lambda of: markdown.settings_markdown(verdict.rows_by_grid(of, store).get("beyond", [])),
+        "missing": lambda of: overview.missing_markdown(of, store),
         "shipping": lambda _: shipping.markdown(),
     }
     make |= {part: partial(_of_bench, show) for part, show in timings.MARKDOWN.items()}
@@ -105,7 +99,6 @@ def redo(outputs: Path) -> None:
     store = packed_rows(outputs / "results")
     made = {(profile, name): table(profile, name, store) for profile, name in packed()}
     texts = {path: filled(path.read_text(), store) for path in pages_with_numbers()}
-    texts[kept() / "verdict.md"] = verdict_page(store)
     drawn = pictures(outputs)
     for profile in PROFILES:
         for old in (kept() / "tables" / profile).glob("*.csv"):

@@ -1,9 +1,11 @@
 """Verdicts as they stand in the README: what is beside what, on rows whose answer is known."""
 
+import re
+
 from made_rows import rows_of
 
 from oefsmc_lib.engine import batches
-from oefsmc_lib.evidence import answers, markdown, tables, verdict
+from oefsmc_lib.evidence import answers, markdown, overview, tables, verdict
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.store import Store
 
@@ -38,15 +40,15 @@ def test_a_cell_has_the_control_beside_it_and_the_papers_difference_where_there_
 def test_what_was_found_is_four_sentences_and_the_paper_has_a_line_a_table_and_figure():
     tail = {"table1": made("table1", lambda e: 70.0 - 10 * (e.imbalance == "long_tail") + e.seed, lambda e: e.method in ("fskd", "cd"))}
     rows = tail | {"table2": made("table2", outcome, lambda e: e.method in ("fskd", "cd"))}
-    said = markdown.found_markdown(rows)
+    said = overview.found_markdown(rows)
     assert said.count(". ") == 3 and said.endswith(" % of its multiplications.")
     assert said.startswith("Ten long-tailed images of CIFAR-10 instead of ten balanced ones take 10.0 ± 0.0 points of accuracy from CD and "
                            "10.0 ± 0.0 from FSKD. ")
     assert "significantly above the base in 0 and significantly below it in 8, CD on CIFAR-10 and FSKD on CIFAR-10 "\
            "(MiR and PRACTISE have no rows yet). " in said
-    assert "in the recovery alone, add 3.0 ± 0.0 points of accuracy to CD and 3.0 ± 0.0 to FSKD: over all 8 cells, labels add −7.0 ± 0.0 points." in said
-    assert markdown.found_markdown({}) == "What was found: not run."
-    lines = [[part.strip() for part in line.strip("| ").split("|")] for line in markdown.artefacts_markdown(rows).splitlines()[2:]]
+    assert "in the recovery alone, add 3.0 ± 0.0 points of accuracy to CD and 3.0 ± 0.0 to FSKD; in points, labels add −7.0 ± 0.0 on CIFAR-10." in said
+    assert overview.found_markdown({}) == "What was found: not run."
+    lines = [[part.strip() for part in line.strip("| ").split("|")] for line in overview.artefacts_markdown(rows).splitlines()[2:]]
     assert [line[0].partition(",")[0] for line in lines] == ["Table 1", "Table 2", *(f"Fig. 3({part})" for part in "abcd")]
     hours = sum(row.seconds_total for row in tail["table1"]) / 3600
     assert lines[0][2:] == ["`oefsmc grid run table1 --profile cifar10`", f"{hours:.1f} h, {len(tail['table1'])}/320 runs",
@@ -73,7 +75,7 @@ def test_steps_add_up_to_the_methods_difference():
     text = markdown.steps_markdown(rows).splitlines()
     assert "w/o FT − base" in text[0] and "OE-FSMC − base" in text[0] and "whole pool − OE-FSMC" in text[0]
     found = [[part.strip() for part in each.strip("| ").split("|")] for each in text[2:]]
-    assert [each[:4] for each in found] == [["cifar10", "CD", "10, 20", "2"], ["cifar10", "FSKD", "10, 20", "2"], ["all", "", "", "4"]]
+    assert [each[:4] for each in found] == [["cifar10", "CD", "10, 20", "2"], ["cifar10", "FSKD", "10, 20", "2"], ["cifar10", "all", "", "4"]]
     for each in found:                                                        # seeds 0 to 4 add 1 to every variant's mean
         assert each[4:] == ["+2.0 ± 1.0", "−5.0 ± 0.0", "−3.0 ± 1.0", "+10.0 ± 0.0"]
     # A seed without one of the steps is in none of them, so that they add up.
@@ -86,6 +88,49 @@ def test_steps_add_up_to_the_methods_difference():
     assert markdown.steps_markdown(rows).splitlines()[2].startswith("| cifar10 | CD | 20 | 1 |")
     assert markdown.steps_markdown({"table2": rows["table2"]}) == "What each step changes: not run."
     assert markdown.steps_markdown(rows) in markdown.markdown(rows) and markdown.CHANGES in markdown.markdown(rows)
+
+
+def test_opposite_effects_on_two_data_sets_are_said_apart():
+    def opposite(e):
+        gain = {"cifar10": 2.0, "cifar100": -2.0}[e.dataset] * (e.variant == "ours")
+        return 60 + gain + 0.1 * ((e.seed * 7 + len(e.variant)) % 5)
+    both = [row for profile in ("cifar10", "cifar100") for row in rows_of(
+        opposite, "table2", profile, lambda e: e.method in ("fskd", "cd"))]
+    numbers = next(each for each in verdict.judge({"table2": both}) if each.name == "ours_helps").numbers
+    assert re.search(r"seeds \(CIFAR-10 \+2\.\d ± 0\.\d, CIFAR-100 −[12]\.\d ± 0\.\d\)", numbers), numbers
+    one = next(each for each in verdict.judge({"table2": made("table2", opposite, fskd)}) if each.name == "ours_helps")
+    assert "CIFAR-10 " not in one.numbers                                     # of one data set the mean says it all
+    assert re.search(r"labels add \+\d\.\d ± \d\.\d on CIFAR-10 and −\d\.\d ± \d\.\d on CIFAR-100", overview.found_markdown(
+        {"table2": both}))
+
+
+def test_the_cells_of_table_1_stand_beside_the_papers_losses():
+    def tailed(e):
+        return 70.0 - (3.0 if e.variant == "native" else 5.0) * (e.imbalance == "long_tail") + e.seed
+    rows = made("table1", tailed, fskd)
+    found = [[part.strip() for part in line.strip("|").split("|")] for line in markdown.losses_markdown(rows).splitlines()[2:]]
+    assert found == [["cifar10", "FSKD", "10", "72.0", "67.0", "+5.0 ± 0.0", "reproduced", "+2.7", "+3.0 ± 0.0"],
+                     ["cifar10", "FSKD", "100", "72.0", "67.0", "+5.0 ± 0.0", "reproduced", "+1.8", "+3.0 ± 0.0"]]
+    fewer = [row for row in rows if row.variant != "native"]
+    assert all(line.endswith("| not run |") for line in markdown.losses_markdown(fewer).splitlines()[2:])
+    assert markdown.losses_markdown([]) == "Table 1: not run." and markdown.losses_markdown(rows) in markdown.markdown(
+        {"table1": rows, "table2": made("table2", outcome, fskd)})
+
+
+def test_costs_count_a_shared_timing_once_and_show_the_range_of_what_is_left():
+    rows = made("table2", outcome, lambda e: e.method == "fskd" and e.num == 10 and e.variant in ("native_ft", "ours"))
+    times = [5.0] * (len(rows) - 2) + [2.0, 4.0]
+    rows = [row.model_copy(update={"teacher_latency_ms": 10.0, "latency_ms": time, "params_cut": 60.0 - place})
+            for place, (row, time) in enumerate(zip(rows, times))]
+    line = markdown.costs_markdown(rows).splitlines()[2]
+    assert "| 25 % |" in line and f"(40–{39 + len(rows)})" in line and "| 10 → 4, 2.50× |" in line and line.endswith("| not measured |")
+
+
+def test_a_switch_that_few_lines_read_is_written_in_each_of_them():
+    """What a line leaves out stands for the value that most lines have; the others do not read it at all."""
+    lines = [{"lam": 0.5, "w": None}, {"lam": 0.5, "w": None}, {"lam": 0.2, "w": "uniform"}]
+    assert tables.merge_settings(lines, ["lam", "w"]) == "lam=0.5"
+    assert [line["settings"] for line in lines] == [None, None, "lam=0.2, w=uniform"]
 
 
 def test_claims_name_what_is_subtracted_and_which_compressors():
@@ -110,7 +155,7 @@ def test_both_solvers_stand_side_by_side():
 
 
 def missing_of(store, profile="paper"):
-    table = markdown.missing_markdown(profile, store).splitlines()[2:]
+    table = overview.missing_markdown(profile, store).splitlines()[2:]
     return [[part.strip(" `") for part in each.strip("| ").split("|")] for each in table]
 
 
@@ -163,8 +208,8 @@ def test_where_fine_tuning_stops_is_a_line_a_cell():
 
 def test_controls_say_what_differs_and_once_what_is_usual():
     few = made("beyond", lambda e: 70.0 + e.seed, lambda e: (e.variant, e.num, e.method) == ("ours", 10, "fskd"))
-    said = tables.settings_markdown(few)
+    said = markdown.settings_markdown(few)
     lines = [line for line in said.splitlines() if line.startswith("| FSKD")]
     assert any("| ood_labels=uniform |" in line for line in lines) and sum("|  |" in line for line in lines) == 1
     assert said.splitlines()[-1].startswith("Where a line says nothing else: ") and "ood_labels=complementary" in said.splitlines()[-1]
-    assert tables.settings_markdown([]) == "Controls: not run."
+    assert markdown.settings_markdown([]) == "Controls: not run."

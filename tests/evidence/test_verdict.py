@@ -102,7 +102,7 @@ def test_more_with_fewer_compares_the_smallest_with_the_largest_training_set():
         return lambda e: 70 + jitter(e) + (5 - fall * math.log10(e.num) if e.variant == "ours" else 0)
     for fall, word in ((3, "reproduced"), (-3, "not reproduced")):
         one = judged({"table2": rows("table2", outcome(fall))})["more_with_fewer"]
-        assert one.verdict == word and "2 cells" in one.numbers
+        assert one.verdict == word and "2 pairs of compressor and data set" in one.numbers
 
 
 def test_both_components_need_all_four_differences():
