@@ -6,8 +6,8 @@ from typing import Any
 
 from oefsmc_lib.engine import batches, runs
 from oefsmc_lib.evidence import answers, paper, verdict
-from oefsmc_lib.evidence.answers import NOT_RUN, select
-from oefsmc_lib.evidence.pairs import Paired, by_cell
+from oefsmc_lib.evidence.answers import BASE, NOT_RUN, select
+from oefsmc_lib.evidence.pairs import Paired, against, by_cell
 from oefsmc_lib.evidence.tables import joined, to_markdown
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.experiment import Experiment
@@ -52,10 +52,13 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
             f"{words.count('not reproduced')}{f', {joined(below)}' if below else ''}{without}."
         )
     if alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to"):
+        sentences.append(f"The same OOD images without labels, in the recovery alone, add {alone}.")
+        copies = select(rows.get("beyond", ()), method="fskd", num=10, aux="augmented_few", imbalance="long_tail")
+        if one := against(copies, select(table2, method="fskd", variant=BASE, imbalance="long_tail")):
+            points = verdict.interval(one["mean"], one["half"]).removeprefix("+")
+            sentences.append(f"Augmented copies of the few images in their place add {points} points to FSKD.")
         labels = by_cell(select(every, variant="ours"), select(every, variant="extra_images"))
-        means = joined(verdict.by_data(labels, "{1} on {0}"))
-        what = f"The same OOD images without labels, in the recovery alone, add {alone}"
-        sentences.append(f"{what}; in points, labels add {means}.")
+        sentences.append(f"In points, labels add {joined(verdict.by_data(labels, '{1} on {0}'))}.")
     if pool := select(table2, variant="whole_pool", method="fskd", imbalance="long_tail"):
         level, n = answers.mean(pool), answers.column(pool[0], "n")
         sentences.append(
