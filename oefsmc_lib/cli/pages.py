@@ -43,8 +43,8 @@ def verdict(
     print(f"Claims of the paper in the rows of {profile}")
     for j in judged:
         numbers = f" Measured: {j.numbers}." if j.numbers else ""
-        said = f"{j.verdict:<16}{j.claim.sentence} ({j.claim.where}){numbers}"
-        print("\n" + textwrap.fill(said, WIDTH, subsequent_indent=" " * 16))
+        said = f"{j.verdict:<23}{j.claim.sentence} ({j.claim.where}){numbers}"
+        print("\n" + textwrap.fill(said, WIDTH, subsequent_indent=" " * 23))
     if "gain" in cells:
         networks = ", ".join(sorted({f"{one} on {data}" for one, data in zip(cells["network"], cells["dataset"])}))
         cells["gain"] = [verdicts.interval(mean, half) for mean, half in zip(cells["gain"], cells["±"])]

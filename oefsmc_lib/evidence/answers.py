@@ -219,45 +219,27 @@ def draw_table(rows: Iterable[Row]) -> "DataFrame":
 
 
 def loss_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
-    """A pandas table of the base: balanced, long-tailed, their difference, its verdict, the paper's difference."""
+    """A pandas table of the base: balanced, long-tailed, their difference, its verdict, the paper's, if any."""
     records = []
     for method, num in itertools.product(values_of(rows, "method"), nums):
         own = select(rows, method=method, num=num, variant=BASE)
         balanced, long_tailed = (select(own, imbalance=kind) for kind in ("balanced", "long_tail"))
         if cost := against(balanced, long_tailed):
-            records.append(
-                {
-                    "method": paper.METHOD_NAMES[method],
-                    "num": num,
-                    "seeds": cost["n"],
-                    "balanced": mean(balanced),
-                    "long-tailed": mean(long_tailed),
-                    "lost": cost["mean"],
-                    "±": cost["half"],
-                    "imbalance hurts": cost["verdict"],
-                    "lost in the paper": paper_difference(balanced[0], long_tailed[0]),
-                }
-            )
-    return listed(records).round(2)
+            line = {"method": paper.METHOD_NAMES[method], "num": num, "seeds": cost["n"]}
+            line |= {"balanced": mean(balanced), "long-tailed": mean(long_tailed), "lost": cost["mean"]}
+            line |= {"±": cost["half"], "imbalance hurts": cost["verdict"]}
+            records.append(line | {"lost in the paper": paper_difference(balanced[0], long_tailed[0])})
+    return listed(records).round(2).dropna(axis="columns", how="all")
 
 
 def gain_table(rows: Sequence[Row], nums: Sequence[int]) -> "DataFrame":
-    """A pandas table of each remedy - FSKD's base under the long tail: points, half the interval, whether it helps."""
-    found = {(variant, num): gain(rows, num, variant, method="fskd") for variant in REMEDIES for num in nums}
-    return listed(
-        [
-            {
-                "remedy": VARIANT_WORDS[variant],
-                "num": num,
-                "seeds": one["n"],
-                "points": one["mean"],
-                "±": one["half"],
-                "helps": {"reproduced": "yes", "not reproduced": "no"}.get(one["verdict"], "undecided"),
-            }
-            for (variant, num), one in found.items()
-            if one
-        ]
-    ).round(2)
+    """A pandas table of each remedy - FSKD's base under the long tail: points, half the interval, what it does."""
+    effects, records = {"reproduced": "helps", "not reproduced": "harms"}, []
+    for variant, num in itertools.product(REMEDIES, nums):
+        if one := gain(rows, num, variant, method="fskd"):
+            line = {"remedy": VARIANT_WORDS[variant], "num": num, "seeds": one["n"], "points": one["mean"]}
+            records.append(line | {"±": one["half"], "effect": effects.get(one["verdict"], "undecided")})
+    return listed(records).round(2)
 
 
 def solver_table(rows: Sequence[Row]) -> "DataFrame":
@@ -269,18 +251,10 @@ def solver_table(rows: Sequence[Row]) -> "DataFrame":
         own = select(rows, method=method, imbalance=imbalance, variant=order[place], num=num)
         if gap := difference(own, "literal", "default", on="solver"):
             both = [row for row in own if row.seed in gap["seeds"]]
-            records.append(
-                {
-                    "method": paper.METHOD_NAMES[method],
-                    "images": {"long_tail": "long-tailed"}.get(imbalance, imbalance),
-                    "num": num,
-                    "network": VARIANT_WORDS[order[place]],
-                    "seeds": gap["n"],
-                    "released solver": mean(both, solver="literal"),
-                    "this package's": mean(both, solver="default"),
-                    "difference": gap["mean"],
-                    "±": gap["half"],
-                    "released is": side(gap["low"], gap["high"]),
-                }
-            )
+            images = {"long_tail": "long-tailed"}.get(imbalance, imbalance)
+            line = {"method": paper.METHOD_NAMES[method], "images": images, "num": num}
+            line |= {"network": VARIANT_WORDS[order[place]], "seeds": gap["n"]}
+            line |= {"released solver": mean(both, solver="literal"), "this package's": mean(both, solver="default")}
+            line |= {"difference": gap["mean"], "±": gap["half"]}
+            records.append(line | {"released is": side(gap["low"], gap["high"])})
     return listed(records).round(2)

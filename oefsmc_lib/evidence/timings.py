@@ -170,6 +170,17 @@ def agreement_markdown(path: Path | None = None) -> str:
     return to_markdown([lines[0] | {"difference, points": "the reference"}, *lines[1:]])
 
 
+def measured_with(path: Path) -> str:
+    """The processors, the versions of torch and the commits of a bench, as a sentence below its table."""
+    found = table("", (), path)
+    parts = []
+    for column, words in (("device", "on {}"), ("torch", "with torch {}"), ("git_commit", "at commit {}")):
+        if found is not None and column in found:
+            values = found[column].astype(str).str.partition(": ")[2 if column == "device" else 0]
+            parts.append(words.format(", ".join(sorted(set(values)))))
+    return f"Measured {' '.join(parts)}."
+
+
 # What a page can show of a file of outputs/bench/, by the last word of the file's name.
 MARKDOWN: dict[str, Callable[[Path], str]] = {part: partial(lines_markdown, part) for part in LINES}
 MARKDOWN |= {"timing": timing_markdown, "quality": quality_markdown}

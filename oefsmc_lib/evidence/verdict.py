@@ -2,7 +2,8 @@
 
 * A cell: the paired 95 % t-interval over seeds of ours - native_ft. Above 0 *reproduced*, below 0 *not
   reproduced*, else *undecided*.
-* A claim over a table: differences are averaged over its cells within each seed; the same rule.
+* A claim over a table: differences are averaged over its cells within each seed; the same rule. *Reproduced on
+  average* where the mean is above 0 and a cell is below.
 * "X is best": *contradicted* where another value is significantly better; *reproduced* where none is and both ends of
   the range are significantly worse; else undecided.
 * "Negligible": the whole interval within one point of 0 reproduces it, an interval outside does not.
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NEGLIGIBLE = 1.0  # points
-ON_AVERAGE = "holds on average and not in every cell"
 Word = tuple[str, str]  # the verdict on a claim, and the numbers behind it
 NOTHING: Word = (NOT_RUN, "")
 
@@ -38,7 +38,7 @@ class Judged:
     """A claim of the paper, the verdict of the rule, and the numbers behind it."""
 
     name: str  # a key of paper.CLAIMS
-    verdict: str  # reproduced, not reproduced, contradicted, undecided or not run
+    verdict: str  # reproduced (on average), not reproduced, contradicted, undecided or not run
     numbers: str
 
     @property
@@ -182,9 +182,8 @@ def _over_cells(rows: Sequence[Row], reference: Sequence[Row], text: str, what: 
     counts = ", ".join(f"{words.count(kind)} {kind}" for kind in get_args(Verdict) if kind in words)
     methods = joined(sorted({paper.METHOD_NAMES[cell.method] for cell in by_place}, key=str.lower))
     numbers = text.format(what=what, said=said(found) + _apart(by_place), methods=methods, counts=counts)
-    if found["verdict"] == "reproduced" and "not reproduced" in words:
-        numbers += f"; it {ON_AVERAGE}"
-    return found["verdict"], numbers
+    disagree = found["verdict"] == "reproduced" and "not reproduced" in words
+    return found["verdict"] + " on average" * disagree, numbers
 
 
 def _all(found: Mapping[str, Mapping[Cell, Mapping[int, float]]]) -> Word:

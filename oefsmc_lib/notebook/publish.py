@@ -80,6 +80,7 @@ def filled(text: str, store: Store) -> str:
         "solvers": lambda of: markdown.solver_markdown(verdict.rows_by_grid(of, store).get("literal", ())),
         "settings": lambda of: markdown.settings_markdown(verdict.rows_by_grid(of, store).get("beyond", [])),
         "missing": lambda of: overview.missing_markdown(of, store),
+        "devices": lambda of: overview.devices_markdown(verdict.rows_by_grid(of, store)),
         "shipping": lambda _: shipping.markdown(),
     }
     make |= {part: partial(_of_bench, show) for part, show in timings.MARKDOWN.items()}
@@ -87,7 +88,8 @@ def filled(text: str, store: Store) -> str:
 
 
 def _of_bench(show: Callable[[Path], str], name: str) -> str:
-    return show(kept() / "bench" / name)
+    path = kept() / "bench" / name
+    return f"{show(path)}\n\n{timings.measured_with(path)}"
 
 
 def redo(outputs: Path) -> None:

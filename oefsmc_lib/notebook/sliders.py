@@ -89,13 +89,13 @@ def _draw_prior(axes, found: Prior) -> None:
     _bars(mixture, found.few, FEW, label="few")
     aux = [share - few for share, few in zip(found.mixed, found.few)]
     _bars(mixture, aux, AUX, label="OOD images", bottom=found.few)
-    even = "even" if found.spread < 1.05 else f"{found.spread:.1f} : 1"
+    even = "even" if found.spread < 1.05 else f"largest to smallest share {found.spread:.1f} : 1"
     left = even if found.spread < float("inf") else "some classes stay empty"
     _label(mixture, "share of the mixture", f"mixture: {left}")
-    mixture.set_ylim(0, 1.4 * max(found.mixed))  # room for the legend
-    mixture.legend(loc="upper right", fontsize="x-small")
+    mixture.set_ylim(0, 1.5 * max(found.mixed))  # room for the legend
     for ax in (rates, mixture):
-        ax.axhline(1 / classes, color=EVEN, linestyle="--", linewidth=1)
+        ax.axhline(1 / classes, color=EVEN, linestyle="--", linewidth=1, label="even share")
+    mixture.legend(loc="upper right", fontsize="x-small")
 
 
 def _second_scale(ax, factor: float, label: str) -> None:

@@ -196,14 +196,14 @@ def grown(**changes):
 def test_cost_is_drawn_and_titles_count():
     figure = figures.growth(grown())
     titles = [ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes]
-    assert titles == ["10 times the images, seconds times: FSKD 10, CD 10",
-                      "4 times the width, seconds times: FSKD 4, CD 4", "4 times the seeds, seconds times: FSKD 4",
-                      "2 times the processes, seconds times: FSKD 2"]
+    assert titles == ["10 times the images multiply the seconds by: FSKD 10, CD 10",
+                      "4 times the width multiply the seconds by: FSKD 4, CD 4", "4 times the seeds multiply the seconds by: FSKD 4",
+                      "2 times the processes multiply the seconds by: FSKD 2"]
     assert "cpu: X; threads: 2; torch 2.15.0" in figure.legends[0].get_title().get_text().replace("\n", " ")
     solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert [line.get_ydata().tolist() for line in solid] == [[5, 50], [5, 50]]
     short = grown()[lambda t: (t.axis != "num") | (t.method != "cd") | (t.value == 10)]
-    assert figures.growth(short).axes[0].get_title(loc="left") == "10 times the images, seconds times: FSKD 10"
+    assert figures.growth(short).axes[0].get_title(loc="left") == "10 times the images multiply the seconds by: FSKD 10"
     flat = figures.growth(grown(seconds=3.0))
     assert flat.axes[0].get_title(loc="left").replace("\n", " ").endswith("FSKD 1, CD 1")
 

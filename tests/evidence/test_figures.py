@@ -330,7 +330,7 @@ def test_trajectories_mark_the_epoch_that_is_kept():
     own = rows_of(lambda e: 70.0, only=lambda e: (e.num, e.variant, e.seed) == (10, "ours", 0))
     tuned = [row.model_copy(update={"finetune_distances": [0.4, 0.3, 0.6], "finetune_kept": 1, "finetune_epochs": 2}) for row in own]
     figure = figures.trajectories({"eq. 9": tuned, "few images alone": []}, PROFILE)
-    assert title_of(figure).startswith("Epoch that is kept: 1 of 2 with eq. 9")
+    assert title_of(figure).startswith("Epoch that is kept: 1 of 2 run with eq. 9")
     (ax,) = figure.axes
     assert list(ax.lines[0].get_ydata()) == pytest.approx([100, 75, 150]) and list(ax.collections[0].get_offsets()[0]) == pytest.approx([1, 75])
     low, high = ax.get_ylim()

@@ -44,19 +44,20 @@ def test_what_was_found_is_five_sentences_and_the_paper_has_a_line_a_table_and_f
     assert said.count(". ") == 4 and said.endswith(" % of its multiplications.")
     assert said.startswith("Ten long-tailed images of CIFAR-10 instead of ten balanced ones take 10.0 ± 0.0 points of accuracy from CD and "
                            "10.0 ± 0.0 from FSKD. ")
-    assert "significantly above the base in 0 and significantly below it in 8, CD on CIFAR-10 and FSKD on CIFAR-10 "\
+    assert "it is significantly above the base in 0 of 8 cells and below it in 8, CD on CIFAR-10 and FSKD on CIFAR-10 "\
            "(MiR and PRACTISE have no rows yet). " in said
-    assert "in the recovery alone, add 3.0 ± 0.0 points of accuracy to CD and 3.0 ± 0.0 to FSKD. In points, labels add −7.0 ± 0.0 on CIFAR-10. " in said
+    assert "in the recovery alone, add 3.0 ± 0.0 points of accuracy to CD and 3.0 ± 0.0 to FSKD, significantly above the base "\
+           "in 8 of 8 cells and below it in 0. The labels drawn for OOD images change accuracy by −7.0 ± 0.0 points on CIFAR-10. " in said
     copies = made("beyond", lambda e: outcome(e) + 1.5 * (e.aux == "augmented_few"), fskd)
-    assert "FSKD. Augmented copies of the few images in their place add 4.5 ± 0.0 points to FSKD. In points" in overview.found_markdown(
+    assert "below it in 0. Augmented copies of the few images in their place add 4.5 ± 0.0 points to FSKD. The labels" in overview.found_markdown(
         rows | {"beyond": copies})
     assert overview.found_markdown({}) == "What was found: not run."
     lines = [[part.strip() for part in line.strip("| ").split("|")] for line in overview.artefacts_markdown(rows).splitlines()[2:]]
-    assert [line[0].partition(",")[0] for line in lines] == ["Table 1", "Table 2", *(f"Fig. 3({part})" for part in "abcd")]
+    assert [line[0].partition(",")[0] for line in lines] == ["Table 1", "Table 2", *(f"Fig. 3({part})" for part in "abcd"), "§4.3"]
     hours = sum(row.seconds_total for row in tail["table1"]) / 3600
-    assert lines[0][2:] == ["`oefsmc grid run table1 --profile cifar10`", f"{hours:.1f} h, {len(tail['table1'])}/320 runs",
-                            "1 reproduced, 1 not run"]
-    assert lines[1][4] == "1 not reproduced" and lines[2][3:] == ["not run", "2 not run"]
+    assert lines[0][2:] == ["`table1`", f"{hours:.1f} h, {len(tail['table1'])}/320 runs",
+                            "1 reproduced, 2 not run"]
+    assert lines[1][4] == "1 not reproduced, 1 undecided" and lines[2][3:] == ["not run", "2 not run"]
 
 
 def test_a_control_that_did_not_run_says_so():
@@ -103,7 +104,7 @@ def test_opposite_effects_on_two_data_sets_are_said_apart():
     assert re.search(r"seeds \(CIFAR-10 \+2\.\d ± 0\.\d, CIFAR-100 −[12]\.\d ± 0\.\d\)", numbers), numbers
     one = next(each for each in verdict.judge({"table2": made("table2", opposite, fskd)}) if each.name == "ours_helps")
     assert "CIFAR-10 " not in one.numbers                                     # of one data set the mean says it all
-    assert re.search(r"labels add \+\d\.\d ± \d\.\d on CIFAR-10 and −\d\.\d ± \d\.\d on CIFAR-100", overview.found_markdown(
+    assert re.search(r"accuracy by \+\d\.\d ± \d\.\d points on CIFAR-10 and −\d\.\d ± \d\.\d points on CIFAR-100", overview.found_markdown(
         {"table2": both}))
 
 

@@ -56,5 +56,5 @@ def _over(ax, axis: str, table) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     ax.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
     what = "images" if axis == "num" else axis
-    title = f"{values[-1] / values[0]:g} times the {what}, seconds times: {', '.join(times)}"
+    title = f"{values[-1] / values[0]:g} times the {what} multiply the seconds by: {', '.join(times)}"
     ax.set_title(textwrap.fill(title, 58), loc="left", fontsize=9.5)

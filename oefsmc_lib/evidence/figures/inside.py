@@ -197,7 +197,7 @@ def trajectories(entries: Mapping[str, Sequence[Row]], profile):
                 change = [100 * distance / row.finetune_distances[0] for distance in row.finetune_distances]
                 ax.plot(range(len(change)), change, ".-", color=colour, linewidth=1.1, markersize=3, alpha=0.55)
                 if (kept := row.finetune_kept) is not None and change:
-                    ax.scatter(kept, change[kept], 60, color=colour, marker=marker, zorder=3)
+                    ax.scatter(kept, change[kept], 60, color=colour, marker=marker, alpha=0.6, zorder=3)
             ax.plot([], [], f"{marker}-", color=colour, label=f"{label} (mark: the epoch that is kept)")
         ax.axhline(100, color=GREY, linewidth=1)
         if ax.get_ylim()[1] > FARTHEST:
@@ -214,6 +214,6 @@ def stopping_title(entries: Mapping[str, Sequence[Row]]) -> str:
     for label, rows in entries.items():
         if own := [row for row in rows if row.finetune_distances]:
             kept, ran = (sum(getattr(row, f"finetune_{name}") for row in own) / len(own) for name in ("kept", "epochs"))
-            parts.append(f"{kept:.0f} of {ran:.0f} with {label}")
+            parts.append(f"{kept:.0f} of {ran:.0f} run with {label}")
     average = ", on average" if any(len(rows) > 1 for rows in entries.values()) else ""
     return f"Epoch that is kept{average}: {'; '.join(parts) or NOT_RUN}"

@@ -149,7 +149,7 @@ def lines(ax, rows: Sequence[Row], looks: Iterable[Look], nums: Sequence[int], v
 def compare(ax, entries: Iterable[tuple[Look, Marks]], labels: Iterable, words: str = "", zero: bool = False) -> None:
     """Several conditions side by side at the places 0, 1, ... with their ``labels``; ``zero``: with a line at 0."""
     entries, shown = list(entries), [str(label) for label in labels]
-    apart = min(0.16, 0.6 / max(len(entries), 1))  # the marks of one place stay nearer to it than to the next
+    apart = min(0.12, 0.5 / max(len(entries), 1))  # the marks of one place stay nearer to it than to the next
     for number, (look, marks) in enumerate(entries):
         series(ax, look, marks, apart * (number - (len(entries) - 1) / 2))
     if zero:

@@ -52,7 +52,8 @@ def losses(rows: Sequence[Row], profile, methods: Sequence[str] = ()):
         found = marks.differences(select(rows, **look.where), nums, PAIR[0].where, PAIR[1].where)
         entries.append((look, enumerate(found)))
     marks.compare(ax, entries, nums, ALL_CLASSES, zero=True)
-    missing = [paper.METHOD_NAMES[method] for method in methods if method not in there]
+    some = answers.values_of(rows, "method")  # these lack one of the two sides, which is the balanced one
+    missing = [paper.METHOD_NAMES[m] + " with balanced images" * (m in some) for m in methods if m not in there]
     return finish(figure, losses_title(rows, nums), profile, select(rows, variant=BASE), missing)
 
 
@@ -77,7 +78,7 @@ def rescue_title(rows: Sequence[Row], num: int) -> str:
     """The cost of the tail at one training size, and what OE-FSMC and the whole pool change about it."""
     cost = tail_cost(rows, num, method="fskd")
     parts = [f"the tail costs {marks.certain(cost).removeprefix('+')} points"] if cost else []
-    for variant, name in (("ours", "OE-FSMC adds"), ("whole_pool", "whole pool")):
+    for variant, name in (("ours", "OE-FSMC adds"), ("whole_pool", "the whole pool instead")):
         if found := gain(rows, num, variant, method="fskd"):
             parts.append(f"{name} {marks.certain(found)}")
     return f"At {num} images {', '.join(parts)}" if parts else f"Problem and rescue: {NOT_RUN}"
