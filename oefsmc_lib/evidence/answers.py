@@ -104,7 +104,7 @@ def paper_value(row: Row) -> float | None:
     """The paper's number for a row's cell; None where its data set, network, ratio or cell is not the paper's."""
     if paper.NETWORKS.get(row.dataset) != row.network or row.ratio not in (None, paper.RATIO):
         return None
-    return paper.paper_value(row.dataset, row.method, row.variant, row.num, column(row, "imbalance"))
+    return paper.paper_value(row.dataset, row.method, column(row, "variant"), row.num, column(row, "imbalance"))
 
 
 def paper_difference(one: Row, other: Row) -> float | None:
