@@ -116,7 +116,7 @@ def summary(rows: Iterable[Row], by: Sequence[str] = (), value: str = "top1") ->
 def varying_columns(rows: Iterable[Row]) -> list[str]:
     """Columns that tell the cells of these rows apart.
 
-    These are the usual ones, and each switch that varies within such a cell (a grid over lam, say).
+    These are the usual ones, each switch that varies within such a cell (a grid over lam, say), and several ratios.
     """
     base = ["dataset", "network", "method", "num", "imbalance", "variant"]
     seen: dict[tuple, dict[str, set[str]]] = {}
@@ -126,6 +126,8 @@ def varying_columns(rows: Iterable[Row]) -> list[str]:
         for name in (*row.switches, "plan", "solver", "ratio", "ood_source"):
             cell.setdefault(name, set()).add(str(flat.get(name)))
     varying = {name for cell in seen.values() for name, values in cell.items() if len(values) > 1}
+    ratios = {ratio for cell in seen.values() for ratio in cell["ratio"]} - {"None"}  # balanced images have none
+    varying |= {"ratio"} if len(ratios) > 1 else set()
     return base + sorted(varying - set(base))
 
 

@@ -60,6 +60,11 @@ def test_what_was_found_is_five_sentences_and_the_paper_has_a_line_a_table_and_f
     assert lines[1][4] == "1 not reproduced, 1 undecided" and lines[2][3:] == ["not run", "2 not run"]
 
 
+def test_settings_name_a_ratio_that_only_one_number_of_images_has():
+    lines, _, usual = markdown.settings_markdown(made("beyond", outcome, fskd)).rpartition("Where a line")
+    assert "| FSKD | 50 | `ours` | ratio=10 |" in lines and "ratio=100" in usual and "ratio=100" not in lines
+
+
 def test_a_control_that_did_not_run_says_so():
     some = [row for row in made("table2", outcome, fskd) if row.variant != "extra_images"]
     assert {cell[10] for cell in cells_of(markdown.markdown({"table2": some}))} == {"not run"}
