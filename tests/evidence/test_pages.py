@@ -61,7 +61,7 @@ def test_what_was_found_is_five_sentences_and_the_paper_has_a_line_a_table_and_f
 
 
 def test_settings_name_a_ratio_that_only_one_number_of_images_has():
-    lines, _, usual = markdown.settings_markdown(made("beyond", outcome, fskd)).rpartition("Where a line")
+    lines, _, usual = markdown.settings_markdown(made("beyond", outcome, lambda e: e.method == "fskd")).rpartition("Where a line")
     assert "| FSKD | 50 | `ours` | ratio=10 |" in lines and "ratio=100" in usual and "ratio=100" not in lines
 
 
