@@ -60,6 +60,19 @@ def test_what_the_page_says_about_stopping_with_cd_on_cifar100_holds_in_the_rows
     assert distance["ours"] < distance["native_ft"] and accuracy["ours"] < accuracy["native_ft"]
 
 
+def test_what_the_page_on_your_own_network_says_of_its_recipe_holds_in_the_rows(committed):
+    def mean(profile, method, variant, num):
+        rows = verdict.rows_by_grid(profile, committed)["table2"]
+        return answers.mean(rows, method=method, variant=variant, num=num, imbalance="long_tail")
+    others = [(method, variant) for method in ("fskd", "cd") for variant in ("native", "native_ft", "extra_images", "ours")]
+    for num in (10, 20, 50, 100):
+        best = mean("cifar10", "fskd", "whole_pool", num)
+        assert all(best > mean("cifar10", *other, num) for other in [*others, ("cd", "whole_pool")])
+    for num in (100, 200, 500):
+        assert mean("cifar100", "cd", "native", num) > mean("cifar100", "fskd", "whole_pool", num)
+        assert mean("cifar100", "cd", "whole_pool", num) < mean("cifar100", "cd", "native_ft", num)
+
+
 def test_a_number_typed_into_the_readme_is_replaced(committed):
     row = next(line for line in RESULTS.splitlines() if line.startswith("| cifar10 | CD | 10 |"))
     assert publish.filled(RESULTS.replace(row, "| cifar10 | CD | 10 | 5 | 99.9 |"), committed) == RESULTS

@@ -96,7 +96,7 @@ def artefacts_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
 def devices_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     """How many rows each processor or GPU made, as a sentence; a row of several grids counts once."""
     every = {row.id: row for own in rows.values() for row in own}.values()
-    made = Counter(row.device.partition(": ")[2] or row.device for row in every)
+    made = Counter(row.device.removeprefix("cpu: ") for row in every)
     return f"Rows by processor: {joined([f'{n} of {device}' for device, n in made.most_common()]) or NOT_RUN}."
 
 

@@ -176,8 +176,8 @@ def measured_with(path: Path) -> str:
     parts = []
     for column, words in (("device", "on {}"), ("torch", "with torch {}"), ("git_commit", "at commit {}")):
         if found is not None and column in found:
-            values = found[column].astype(str).str.partition(": ")[2 if column == "device" else 0]
-            parts.append(words.format(", ".join(sorted(set(values)))))
+            values = sorted(set(found[column].astype(str).str.removeprefix("cpu: ")))
+            parts.append(words.format(", ".join(values)))
     return f"Measured {' '.join(parts)}."
 
 
