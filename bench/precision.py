@@ -5,8 +5,8 @@
                                       [--settings practise.start=teacher ...]
 
 `steps` times one training step of mimicking (forward, loss, backward, SGD) of untrained networks, both precisions in turn,
-and keeps the quartiles (on one thread of its own time, which other work hardly changes). Processors differ: one without
-bfloat16 products is slower with it. `quality` compresses each draw in both precisions and judges the students, before any
+and keeps the quartiles (on one thread of its own time, which other work hardly changes). A device that
+does not multiply bfloat16 uses float32 for both, so the bench refuses it. `quality` compresses each draw in both precisions and judges the students, before any
 fine-tuning, on 1,000 training images that no stage saw (seeds from 100 up, as in bench/development.py): accuracy, and the mean
 square of what the last map lacks to the teacher's. No test image is read. It prints the paired differences, bfloat16 minus
 float32, with half their 95 % intervals. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_steps.csv and ..._precision.csv.
@@ -26,6 +26,7 @@ from oefsmc_lib.evidence import timings
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.parameters.sections import Mir
 from oefsmc_lib.student import evaluation
+from oefsmc_lib.teacher.devices import multiplies_bfloat16
 from oefsmc_lib.teacher.latency import clock_of
 from oefsmc_lib.teacher.networks import Architecture
 
@@ -90,6 +91,8 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102, 103, 104])
     parser.add_argument("--settings", nargs="+", default=[""])
     chosen = parser.parse_args()
+    if not multiplies_bfloat16(device()):
+        raise SystemExit("This device does not multiply bfloat16, so both precisions would be float32; measure on one that does.")
     if chosen.part == "steps":
         cases = itertools.product(chosen.networks, chosen.batches, [chosen.rounds])
         record("steps", ["network", "batch"], STEP, (step_times(*case) for case in cases))

@@ -183,7 +183,7 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     shape = (experiment.device, ready.teacher.architecture, *(tensor.shape for tensor in student.model.parameters()))
     measured |= shared.get("latency", shape, lambda: evaluation.latency(student.model, ready.teacher))
     if experiment.method in ("mir", "practise"):
-        measured |= {f"mimic_{name}": student.notes[name] for name in ("steps", "kept", "distances")}
+        measured |= {f"mimic_{name}": student.notes[name] for name in ("steps", "kept", "distances", "precision")}
     measured |= {f"finetune_{name}": report[name] for name in ("epochs", "kept", "distances")}
     measured |= {"seconds_recovery": seconds_recovery, "seconds_finetune": seconds_finetune}
     return student, measured | {"seconds_evaluation": time.perf_counter() - tested}
@@ -191,10 +191,10 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
 
 def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
-    device, labels = device_named(experiment.device), ready.test.labels
+    device = device_named(experiment.device)
     guessed = predictions.predicted(student.model, ready.test, ready.teacher.normalise, device)
     cost = evaluation.cost(student.model, ready.teacher, student.structure)
-    return evaluation.scores(guessed, labels, ready.draw.counts) | cost
+    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | cost
 
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:

@@ -303,6 +303,7 @@ def test_how_mimicking_went_stands_in_the_row(tiny):
     assert watch.mimic_distances[watch.mimic_kept // 50] == min(watch.mimic_distances)
     other = run(variant="native")[1]
     assert (other.mimic_steps, other.mimic_kept, other.mimic_distances) == (None, None, [])
+    assert (fixed.mimic_precision, other.mimic_precision) == ("float32", None)
 
 
 @EVERY

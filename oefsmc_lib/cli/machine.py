@@ -42,14 +42,13 @@ def doctor() -> None:
             rows.append([package, "not here; python -m pip install -e '.[all]'"])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows.append(["device", ", ".join(gpus) or f"CPU, threads: {torch.get_num_threads()}"])
-    slow = "emulated, which is slow: set mir.precision=float32 and practise.precision=float32"
-    rows.append(["bfloat16", "native" if devices.multiplies_bfloat16(devices.device_named("auto")) else slow])
+    has_bfloat16 = devices.multiplies_bfloat16(devices.device_named("auto"))
+    rows.append(["bfloat16", "native" if has_bfloat16 else "not here; float32 in its place"])
     print_table("This machine", ["what", "here"], rows, WIDTH)
     print(f"Images and teachers (OEFSMC_DATA): {files.data_folder()}")
     print(f"Rows and figures (OEFSMC_OUTPUTS): {files.outputs_folder()}\n")
     known = sets.sources()
-    here = f"{files.data_folder()}/"
-    places = [s["where"].removeprefix(here) if s["found"] else "not here" for s in known]
+    places = [s["where"].removeprefix(f"{files.data_folder()}/") if s["found"] else "not here" for s in known]
     rows = [[s["name"], place, s["description"]] for s, place in zip(known, places)]
     print_table("Images", ["set", "where", "what"], rows, WIDTH)
     for s in known:

@@ -45,8 +45,7 @@ def class_shares(kind: str, few: Samples, aux: Samples | None, gamma_rates: Tens
 def class_means(values: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Values by image (N, ...) -> s_{k,j}, means (K, ...) over each class's images; and which classes have any."""
     counts = torch.bincount(labels, minlength=classes).to(values)
-    sums = torch.zeros(classes, *values.shape[1:], dtype=values.dtype, device=values.device)
-    sums.index_add_(0, labels, values)
+    sums = values.new_zeros(classes, *values.shape[1:]).index_add_(0, labels, values)
     shape = (-1,) + (1,) * (values.dim() - 1)
     return sums / counts.clamp_min(1).view(shape), counts > 0
 

@@ -22,6 +22,7 @@ from oefsmc_lib.compressors.watch import Stop
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import generator
 from oefsmc_lib.progress import bar
+from oefsmc_lib.teacher.devices import multiplies_bfloat16
 from oefsmc_lib.teacher.networks import feature_module
 
 LOOK = 50  # steps between two looks at the watch set
@@ -81,7 +82,12 @@ def sgd(parameters, lr: float, iterations: int):
 def arithmetic(settings, device: torch.device):
     """The context of a student's forward pass. bfloat16 is autocast: the layers multiply in it and their weights stay
     float32, as do batch norms' statistics, what the teacher gives, and losses (of ``maps.float()``)."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(settings, device) == "bfloat16")
+
+
+def precision(settings, device: torch.device) -> str:
+    """What a step multiplies in: a device that would emulate bfloat16 takes float32, which is twice as fast there."""
+    return settings.precision if multiplies_bfloat16(device) else "float32"
 
 
 def descend(loss: Tensor, optimiser, schedule) -> float:
@@ -98,7 +104,7 @@ def mimic(model: nn.Module, task, settings) -> dict:
 
     ``settings`` is ``experiment.mir`` or ``experiment.practise``. Returns ``steps`` (run), ``loss`` (of each), ``kept``
     (the step whose weights the model has) and ``distances`` (of ``stop=watch``: before the first step and after every
-    ``LOOK``).
+    ``LOOK``), ``precision`` (of the steps).
     Raises :class:`InputError` when the maps do not have one shape, when train-mode batch norms would see a single
     value, or when the loss or the distance stops being finite.
     """
@@ -133,7 +139,8 @@ def mimic(model: nn.Module, task, settings) -> dict:
             break
     kept = stop.restore() * LOOK if kind == "watch" else len(history)
     model.eval().requires_grad_(False)
-    return {"steps": len(history), "loss": history, "kept": kept, "distances": stop.distances}
+    report = {"steps": len(history), "loss": history, "kept": kept, "distances": stop.distances}
+    return report | {"precision": precision(settings, task.few.images.device)}
 
 
 def not_finite(method: str, step: int) -> InputError:

@@ -75,13 +75,9 @@ def choose_filters(task) -> dict[str, list[int]]:
 
 
 def _vgg_widths(plan: str, model: VGG, architecture: Architecture) -> dict[str, int]:
-    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    widths = {}
-    for (name, conv), kept in zip(convolutions, VGG_PLANS[plan], strict=True):
-        width = int(kept * architecture.width) if isinstance(kept, int) else conv.out_channels
-        if width != conv.out_channels:
-            widths[name] = width
-    return widths
+    full = {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    kept = [int(k * architecture.width) if isinstance(k, int) else None for k in VGG_PLANS[plan]]
+    return {name: k for name, k in zip(full, kept, strict=True) if k not in (None, full[name])}
 
 
 def _blocks(model: nn.Module) -> list[tuple[str, Any, int, int, int]]:

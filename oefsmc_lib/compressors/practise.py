@@ -73,11 +73,9 @@ def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -
 
 def savings(teacher, candidates: list[str]) -> dict[str, float]:
     """tau_b: percent of the teacher's MACs that dropping b alone saves."""
-    found, spent = {}, macs_by_layer(teacher.model, teacher.architecture)
-    for name in candidates:
-        inside = sum(cost for layer, cost in spent.items() if f"{layer}.".startswith(f"{name}."))
-        found[name] = 100 * inside / sum(spent.values())
-    return found
+    spent = macs_by_layer(teacher.model, teacher.architecture)
+    inside = {b: sum(cost for layer, cost in spent.items() if f"{layer}.".startswith(f"{b}.")) for b in candidates}
+    return {b: 100 * saved / sum(spent.values()) for b, saved in inside.items()}
 
 
 def score(task, candidates: list[str]) -> dict[str, dict[str, float]]:

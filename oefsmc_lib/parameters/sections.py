@@ -45,8 +45,8 @@ class Mimic(Settings):
     batch: Count = 64  # images of each set a step
     bn: Literal["train", "eval"] = "train"  # mode of batch norms
     views: Natural = 32  # pre-drawn views an image; 0: fresh augmentation (literal)
-    # bfloat16 is autocast: weights, batch norms' statistics and losses stay float32. It is part of the key and does not
-    # depend on the processor: one without bfloat16 products is right, too, but slower than with float32.
+    # bfloat16 is autocast, on devices that multiply it: weights, batch norms' statistics and losses stay float32. It is
+    # part of the key, which does not depend on the device; the row's mimic_precision says what was used.
     precision: Literal["float32", "bfloat16"] = "float32"
 
 

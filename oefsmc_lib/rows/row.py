@@ -77,6 +77,7 @@ class Row(BaseModel):
     mimic_steps: Natural | None = None  # steps run
     mimic_kept: Natural | None = None  # the step whose weights were kept; 0: those before the training
     mimic_distances: list[float] = []  # teacher-student distance before the first step and at every look (stop=watch)
+    mimic_precision: str | None = None  # of its steps: float32, or bfloat16 where that was asked and the device has it
 
     # how fine-tuning went; None and empty in rows of before version 3
     finetune_epochs: Natural | None = None  # epochs run

@@ -272,7 +272,14 @@ def test_class_aware_importance_changes_the_channels_but_not_the_counts(teacher)
 
 
 # --- arithmetic --------------------------------------------------------------------------------------
+@pytest.fixture
+def multiplied(monkeypatch):
+    """As on a device that multiplies bfloat16; elsewhere torch emulates it, slowly, with the same rounding."""
+    monkeypatch.setattr(mimic, "multiplies_bfloat16", lambda device: True)
+
+
 @pytest.mark.parametrize("kd", ["native", "kl"])
+@pytest.mark.usefixtures("multiplied")
 def test_bfloat16_is_autocast_weights_statistics_and_losses_stay_float32(teacher, kd):
     few, changes = samples(8, teacher.architecture), {"kd": kd, "mir.lr": 1e-3}
     exact, fast = (run(teacher, few, **changes, **{"mir.precision": p}) for p in ("float32", "bfloat16"))
@@ -285,6 +292,19 @@ def test_bfloat16_is_autocast_weights_statistics_and_losses_stay_float32(teacher
     assert torch.nn.functional.cosine_similarity(*ways, dim=0) > 0.5
 
 
+def test_a_device_without_bfloat16_trains_the_student_of_float32_and_says_so(teacher, monkeypatch):
+    """Emulated products take twice as long as float32's, so nobody is made to wait for them."""
+    few = samples(8, teacher.architecture)
+    monkeypatch.setattr(mimic, "multiplies_bfloat16", lambda device: False)
+    asked, exact = (run(teacher, few, **{"mir.precision": p}) for p in ("bfloat16", "float32"))
+    assert asked.notes["precision"] == exact.notes["precision"] == "float32"
+    assert same_state(state_of(asked.model), state_of(exact.model)) and asked.notes["loss"] == exact.notes["loss"]
+    monkeypatch.setattr(mimic, "multiplies_bfloat16", lambda device: True)
+    assert run(teacher, few, **{"mir.precision": "bfloat16"}).notes["precision"] == "bfloat16"
+    assert run(teacher, few, **{"mir.precision": "float32"}).notes["precision"] == "float32"
+
+
+@pytest.mark.usefixtures("multiplied")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_student_trains_channels_last_after_surgery(teacher, precision, monkeypatch):
     seen, forward = [], mimic.last_map

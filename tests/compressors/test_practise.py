@@ -288,6 +288,7 @@ def test_diverging_adaptors_and_nan_weights_are_refused():
 
 def test_scoring_in_bfloat16_ranks_as_float32_and_its_targets_stay_float32(resnet, monkeypatch):
     few, targets, joint = samples(8, RESNET), set(), practise.mimic.joint_loss
+    monkeypatch.setattr(practise.mimic, "multiplies_bfloat16", lambda device: True)
     monkeypatch.setattr(practise.mimic, "joint_loss",
                         lambda maps, pairs, *a: (targets.update({maps.dtype, *(t.dtype for _, t in pairs)}), joint(maps, pairs, *a))[1])
     found = {p: scores(resnet, few, **{"practise.scoring_iterations": 3, "practise.precision": p}) for p in ("float32", "bfloat16")}

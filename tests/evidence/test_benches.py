@@ -283,6 +283,11 @@ def test_precision_is_measured_on_unseen_images_and_by_the_step(monkeypatch):
     from oefsmc_lib import pipeline
     from oefsmc_lib.parameters import grid
     from oefsmc_lib.teacher.networks import Architecture
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("sys.argv", ["precision.py", "steps"])
+    with pytest.raises(SystemExit, match="does not multiply bfloat16"):
+        precision.main()
+    monkeypatch.setattr(precision.mimic, "multiplies_bfloat16", lambda device: True)
     line = precision.step_times("resnet20", 2, 3)
     assert set(line) == {"network", "batch", *precision.STEP} and line["float32_lower_ms"] <= line["float32_upper_ms"]
     found = {p: precision.judge(grid.load_profile("embedded"), pipeline.Shared(), "mir", "mir.iterations=3", 10, 100, p)

@@ -208,7 +208,7 @@ def test_the_precision_is_part_of_the_keys_of_methods_that_train_and_of_no_other
                 for p in ("float32", "bfloat16")]
         assert (fast[0].key == fast[1].key) == (method in ("fskd", "cd")), method
         assert fast[0].key == Experiment(method=method).key
-    # The profiles of real images say it, so that a key means one arithmetic whatever the processor is.
+    # The profiles of real images say it, so that a run has one key whatever the processor is.
     for profile, precision in (("embedded", "float32"), ("cifar10", "bfloat16"), ("cifar10+cpu", "bfloat16"), ("cifar100", "bfloat16")):
         chosen = grid.load_profile(profile).experiment({"method": "mir"})
         assert chosen.switches()["mir.precision"] == precision and chosen.solver == "default"
