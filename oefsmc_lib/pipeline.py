@@ -179,9 +179,10 @@ def finish(experiment: Experiment, ready: Prepared, shared: Shared):
     student.notes["images"] = {"mean": card["mean"], "std": card["std"], "classes": classes}
     tested = time.perf_counter()
     measured = evaluate_once(experiment, ready, student)
-    # Students of one shape take the same time.
-    shape = (experiment.device, ready.teacher.architecture, *(tensor.shape for tensor in student.model.parameters()))
-    measured |= shared.get("latency", shape, lambda: evaluation.latency(student.model, ready.teacher))
+    # Students of one shape cost the same. Layers of one shape may see maps of another size, so those dropped are named.
+    shape = (*student.structure.dropped, *(tensor.shape for tensor in student.model.state_dict().values()))
+    where = (experiment.device, ready.teacher.architecture, shape)
+    measured |= shared.get("cost", where, lambda: evaluation.cost(student.model, ready.teacher, student.structure))
     if experiment.method in ("mir", "practise"):
         measured |= {f"mimic_{name}": student.notes[name] for name in ("steps", "kept", "distances", "precision")}
     measured |= {f"finetune_{name}": report[name] for name in ("epochs", "kept", "distances")}
@@ -193,8 +194,7 @@ def evaluate_once(experiment: Experiment, ready: Prepared, student) -> dict:
     """The only place where test images meet a network."""
     device = device_named(experiment.device)
     guessed = predictions.predicted(student.model, ready.test, ready.teacher.normalise, device)
-    cost = evaluation.cost(student.model, ready.teacher, student.structure)
-    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts) | cost
+    return evaluation.scores(guessed, ready.test.labels, ready.draw.counts)
 
 
 def row_of(experiment: Experiment, ready: Prepared, student, measured: dict, profile: str | None) -> Row:

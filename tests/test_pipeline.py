@@ -276,7 +276,7 @@ def test_the_control_and_ours_share_one_recovery(tiny, monkeypatch, method):
 def test_variants_of_a_draw_mimic_and_score_once(tiny, monkeypatch, method, settings, scorings):
     """Of seven variants, those that train on the same images have one training: the few, with D_aux, with the pool."""
     from oefsmc_lib.compressors import bridges, mimic, practise
-    seen = {"steps": 0, "banks": 0, "scorings": 0, "latencies": 0}
+    seen = {"steps": 0, "banks": 0, "scorings": 0, "costs": 0}
 
     def counted(place, name, what):
         work = getattr(place, name)
@@ -285,14 +285,26 @@ def test_variants_of_a_draw_mimic_and_score_once(tiny, monkeypatch, method, sett
     counted(mimic, "views_of", "banks")
     counted(bridges, "errors", "scorings")
     counted(practise.Stages, "__init__", "scorings")
-    counted(evaluation, "latency", "latencies")
+    counted(evaluation, "cost", "costs")
     monkeypatch.setattr(practise.Stages, "_train", lambda *_: None)           # steps of mimicking alone are counted
     monkeypatch.setattr(practise, "lowest", lambda scores, candidates, k: candidates[:k])
     shared = pipeline.Shared()
     rows = [run(shared, method=method, variant=variant, **settings)[1] for variant in VARIANTS]
     steps = sum({row.variant: row.mimic_steps for row in rows if row.variant in ("native", "ours", "whole_pool")}.values())
-    assert seen == {"steps": steps, "banks": 1 + 2 + 2, "scorings": scorings, "latencies": 1}
+    assert seen == {"steps": steps, "banks": 1 + 2 + 2, "scorings": scorings, "costs": 1}
     assert steps == 12
+
+
+def test_students_of_one_shape_that_dropped_other_layers_have_costs_of_their_own(tiny, monkeypatch):
+    """VGG-16's fourth and fifth stage have layers of one shape, but the fifth sees maps of a quarter of the size."""
+    from oefsmc_lib.compressors import practise
+    shared, rows = pipeline.Shared(), []
+    for seed, dropped in enumerate((["features.27", "features.30"], ["features.34", "features.37"])):
+        monkeypatch.setattr(practise, "lowest", lambda *_, dropped=dropped: dropped)
+        student, row = run(shared, method="practise", variant="native", seed=seed)
+        assert row.dropped == dropped and row.macs == cost.macs(student.model, student.structure.architecture)
+        rows.append(row)
+    assert rows[0].params == rows[1].params and rows[0].macs < rows[1].macs
 
 
 def test_how_mimicking_went_stands_in_the_row(tiny):
