@@ -13,7 +13,7 @@ class Shared:
     is tested once. Only the few latest of each kind are kept.
     """
 
-    LIMITS: ClassVar[dict[str, int]] = {"teacher": 2, "pool": 8, "latency": 8}  # four of every other kind
+    LIMITS: ClassVar[dict[str, int]] = {"teacher": 2, "pool": 8, "cost": 8}  # four of every other kind
 
     def __init__(self) -> None:
         self.kept: dict[str, OrderedDict] = defaultdict(OrderedDict)
