@@ -271,7 +271,7 @@ def test_a_source_that_is_too_small_is_refused_before_the_first_batch(tmp_path):
         assert done.returncode == 2 and SAID in done.stderr and done.stderr.count("\n") == 1, done.stderr
         assert done.stderr.startswith("oefsmc: In mini (embedded), fskd ours") and "valid" not in done.stdout
     assert not place.outputs.exists()
-    assert place.run("--only", "variant=native").returncode == 0 and len(place.store.rows()) == 1
+    assert place.run("--only", "variant=native", "--in-process").returncode == 0 and len(place.store.rows()) == 1
 
 
 def test_snakemake_refuses_a_source_that_is_too_small_before_the_first_batch(tmp_path):
