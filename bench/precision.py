@@ -5,11 +5,12 @@
                                       [--settings practise.start=teacher ...]
 
 `steps` times one training step of mimicking (forward, loss, backward, SGD) of untrained networks, both precisions in turn,
-and keeps the quartiles (on one thread of its own time, which other work hardly changes). A device that
-does not multiply bfloat16 uses float32 for both, so the bench refuses it. `quality` compresses each draw in both precisions and judges the students, before any
-fine-tuning, on 1,000 training images that no stage saw (seeds from 100 up, as in bench/development.py): accuracy, and the mean
-square of what the last map lacks to the teacher's. No test image is read. It prints the paired differences, bfloat16 minus
-float32, with half their 95 % intervals. Written to outputs/bench/<date>_<cpu or gpu>_<torch>_steps.csv and ..._precision.csv.
+and keeps the quartiles (on one thread of its own time, which other work hardly changes). A device that does not multiply
+bfloat16 uses float32 for both, so the bench refuses it. `quality` compresses each draw in both precisions and judges the
+students, before any fine-tuning, on 1,000 training images that no stage saw (seeds from 100 up, as in bench/development.py):
+accuracy, and the mean square of what the last map lacks to the teacher's. No test image is read. It prints the paired
+differences, bfloat16 minus float32, with half their 95 % intervals.
+Written to outputs/bench/<date>_<cpu or gpu>_<torch>_steps.csv and ..._precision.csv.
 """
 
 import argparse
