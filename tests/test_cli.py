@@ -24,7 +24,7 @@ from oefsmc_lib.teacher import teachers
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Outputs of their own; the embedded teacher is trained once, in the data folder that is in force."""
+    """Outputs of their own; the embedded teacher is in the data folder that is in force."""
     teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
     return {"OEFSMC_DATA": str(data_folder()), "OEFSMC_OUTPUTS": str(tmp_path_factory.mktemp("cli") / "outputs")}
 
@@ -144,7 +144,7 @@ def test_doctor_says_what_each_set_is_and_where_it_looks(inside, tmp_path):
     assert "no command can fetch it, so put a file textures.npz there" in " ".join(said.split())
     assert f"\n    curl -LO http" in said and f"&& unzip -q tiny-imagenet-200.zip -d {tmp_path}\n" in said  # whole, to be copied
     assert "The profile cifar10 needs the teacher vgg16_cifar10; train it with\n    oefsmc teacher train -p cifar10\n" in said
-    assert "needs the teacher vgg16-w0.25_mnist5k" not in said            # it is trained on first use
+    assert "needs the teacher vgg16-w0.25_mnist5k" not in said            # it comes with the library
     assert "/path/to" not in said
     assert max(len(line) for line in said.splitlines() if not line.startswith(("    ", "Rows and figures")) and str(tmp_path) not in line) <= 80
 

@@ -56,7 +56,7 @@ def doctor() -> None:
             _say(f"{s['name']} was looked for as {s['where']}; {s['way']}", s["command"])
     cards = [[c["name"], c.get("test_accuracy", math.nan), c.get("problem")] for c in teachers.available()]
     rows = [[name, "" if math.isnan(share) else f"{100 * share:.2f}", problem] for name, share, problem in cards]
-    none = ["none yet", None, "the embedded one is trained on first use (a minute)"]
+    none = ["none yet", None, "the embedded one comes with the library"]
     print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows or [none], WIDTH)
     for name in profiles.names("params"):
         wanted = "" if profiles.union(name) else _teacher_of(name)
@@ -65,7 +65,7 @@ def doctor() -> None:
 
 
 def _teacher_of(profile: str) -> str:
-    """The name of a profile's teacher; empty where the embedded one serves, which is trained on first use."""
+    """The name of a profile's teacher; empty where the embedded one serves, which comes with the library."""
     from oefsmc_lib.teacher import teachers
 
     e = profiles.load_profile(profile).experiment({})

@@ -1,9 +1,8 @@
 """Teachers: trained networks with a card each, loaded only when everything about them checks out.
 
-``<data folder>/teachers/<name>.safetensors`` holds weights in float16 and vectors in float32;
-``<name>.json`` is the card: architecture, mean and std of the images, recipe, test accuracy,
-SHA-256. The rounded weights on disk are the teacher, so accuracies are theirs. Only the embedded
-set's teachers are trained unasked.
+``<data folder>/teachers/<name>.safetensors`` holds weights in float16 and vectors in float32; ``<name>.json`` is the
+card: architecture, mean and std of the images, recipe, accuracy, SHA-256. The rounded weights on disk are the teacher,
+so accuracies are theirs. The embedded profile's comes with the library; others on that set are trained unasked.
 """
 
 import hashlib
@@ -78,13 +77,15 @@ def load(
 ) -> Teacher:
     """The teacher of a network and a data set, verified.
 
-    Raises :class:`InputError`: none there (with the command that trains it; the embedded set's
-    is trained here instead), wrong checksum, card or weights that do not fit, NaN.
+    A file that came with the library is copied where the data folder has none. Raises :class:`InputError`: none there
+    (with the command that trains it; on the embedded set it is trained here), wrong checksum, misfits, NaN.
     """
     name, command = name_of(model, width, dataset), _command(model, width, dataset, None if image_width else image_size)
     asked = Architecture(model, num_classes, channels, width, image_size, image_width)
     if not exists(name):
         asked.check()  # or the sentence below would name a command that must fail
+        for path in sorted(Path(__file__).with_name("shipped").glob(f"{name}.*"), reverse=True):  # the card last
+            write_whole(folder() / path.name, path.read_bytes())
     if not exists(name) and dataset != EMBEDDED:
         raise InputError(
             f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "

@@ -354,7 +354,30 @@ def test_older_cards_are_read_with_their_defaults(asked, tmp_path, monkeypatch):
     assert teacher.model(teacher.normalise(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))).shape == (2, asked[3])
 
 
-@pytest.mark.slow
-def test_the_embedded_teacher_is_good(tmp_path, monkeypatch):
+SHIPPED = ("vgg16", 0.25, "mnist5k", 10, 1, 32)
+
+
+def test_the_embedded_profiles_teacher_comes_with_the_library(tmp_path, monkeypatch):
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
-    assert teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32).card["test_accuracy"] >= 0.98
+    monkeypatch.setattr(training, "fit", None)             # a training would fail
+    teacher = teachers.load(*SHIPPED)
+    (card,) = teachers.available()
+    found = teachers.check(card["name"], evaluate=True)
+    assert found["measured"] == pytest.approx(found["test_accuracy"], abs=0.003) and "problem" not in card
+    assert found["recipe"] == str(training.RECIPES["mnist5k"])          # what would train it anew
+    assert found["data_fingerprint"] == sets.load("mnist5k", "train").fingerprint
+    assert all(weight.dtype == torch.float16 for weight in safetensors.torch.load_file(
+        tmp_path / "teachers" / f"{card['name']}.safetensors").values() if weight.ndim > 1)
+    assert teacher.sha256 == card["sha256"]
+
+
+def test_a_teacher_of_ones_own_is_not_replaced_by_the_one_that_comes_with_the_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
+    own = teachers.train("mnist5k", "vgg16", 0.25, epochs=0)
+    assert teachers.load(*SHIPPED).sha256 == own.sha256
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_a_good_embedded_teacher(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
+    assert teachers.train("mnist5k", "vgg16", 0.25).card["test_accuracy"] >= 0.98
