@@ -11,7 +11,7 @@ STAMP   := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help figures site notebooks slides exercises test lint test-slow test-browser test-faults test-cluster fuzz mutants coverage matrix audit evidence bench lab clean
+.PHONY: help figures site notebooks slides exercises test test-rows lint test-slow test-browser test-faults test-cluster fuzz mutants coverage matrix audit evidence bench lab clean
 
 help: ## Show this list
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -36,14 +36,21 @@ slides: $(STAMP) ## Each notebook's questions and figures as slides for a lectur
 exercises: $(STAMP) ## Student versions of the notebooks: notebooks/exercises/
 	@$(BIN)/oefsmc exercises
 
-# Tests and notebooks share one temporary store, so that a row is computed once and nothing is written into the checkout.
-# nbval runs every notebook with its defaults and compares the cells that carry a claim.
+# Tests and notebooks share one temporary store, so that nothing is written into the checkout. The notebooks are shown stored
+# rows, of which a test computes some again; `make figures` computes all of them. nbval runs every notebook with its defaults
+# and compares the cells that carry a claim.
 test: lint ## Check the code, run the tests and the examples, then every notebook
 	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_OUTPUTS="$$store/outputs" OEFSMC_QUIET=1 && \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests && \
-	$(BIN)/python -m pytest --doctest-modules oefsmc_lib && \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --doctest-modules oefsmc_lib && \
+	mkdir -p "$$OEFSMC_OUTPUTS/results" && cp tests/notebook/rows.jsonl "$$OEFSMC_OUTPUTS/results" && \
 	$(BIN)/oefsmc figures --rows-only && \
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax --nbval-cell-timeout=1200 -o timeout=1200 -p no:cacheprovider notebooks
+
+test-rows: $(STAMP) ## Compute the rows that `make test` shows the notebooks anew: tests/notebook/rows.jsonl (12 minutes)
+	@store=$$(mktemp -d) && trap 'rm -rf "$$store"' EXIT && export OEFSMC_DATA="$$store/data" OEFSMC_OUTPUTS="$$store/outputs" && \
+	$(BIN)/oefsmc figures --rows-only && \
+	$(BIN)/python -c 'from oefsmc_lib.rows import store; store.pack(store.Store().rows(), "tests/notebook/rows.jsonl")'
 
 lint: $(STAMP) ## Check the library's format, style and types (ruff, mypy)
 	@$(BIN)/ruff format --check -q oefsmc_lib && $(BIN)/ruff check -q oefsmc_lib && $(BIN)/mypy
