@@ -39,8 +39,8 @@ def execute(path: Path, into: Path, parameters: dict[str, Any]) -> None:
         "kernel_name": "python3",
         "start_timeout": 300,
         "progress_bar": sys.stderr.isatty(),
-        # Else the kernel says each time that it talks to this process unencrypted, which it does on loopback.
-        "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
+        # Else it says that it talks to this process unencrypted, which it does on loopback, and how it was ended.
+        "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
     }
     try:
         papermill.execute_notebook(_literal(path), _literal(into), parameters, **options)
