@@ -56,7 +56,7 @@ def doctor() -> None:
             _say(f"{s['name']} was looked for as {s['where']}; {s['way']}", s["command"])
     cards = [[c["name"], c.get("test_accuracy", math.nan), c.get("problem")] for c in teachers.available()]
     rows = [[name, "" if math.isnan(share) else f"{100 * share:.2f}", problem] for name, share, problem in cards]
-    none = ["none yet", None, "the embedded one comes with the library"]
+    none = ["none yet", None, "the embedded one is copied from the library on first use"]
     print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows or [none], WIDTH)
     for name in profiles.names("params"):
         wanted = "" if profiles.union(name) else _teacher_of(name)
