@@ -61,7 +61,7 @@ def whole_runs(axis, value, seeds, processes):
 
 def lines(chosen):
     if {"seeds", "processes"} & set(chosen.axes):
-        whole_runs("seeds", 1, 1, 1)                      # untimed: it builds the data cache first
+        whole_runs("seeds", 1, 1, 1)                      # untimed: what a first start reads from disk
     for axis in chosen.axes:
         for value in GPU_PROCESSES if axis == "processes" and device().type == "cuda" else AXES[axis]:
             if axis == "seeds":

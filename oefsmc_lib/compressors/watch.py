@@ -5,6 +5,7 @@ images must not be looked at, so this package watches how far the student is fro
 weights of the smallest distance are kept. Fine-tuning has this rule in every variant, mimicking where it is asked for.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ class Stop:
         self.distances.append(distance)
         if distance < self.best:
             self.best, self.best_look = distance, self.look
-            self.state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            state = self.model.state_dict()  # what is no tensor is a layer's own extra state
+            self.state = {k: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()}
 
     def restore(self) -> int:
         """Put back the weights that ``watch`` found closest to the teacher; returns the look that they are of."""

@@ -33,6 +33,8 @@ def compute(experiments: Iterable[Experiment], store: Store, profile: str) -> No
         runs.compute(experiments, store, profile)
         return
     asked = [(task, store.folder, profile) for task in tasks(experiments)]
+    # One run first finds what would fail them all, such as a broken teacher.
+    runs.compute(asked[0][0][:1], store, profile)
     if failed := [error for error in bar(each(_task, asked, jobs), "runs", len(asked)) if error]:
         raise runs.RunsFailed(" ".join(failed))
 

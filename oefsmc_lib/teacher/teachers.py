@@ -25,7 +25,7 @@ from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.teacher import training
-from oefsmc_lib.teacher.cards import Card
+from oefsmc_lib.teacher.cards import Card, bytes_of, take_shipped
 from oefsmc_lib.teacher.devices import device_named, multiplies_bfloat16
 from oefsmc_lib.teacher.networks import Architecture, fill, stem
 
@@ -77,15 +77,16 @@ def load(
 ) -> Teacher:
     """The teacher of a network and a data set, verified.
 
-    A file that came with the library is copied where the data folder has none. Raises :class:`InputError`: none there
-    (with the command that trains it; on the embedded set it is trained here), wrong checksum, misfits, NaN.
+    One that came with the library is copied where the data folder has nothing of it. Raises :class:`InputError`: none
+    there (with the command that trains it; on the embedded set it is trained here), wrong checksum, misfits, NaN.
     """
     name, command = name_of(model, width, dataset), _command(model, width, dataset, None if image_width else image_size)
     asked = Architecture(model, num_classes, channels, width, image_size, image_width)
     if not exists(name):
         asked.check()  # or the sentence below would name a command that must fail
-        for path in sorted(Path(__file__).with_name("shipped").glob(f"{name}.*"), reverse=True):  # the card last
-            write_whole(folder() / path.name, path.read_bytes())
+        if dataset == EMBEDDED:
+            with _lock(name):
+                take_shipped(name, folder(), image_size)
     if not exists(name) and dataset != EMBEDDED:
         raise InputError(
             f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
@@ -96,7 +97,7 @@ def load(
         if (has := getattr(teacher.architecture, field)) != value:
             raise InputError(
                 f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
-                f"train another with `{command}`."
+                f"train another in its place with `{command} --again`."
             )
     return teacher
 
@@ -106,20 +107,17 @@ def exists(name: str) -> bool:
     return all((folder() / f"{name}{suffix}").is_file() for suffix in (".json", ".safetensors"))
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The teacher's file {path} cannot be read ({error.strerror}); copy it again or train the teacher."
-        ) from error
+def _lock(name: str):
+    """Held by the one process that trains or copies this teacher."""
+    lock = writable_folder(folder()) / f".{name}.lock"
+    return alone(lock, f"Another process trains the teacher {name}; waiting for it.")
 
 
 def read_card(name: str) -> dict[str, Any]:
     """A teacher's card with the defaults of older ones; :class:`InputError` if it is none. Reads no weights."""
     path = folder() / f"{name}.json"
     try:
-        return Card.model_validate_json(_bytes(path)).model_dump()
+        return Card.model_validate_json(bytes_of(path)).model_dump()
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "all of it"
@@ -132,7 +130,7 @@ def read_card(name: str) -> dict[str, Any]:
 def read(name: str) -> Teacher:
     """The teacher under this name in the data folder, verified as :func:`load` says."""
     card, path = read_card(name), folder() / f"{name}.safetensors"
-    content = _bytes(path)
+    content = bytes_of(path)
     found = hashlib.sha256(content).hexdigest()
     if found != card["sha256"]:
         raise InputError(
@@ -204,8 +202,7 @@ def train(
     name, where = name_of(model, width, dataset), device_named(device)
     sets.locate(dataset)  # names are checked before a file is named after them
     Architecture(model, 2, 1 if dataset == EMBEDDED else 3, width).check(forward=False)
-    lock = writable_folder(folder()) / f".{name}.lock"
-    with alone(lock, f"Another process trains the teacher {name}; waiting for it."):
+    with _lock(name):
         if unless_there and exists(name):
             return read(name)
         images, test = (sets.load(dataset, split, image_size=image_size) for split in ("train", "test"))

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from conftest import CLASSES, VGG, normal, same_state, samples, small, state_of
 
 from oefsmc_lib.compressors import losses
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import elsewhere
 from oefsmc_lib.images.fewshot import Samples, generator
-from oefsmc_lib.compressors.watch import PATIENCE, Watch
+from oefsmc_lib.compressors.watch import PATIENCE, Stop, Watch
 from oefsmc_lib.student import finetune as stage
 
 FEW_LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
@@ -261,6 +262,25 @@ def test_the_common_stage_has_a_constant_rate(vgg, monkeypatch):
 
 
 # --- stops -------------------------------------------------------------------------------------------
+def test_a_layers_extra_state_that_is_no_tensor_is_kept_too():
+    class Marked(nn.BatchNorm2d):
+        mark = {"seen": 0}
+
+        def get_extra_state(self):
+            return self.mark
+
+        def set_extra_state(self, state):
+            self.mark = state
+
+    model = nn.Sequential(Marked(2))
+    distances = iter([1.0, 2.0])
+    stop = Stop("watch", model, lambda _model: next(distances), None)
+    model[0].weight.data.fill_(5)
+    model[0].mark["seen"] = 1
+    stop.now(0.0)
+    assert stop.restore() == 0 and model[0].mark == {"seen": 0} and float(model[0].weight.detach().max()) == 1
+
+
 def test_a_fixed_length_is_kept_and_zero_epochs_change_nothing(vgg):
     few = samples(8, VGG)
     assert run(vgg, few, None, epochs=12, lr=1e-12)[1]["epochs"] == 12

@@ -19,7 +19,7 @@ from oefsmc_lib import files
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import sets
 from oefsmc_lib.images.views import augment
-from oefsmc_lib.teacher import teachers, training
+from oefsmc_lib.teacher import cards, teachers, training
 from oefsmc_lib.teacher.networks import Architecture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -375,6 +375,41 @@ def test_a_teacher_of_ones_own_is_not_replaced_by_the_one_that_comes_with_the_li
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
     own = teachers.train("mnist5k", "vgg16", 0.25, epochs=0)
     assert teachers.load(*SHIPPED).sha256 == own.sha256
+
+
+@pytest.mark.parametrize("left", ["json", "safetensors", "partial.safetensors"])
+def test_a_card_weights_or_a_checkpoint_alone_are_somebodys_own_and_stay(left, tmp_path):
+    mine = tmp_path / f"vgg16-w0.25_mnist5k.{left}"
+    mine.write_bytes(b"mine")
+    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 32)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+
+
+def test_only_the_teacher_that_is_asked_for_is_copied(tmp_path):
+    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 48)             # it is of 32 pixels
+    cards.take_shipped("vgg16-w0.3_mnist5k", tmp_path, 32)
+    assert not list(tmp_path.iterdir())
+    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 32)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_teacher_that_is_being_saved_is_waited_for_and_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
+    loaded, measure = [], teachers.accuracy
+
+    def slow(*words):                                      # the weights are there, the card is not
+        other = threading.Thread(target=lambda: loaded.append(teachers.load(*SHIPPED)))
+        other.start()
+        other.join(timeout=1)
+        assert other.is_alive()
+        waiting.append(other)
+        return measure(*words)
+
+    waiting = []
+    monkeypatch.setattr(teachers, "accuracy", slow)
+    own = teachers.train("mnist5k", "vgg16", 0.25, epochs=0)
+    waiting[0].join(timeout=60)
+    assert loaded[0].sha256 == own.sha256
 
 
 @pytest.mark.slow
