@@ -10,7 +10,6 @@ import psutil
 
 from oefsmc_lib.files import data_folder, project_root
 from oefsmc_lib.rows.store import Store
-from oefsmc_lib.teacher import teachers
 
 ROOT = project_root()
 MINI = """title: mini
@@ -23,7 +22,6 @@ class Place:
     """A folder of outputs, a grid in it, and the commands that are run there; none outlives its test."""
 
     def __init__(self, folder: Path, text: str = MINI):
-        teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)  # trained at most once, before any clock runs
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.outputs, self.grid = folder, folder / "outputs", folder / "mini.yaml"
         self.grid.write_text(text)

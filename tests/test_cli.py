@@ -24,8 +24,7 @@ from oefsmc_lib.teacher import teachers
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Outputs of their own; the embedded teacher is in the data folder that is in force."""
-    teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
+    """Outputs of their own, and the data folder that is in force."""
     return {"OEFSMC_DATA": str(data_folder()), "OEFSMC_OUTPUTS": str(tmp_path_factory.mktemp("cli") / "outputs")}
 
 
@@ -126,7 +125,7 @@ def test_an_output_path_under_a_file(inside, tmp_path):
 
 def test_a_teacher_whose_checksum_is_wrong(home, inside, tmp_path):
     copied = tmp_path / "data" / "teachers"
-    shutil.copytree(Path(home["OEFSMC_DATA"]) / "teachers", copied)
+    shutil.copytree(teachers.place("vgg16-w0.25_mnist5k"), copied)
     weights = next(copied.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "checksum" in refused(inside("run", "num=10", "seed=12", OEFSMC_DATA=str(tmp_path / "data")))

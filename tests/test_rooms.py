@@ -74,8 +74,8 @@ def test_what_the_page_for_contributors_names_is_where_it_says():
 # --- size ------------------------------------------------------------------------------------------------
 ASKED = {"the library": 7_500, "the core": 2500, "a file": 300, "a function": 40}
 # The first two are not reached yet. These are what there is: lower them with every cut. What made the library grow by 41 lines on
-# 2026-11-27: means by data set beside every claim, and a table of Table 1's cells; by 28 on 2026-11-28: the teacher that comes along.
-LIMITS = ASKED | {"the library": 13_666, "the core": 2_757}
+# 2026-11-27: means by data set beside every claim, and a table of Table 1's cells.
+LIMITS = ASKED | {"the library": 13_638, "the core": 2_756}
 # What a reader of the method finishes at one sitting. The other modules of these rooms read files, save, or are slow on purpose.
 THE_CORE = ("pipeline", "parameters/experiment", "images/fewshot", "images/elsewhere", "images/views", "student/finetune",
             "student/evaluation", *(f"compressors/{name}" for name in (

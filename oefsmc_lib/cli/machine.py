@@ -14,7 +14,6 @@ from oefsmc_lib.cli.words import WIDTH, AnyProfile, Settings, print_table, setti
 from oefsmc_lib.engine import runs
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.parameters import profiles
-from oefsmc_lib.parameters.experiment import EMBEDDED
 
 data = typer.Typer(no_args_is_help=True, help="Image sets: get or check one.")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers, the networks to compress: train or check one.")
@@ -56,20 +55,13 @@ def doctor() -> None:
             _say(f"{s['name']} was looked for as {s['where']}; {s['way']}", s["command"])
     cards = [[c["name"], c.get("test_accuracy", math.nan), c.get("problem")] for c in teachers.available()]
     rows = [[name, "" if math.isnan(share) else f"{100 * share:.2f}", problem] for name, share, problem in cards]
-    none = ["none yet", None, "the embedded one is copied from the library on first use"]
-    print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows or [none], WIDTH)
+    print_table("\nTeachers", ["teacher", "test accuracy %", "problem"], rows, WIDTH)
     for name in profiles.names("params"):
-        wanted = "" if profiles.union(name) else _teacher_of(name)
-        if wanted and not teachers.exists(wanted):
+        if profiles.union(name):
+            continue
+        e = profiles.load_profile(name).experiment({})
+        if not teachers.exists(wanted := teachers.name_of(e.model, e.width, e.dataset)):
             _say(f"The profile {name} needs the teacher {wanted}; train it with", f"oefsmc teacher train -p {name}")
-
-
-def _teacher_of(profile: str) -> str:
-    """The name of a profile's teacher; empty where the embedded one serves, which comes with the library."""
-    from oefsmc_lib.teacher import teachers
-
-    e = profiles.load_profile(profile).experiment({})
-    return "" if e.dataset == EMBEDDED else teachers.name_of(e.model, e.width, e.dataset)
 
 
 def _say(text: str, command: str) -> None:

@@ -67,10 +67,10 @@ def figures(
     ] = False,
 ) -> None:
     """Run the notebooks. Figures go to outputs/figures/, executed copies to outputs/executed/."""
-    if rows_only:
-        session.fill(profile)
-    else:
+    if not rows_only:
         session.run_all(profile, only)
+    elif not session.fill(profile):
+        raise typer.Exit(1)
 
 
 def exercises(

@@ -80,8 +80,7 @@ class Stop:
         self.distances.append(distance)
         if distance < self.best:
             self.best, self.best_look = distance, self.look
-            state = self.model.state_dict()  # what is no tensor is a layer's own extra state
-            self.state = {k: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()}
+            self.state = copy.deepcopy(self.model.state_dict())
 
     def restore(self) -> int:
         """Put back the weights that ``watch`` found closest to the teacher; returns the look that they are of."""

@@ -171,13 +171,14 @@ def run_all(profile: str, only: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def fill(profile: str) -> None:
-    """Compute the rows that a profile's notebooks read and the store lacks, unless the profile leaves that to grids."""
+def fill(profile: str) -> bool:
+    """Compute the rows that a profile's notebooks read and lack, where the profile computes; False if some failed."""
     loaded, store = grid.load_profile(profile), Store()
     wanted = {e.key: e for name in DRAWN for e in grid.load_grid(name, loaded).experiments} if loaded.compute else {}
     if missing := runs.missing(wanted.values(), store):
         print(f"{len(missing)} of {len(wanted)} rows are missing; computing them", flush=True)
         _compute(missing, store, loaded)
+    return not runs.missing(missing, store)
 
 
 def _compute(experiments: list[Experiment], store: Store, profile: Profile) -> None:

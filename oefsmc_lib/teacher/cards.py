@@ -1,14 +1,11 @@
-"""What a teacher's card must say, and the teachers that come with the library."""
+"""What a teacher's card must say."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from oefsmc_lib.errors import InputError
-from oefsmc_lib.files import write_whole
-
-SHIPPED = Path(__file__).with_name("shipped")
 
 
 class Card(BaseModel):
@@ -36,7 +33,6 @@ class Card(BaseModel):
 
 
 def bytes_of(path: Path) -> bytes:
-    """What is in a teacher's file; raises :class:`InputError` where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -45,14 +41,14 @@ def bytes_of(path: Path) -> bytes:
         ) from error
 
 
-def take_shipped(name: str, folder: Path, image_size: int) -> None:
-    """Copy a teacher that came with the library, unless the folder has anything under its name.
-
-    A card alone, weights alone or a checkpoint are somebody's own, so they stay. The caller holds the teacher's lock.
-    """
-    card, weights = SHIPPED / f"{name}.json", SHIPPED / f"{name}.safetensors"
-    if any(folder.glob(f"{name}.*")) or not card.is_file():
-        return
-    if Card.model_validate_json(bytes_of(card)).image_size == image_size:
-        for path in (weights, card):  # the card last: weights alone are no teacher
-            write_whole(folder / path.name, bytes_of(path))
+def read_card(path: Path) -> dict[str, Any]:
+    """A teacher's card with the defaults of older ones; :class:`InputError` if it is none. Reads no weights."""
+    try:
+        return Card.model_validate_json(bytes_of(path)).model_dump()
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "all of it"
+        raise InputError(
+            f"The teacher's card {path} is not valid ({where}: {fault['msg'].lower()}); "
+            "copy it again or train the teacher."
+        ) from None

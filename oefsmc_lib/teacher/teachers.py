@@ -15,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -25,9 +24,11 @@ from oefsmc_lib.images import sets
 from oefsmc_lib.parameters.experiment import EMBEDDED
 from oefsmc_lib.parameters.keys import digest
 from oefsmc_lib.teacher import training
-from oefsmc_lib.teacher.cards import Card, bytes_of, take_shipped
+from oefsmc_lib.teacher.cards import bytes_of, read_card
 from oefsmc_lib.teacher.devices import device_named, multiplies_bfloat16
 from oefsmc_lib.teacher.networks import Architecture, fill, stem
+
+SHIPPED = Path(__file__).with_name("shipped")  # a teacher that this project trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,11 @@ def folder() -> Path:
     return data_folder() / "teachers"
 
 
+def place(name: str) -> Path:
+    """Where a teacher's files are: the data folder; the library itself, where that has them and the folder has none."""
+    return SHIPPED if (SHIPPED / f"{name}.json").is_file() and not any(folder().glob(f"{name}.*")) else folder()
+
+
 def load(
     model: str,
     width: float,
@@ -77,16 +83,13 @@ def load(
 ) -> Teacher:
     """The teacher of a network and a data set, verified.
 
-    One that came with the library is copied where the data folder has nothing of it. Raises :class:`InputError`: none
-    there (with the command that trains it; on the embedded set it is trained here), wrong checksum, misfits, NaN.
+    Raises :class:`InputError`: none there (with the command that trains it; on the embedded set it is trained here
+    instead), wrong checksum, card or weights that do not fit, NaN.
     """
     name, command = name_of(model, width, dataset), _command(model, width, dataset, None if image_width else image_size)
     asked = Architecture(model, num_classes, channels, width, image_size, image_width)
     if not exists(name):
         asked.check()  # or the sentence below would name a command that must fail
-        if dataset == EMBEDDED:
-            with _lock(name):
-                take_shipped(name, folder(), image_size)
     if not exists(name) and dataset != EMBEDDED:
         raise InputError(
             f"There is no teacher {name} in {folder()}; copy {name}.safetensors and {name}.json there, "
@@ -96,7 +99,7 @@ def load(
     for field, value in asdict(asked).items():
         if (has := getattr(teacher.architecture, field)) != value:
             raise InputError(
-                f"The teacher {folder() / name}.json has {field}={has}, but {dataset} needs {value}; "
+                f"The teacher {place(name) / name}.json has {field}={has}, but {dataset} needs {value}; "
                 f"train another in its place with `{command} --again`."
             )
     return teacher
@@ -104,33 +107,13 @@ def load(
 
 def exists(name: str) -> bool:
     """Both files are there. A card alone or weights alone is an unfinished copy or training."""
-    return all((folder() / f"{name}{suffix}").is_file() for suffix in (".json", ".safetensors"))
-
-
-def _lock(name: str):
-    """Held by the one process that trains or copies this teacher."""
-    lock = writable_folder(folder()) / f".{name}.lock"
-    return alone(lock, f"Another process trains the teacher {name}; waiting for it.")
-
-
-def read_card(name: str) -> dict[str, Any]:
-    """A teacher's card with the defaults of older ones; :class:`InputError` if it is none. Reads no weights."""
-    path = folder() / f"{name}.json"
-    try:
-        return Card.model_validate_json(bytes_of(path)).model_dump()
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "all of it"
-        raise InputError(
-            f"The teacher's card {path} is not valid ({where}: {fault['msg'].lower()}); "
-            "copy it again or train the teacher."
-        ) from None
+    return all((place(name) / f"{name}{suffix}").is_file() for suffix in (".json", ".safetensors"))
 
 
 def read(name: str) -> Teacher:
-    """The teacher under this name in the data folder, verified as :func:`load` says."""
-    card, path = read_card(name), folder() / f"{name}.safetensors"
-    content = bytes_of(path)
+    """The teacher under this name, verified as :func:`load` says."""
+    path = place(name) / f"{name}.safetensors"
+    card, content = read_card(path.with_name(f"{name}.json")), bytes_of(path)
     found = hashlib.sha256(content).hexdigest()
     if found != card["sha256"]:
         raise InputError(
@@ -202,7 +185,8 @@ def train(
     name, where = name_of(model, width, dataset), device_named(device)
     sets.locate(dataset)  # names are checked before a file is named after them
     Architecture(model, 2, 1 if dataset == EMBEDDED else 3, width).check(forward=False)
-    with _lock(name):
+    lock = writable_folder(folder()) / f".{name}.lock"
+    with alone(lock, f"Another process trains the teacher {name}; waiting for it."):
         if unless_there and exists(name):
             return read(name)
         images, test = (sets.load(dataset, split, image_size=image_size) for split in ("train", "test"))
@@ -265,16 +249,16 @@ def accuracy(teacher: Teacher, images: sets.ImageSet, batch: int = 500) -> float
 
 
 def available() -> list[dict[str, Any]]:
-    """The cards in the data folder, each with its ``name`` and, if it cannot be used as it is, a ``problem``."""
+    """The cards that are here, each with its ``name`` and, if it cannot be used as it is, a ``problem``."""
     cards = []
-    for path in sorted(folder().glob("[!.]*.json")):
+    for name in sorted({path.stem for path in (*folder().glob("[!.]*.json"), *SHIPPED.glob("*.json"))}):
         try:
-            card = read_card(path.stem)
-            if not exists(path.stem):
-                card["problem"] = f"{path.with_suffix('.safetensors')} is missing; copy it or train the teacher"
+            card = read_card(place(name) / f"{name}.json")
+            if not exists(name):
+                card["problem"] = f"{folder() / name}.safetensors is missing; copy it or train the teacher"
         except InputError as error:
             card = {"problem": str(error)}
-        cards.append({"name": path.stem, **card})
+        cards.append({"name": name, **card})
     return cards
 
 

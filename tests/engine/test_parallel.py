@@ -12,7 +12,6 @@ from oefsmc_lib.engine import execute, runs
 from oefsmc_lib.parameters import grid
 from oefsmc_lib.rows.row import difference
 from oefsmc_lib.rows.store import Store
-from oefsmc_lib.teacher import teachers
 
 PROFILE = grid.load_profile("embedded")
 
@@ -38,7 +37,6 @@ def test_few_runs_and_gpus_need_no_further_process(monkeypatch):
 
 def test_rows_are_those_of_one_process_with_one_thread(tmp_path, monkeypatch):
     import torch
-    teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
     monkeypatch.setattr(execute, "workers", lambda runs: 2)
     experiments = some_runs((0, 1))
     execute.compute(experiments, Store(tmp_path / "two"), "embedded")
@@ -53,7 +51,6 @@ def test_rows_are_those_of_one_process_with_one_thread(tmp_path, monkeypatch):
 
 
 def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):
-    teachers.load("vgg16", 0.25, "mnist5k", 10, 1, 32)
     monkeypatch.setattr(execute, "workers", lambda runs: 2)
     broken = PROFILE.experiment({"method": "fskd", "variant": "native_ft", "num": 10, "finetune.lr": 1e12})
     with pytest.raises(runs.RunsFailed, match="diverged"):

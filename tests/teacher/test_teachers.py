@@ -19,7 +19,7 @@ from oefsmc_lib import files
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images import sets
 from oefsmc_lib.images.views import augment
-from oefsmc_lib.teacher import cards, teachers, training
+from oefsmc_lib.teacher import teachers, training
 from oefsmc_lib.teacher.networks import Architecture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -334,12 +334,12 @@ def test_a_teacher_for_other_images_is_refused(place, value, field, home):
 
 
 def test_available_lists_cards_and_what_is_wrong_with_them(home):
-    assert teachers.available() == []
+    (shipped,) = teachers.available()
     teachers.train("mnist5k", "vgg16", 0.0625, epochs=1)
     (home / "broken_cifar10.json").write_text("{")
     shutil.copy(home / f"{NAME}.json", home / "alone_mnist5k.json")
     found = {card["name"]: card.get("problem") for card in teachers.available()}
-    assert list(found) == ["alone_mnist5k", "broken_cifar10", NAME] and found[NAME] is None
+    assert list(found) == ["alone_mnist5k", "broken_cifar10", NAME, shipped["name"]] and found[NAME] is None
     assert "is missing" in found["alone_mnist5k"] and "not valid" in found["broken_cifar10"]
 
 
@@ -354,7 +354,7 @@ def test_older_cards_are_read_with_their_defaults(asked, tmp_path, monkeypatch):
     assert teacher.model(teacher.normalise(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))).shape == (2, asked[3])
 
 
-SHIPPED = ("vgg16", 0.25, "mnist5k", 10, 1, 32)
+SHIPPED, SHIPPED_NAME = ("vgg16", 0.25, "mnist5k", 10, 1, 32), "vgg16-w0.25_mnist5k"
 
 
 def test_the_embedded_profiles_teacher_comes_with_the_library(tmp_path, monkeypatch):
@@ -367,49 +367,30 @@ def test_the_embedded_profiles_teacher_comes_with_the_library(tmp_path, monkeypa
     assert found["recipe"] == str(training.RECIPES["mnist5k"])          # what would train it anew
     assert found["data_fingerprint"] == sets.load("mnist5k", "train").fingerprint
     assert all(weight.dtype == torch.float16 for weight in safetensors.torch.load_file(
-        tmp_path / "teachers" / f"{card['name']}.safetensors").values() if weight.ndim > 1)
-    assert teacher.sha256 == card["sha256"]
+        teachers.place(SHIPPED_NAME) / f"{SHIPPED_NAME}.safetensors").values() if weight.ndim > 1)
+    assert teacher.sha256 == card["sha256"] and not list(tmp_path.iterdir())       # nothing is written
 
 
-def test_a_teacher_of_ones_own_is_not_replaced_by_the_one_that_comes_with_the_library(tmp_path, monkeypatch):
+def test_a_teacher_of_ones_own_comes_before_the_librarys(tmp_path, monkeypatch):
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
     own = teachers.train("mnist5k", "vgg16", 0.25, epochs=0)
     assert teachers.load(*SHIPPED).sha256 == own.sha256
+    assert [card["sha256"] for card in teachers.available()] == [own.sha256]
 
 
 @pytest.mark.parametrize("left", ["json", "safetensors", "partial.safetensors"])
-def test_a_card_weights_or_a_checkpoint_alone_are_somebodys_own_and_stay(left, tmp_path):
-    mine = tmp_path / f"vgg16-w0.25_mnist5k.{left}"
-    mine.write_bytes(b"mine")
-    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 32)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
-
-
-def test_only_the_teacher_that_is_asked_for_is_copied(tmp_path):
-    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 48)             # it is of 32 pixels
-    cards.take_shipped("vgg16-w0.3_mnist5k", tmp_path, 32)
-    assert not list(tmp_path.iterdir())
-    cards.take_shipped("vgg16-w0.25_mnist5k", tmp_path, 32)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_teacher_that_is_being_saved_is_waited_for_and_not_replaced(tmp_path, monkeypatch):
+def test_a_card_weights_or_a_checkpoint_alone_are_ones_own_too(left, tmp_path, monkeypatch):
     monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
-    loaded, measure = [], teachers.accuracy
+    assert teachers.exists(SHIPPED_NAME)
+    (tmp_path / "teachers").mkdir()
+    (tmp_path / "teachers" / f"{SHIPPED_NAME}.{left}").touch()
+    assert not teachers.exists(SHIPPED_NAME) and "problem" in teachers.available()[0]   # so it is trained, or trained to its end
 
-    def slow(*words):                                      # the weights are there, the card is not
-        other = threading.Thread(target=lambda: loaded.append(teachers.load(*SHIPPED)))
-        other.start()
-        other.join(timeout=1)
-        assert other.is_alive()
-        waiting.append(other)
-        return measure(*words)
 
-    waiting = []
-    monkeypatch.setattr(teachers, "accuracy", slow)
-    own = teachers.train("mnist5k", "vgg16", 0.25, epochs=0)
-    waiting[0].join(timeout=60)
-    assert loaded[0].sha256 == own.sha256
+def test_another_size_is_refused_with_a_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFSMC_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="image_size=32, but mnist5k needs 48; train another in its place with `.*image_size=48 --again`"):
+        teachers.load(*SHIPPED[:5], 48)
 
 
 @pytest.mark.slow
