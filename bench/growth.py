@@ -2,8 +2,8 @@
 
     python bench/growth.py [--axes num width seeds processes] [--share 0.01]
 
-Seconds of our recovery stage for each method (PRACTISE: of its scoring) on VGG-16, untrained and on random images, since
-cost does not depend on what images show. One axis moves, the others stay at num=100, width=1/4. Seeds:
+Seconds of our recovery stage for each method (PRACTISE: of its scoring, which is in closed form there) on VGG-16, untrained
+and on random images, since cost does not depend on what images show. One axis moves, the others stay at num=100, width=1/4. Seeds:
 whole runs of FSKD on the embedded images in one process, with the start of the process and the imports. Processes: 32 such runs, shared by processes that share this
 machine's cores or its GPU. Notebook 05 draws the lines.
 Written to outputs/bench/<date>_<cpu or gpu>_<torch>_growth.csv.

@@ -50,7 +50,9 @@ def loop_length(experiment):
     """Steps of the loop that `LOOP` names; None where there is none."""
     if experiment.method == "cd":
         return experiment.cd.iterations if experiment.cd.solver == "adam" else None
-    return {"mir": experiment.mir.iterations, "practise": experiment.practise.scoring_iterations}.get(experiment.method)
+    if experiment.method == "practise":                   # behind bridges units are scored in closed form, without steps
+        return None if experiment.bridges else experiment.practise.scoring_iterations
+    return experiment.mir.iterations if experiment.method == "mir" else None
 
 
 class Side:
