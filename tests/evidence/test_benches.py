@@ -13,6 +13,8 @@ import torch
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.evidence import figures, timings
 from oefsmc_lib.files import project_root
+from oefsmc_lib.parameters import grid
+from oefsmc_lib.teacher.networks import Architecture
 
 BENCH = project_root() / "bench"
 
@@ -47,6 +49,14 @@ def test_flops_of_products_convolutions_and_factorisations(bench):
     assert flops(lambda: torch.linalg.cholesky_ex(spd)) == 6**3 / 3
     assert flops(lambda: torch.cholesky_solve(torch.rand(6, 4), torch.linalg.cholesky(spd))) == 6**3 / 3 + 2 * 36 * 4
     assert flops(lambda: torch.linalg.solve(spd, torch.rand(6, 4))) == int(2 * 6**3 / 3 + 2 * 36 * 4)
+
+
+def test_scoring_behind_bridges_is_timed_whole(bench):
+    """It has no steps to shorten, and scores the units that a bridge can stand for."""
+    ready = bench["stages"].synthetic(Architecture("vgg16", 10, 3, 0.25, 32), 6, torch.device("cpu"))
+    side = bench["stages"].Side(grid.load_profile("cifar10"), {"method": "practise", "num": 10, "width": 0.25}, ready, share=0.01)
+    assert side.short is None and side.share == 1.0
+    assert "features.40" not in side.make() and len(side.make()) == 8
 
 
 def test_a_share_of_a_loop_scales_to_the_whole(bench):
