@@ -8,7 +8,7 @@ import loading
 import torch
 
 from oefsmc_lib import compressors
-from oefsmc_lib.compressors import bridges, cd, fskd, mir, plans, practise, surgery
+from oefsmc_lib.compressors import cd, fskd, mir, plans, practise, surgery
 from oefsmc_lib.images.fewshot import Samples
 from oefsmc_lib.teacher import teachers
 from oefsmc_lib.teacher.networks import Architecture
@@ -32,10 +32,8 @@ def stage(experiment, ready, literal=False, loader=False):
             return student.model
         return lambda: copy.deepcopy(pruned), run
     if experiment.method == "practise":
-        candidates = plans.droppable_units(ready.teacher.model)
-        if experiment.bridges:
-            candidates = bridges.candidates(candidates, surgery.weight_layers(ready.teacher.model, ready.teacher.architecture))
-        return nothing, lambda _: practise.score(compressors.Task(ready.teacher, ready.few, experiment), candidates)
+        task, units = compressors.Task(ready.teacher, ready.few, experiment), practise.droppable(ready.teacher, experiment)
+        return nothing, lambda _: practise.score(task, units)
     module = {"cd": cd, "mir": mir}[experiment.method]
 
     def compress(_):

@@ -75,7 +75,7 @@ def test_what_the_page_for_contributors_names_is_where_it_says():
 ASKED = {"the library": 7_500, "the core": 2500, "a file": 300, "a function": 40}
 # The first two are not reached yet. These are what there is: lower them with every cut. What made the library grow by 41 lines on
 # 2026-11-27: means by data set beside every claim, and a table of Table 1's cells.
-LIMITS = ASKED | {"the library": 13_638, "the core": 2_756}
+LIMITS = ASKED | {"the library": 13_637, "the core": 2_755}
 # What a reader of the method finishes at one sitting. The other modules of these rooms read files, save, or are slow on purpose.
 THE_CORE = ("pipeline", "parameters/experiment", "images/fewshot", "images/elsewhere", "images/views", "student/finetune",
             "student/evaluation", *(f"compressors/{name}" for name in (

@@ -44,11 +44,6 @@ class Bridge(fskd.Fit):
         return lambda x, _y: self.reader.forward(x)
 
 
-def candidates(units: list[str], layers: list[str]) -> list[str]:
-    """Units that a convolution follows: a bridge behind the last one would have to change the teacher's head."""
-    return [unit for unit in units if layers.index(unit) + 2 < len(layers)]
-
-
 def readers(dropped: list[str], layers: list[str]) -> list[str]:
     """The first layer that stays behind each dropped unit, in forward order, each once."""
     found = [next(name for name in layers[layers.index(unit) + 1 :] if name not in dropped) for unit in dropped]

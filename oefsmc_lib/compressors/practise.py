@@ -45,9 +45,7 @@ def compress(task) -> surgery.Student:
     (2, 8)
     """
     teacher, experiment = task.teacher, task.experiment
-    candidates = plans.droppable_units(teacher.model)
-    if experiment.bridges:
-        candidates = bridges.candidates(candidates, surgery.weight_layers(teacher.model, teacher.architecture))
+    candidates = droppable(teacher, experiment)
     k = plans.units_to_drop(experiment.resolved_plan, candidates)
     scores = score(task, candidates)
     dropped = lowest(scores, candidates, k)
@@ -63,6 +61,12 @@ def compress(task) -> surgery.Student:
     model, report = task.once(("student", tuple(dropped)), train)
     structure = surgery.Structure(teacher.architecture, dropped=dropped)
     return surgery.Student(model, structure, {"scores": scores, **report})
+
+
+def droppable(teacher, experiment) -> list[str]:
+    """The units that may go; not the last one where a bridge would then have to change the teacher's head."""
+    units, layers = plans.droppable_units(teacher.model), surgery.weight_layers(teacher.model, teacher.architecture)
+    return [unit for unit in units if not experiment.bridges or layers.index(unit) + 2 < len(layers)]
 
 
 def lowest(scores: dict[str, dict[str, float]], candidates: list[str], k: int) -> list[str]:

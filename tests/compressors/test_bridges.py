@@ -7,7 +7,7 @@ import torch
 from conftest import VGG, inputs, logits, normal, samples, small, task
 from torch import nn
 
-from oefsmc_lib.compressors import bridges, compress, plans, surgery
+from oefsmc_lib.compressors import bridges, compress, plans, practise, surgery
 from oefsmc_lib.compressors.taps import Tap
 from oefsmc_lib.errors import InputError
 from oefsmc_lib.images.fewshot import Samples
@@ -43,7 +43,7 @@ def test_a_bridge_merges_exactly_into_the_layer_that_reads_it():
 def test_a_bridge_comes_closer_on_what_it_was_fitted_to_than_nothing_does(vgg):
     """A convex problem that holds Q = I, so the fitted one is never worse by more than the ridge."""
     few = samples(10, VGG)
-    for unit in bridges.candidates(plans.droppable_units(vgg.model), layers_of(vgg)):
+    for unit in practise.droppable(vgg, small(method="practise")):
         bare = copy.deepcopy(vgg.model)
         surgery.drop_units(bare, [unit])
         reader = bridges.readers([unit], layers_of(vgg))[0]
@@ -57,7 +57,9 @@ def test_a_bridge_comes_closer_on_what_it_was_fitted_to_than_nothing_does(vgg):
 
 def test_the_last_unit_is_no_candidate_for_its_bridge_would_change_the_head(vgg):
     units, layers = plans.droppable_units(vgg.model), layers_of(vgg)
-    assert bridges.candidates(units, layers) == units[:-1] and layers[layers.index(units[-1]) + 1] == "classifier"
+    assert layers[layers.index(units[-1]) + 1] == "classifier"
+    assert practise.droppable(vgg, small(method="practise")) == units[:-1]
+    assert practise.droppable(vgg, small(method="practise", practise={"start": "teacher"})) == units
 
 
 def test_neighbouring_units_share_one_bridge(vgg):
