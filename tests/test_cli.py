@@ -234,7 +234,7 @@ def test_the_verdict_is_sentences_of_80_columns(inside):
         assert f"{claims['claims'][name]['verdict']} {claim.sentence} ({claim.where})" in said.replace("- ", "-")
     assert "Table 2 (vgg16 on cifar10)" in said and "data cifar10, " in said
     assert re.search(r"CD 10 \d\d\.\d \d\d\.\d \S[\d.]+ ± [\d.]+ [a-z ]+ 8\.6", said)
-    assert "Doubted (Table 2, CD + Ours, CIFAR-10, 10 images): 78.90 would be 8.56 points above CD alone." in said
+    assert "Doubted (Table 2, CD + Ours, CIFAR-10, 10 images): 78.90 would be 8.56 points above CD without OE-FSMC." in said
     assert {"claims", "cells"} == set(claims) and "paper gain" in claims["cells"][0]
 
 

@@ -88,7 +88,7 @@ def artefacts_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         asked = len({e.key for e in grid.load_grid(name, "cifar10").experiments})
         hours = f"{sum(row.seconds_total for row in own) / 3600:.1f} h, {len(own)}/{asked} runs" if own else NOT_RUN
         line = {"in the paper": f"{place}, {question}", "notebook": f"[{book[:2]}](notebooks/{book}.ipynb)"}
-        line |= {"grid": f"`{name}`", "hours so far": hours}
+        line |= {"grid": f"`{name}`", "hours so far, CIFAR-10": hours}
         table.append(line | {"its claims": ", ".join(f"{n} {word}" for word, n in words.items())})
     return to_markdown(table)
 
