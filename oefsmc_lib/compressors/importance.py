@@ -5,7 +5,7 @@ compressor's hyperparameters and pruning ratios. So by default (``contribution=o
 criterion, restricted to images of class j where the criterion looks at images:
 
 * PRACTISE's recoverability R_b is an error on images, so R_{b,j} exists and the weights w_j matter.
-* ||W||_1 (FSKD, MiR) and the group norms of CD look at no image. s_{k,j} is the same for every class, the
+* ||W||_1 (FSKD, MiR) and the group norms of CD do not split by class. s_{k,j} is the same for every class, the
   weights add up to 1, and eq. (5) is eq. (1) and the compressor's own choice.
 
 The other contributions are options that look at images (:mod:`oefsmc_lib.compressors.criteria`). ``activation`` has

@@ -43,20 +43,20 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
         sentences.append(f"With these images, OE-FSMC as the paper describes it adds {gains}; it is {cells}.")
     if alone := _by_method(lambda m: answers.gain(table2, 10, "extra_images", method=m), "to"):
         cells = _in_cells(every, "extra_images")
-        sentences.append(f"The same OOD images without labels, in the recovery alone, add {alone}, {cells}.")
+        sentences.append(f"The same OOD images without labels, in the recovery alone, add {alone}, and are {cells}.")
         copies = select(rows.get("beyond", ()), method="fskd", num=10, aux="augmented_few", imbalance="long_tail")
         if one := against(copies, select(table2, method="fskd", variant=BASE, imbalance="long_tail")):
             points = verdict.interval(one["mean"], one["half"]).removeprefix("+")
             sentences.append(f"Augmented copies of the few images in their place add {points} points to FSKD.")
         labels = by_cell(select(every, variant="ours"), select(every, variant="extra_images"))
         changed = joined(verdict.by_data(labels, "{1} points on {0}"))
-        sentences.append(f"The labels drawn for OOD images change accuracy by {changed}.")
+        sentences.append(f"The labels drawn for OOD images change accuracy on average by {changed}.")
     if pool := select(table2, variant="whole_pool", method="fskd", imbalance="long_tail"):
-        level, n = answers.mean(pool), answers.column(pool[0], "n")
         sentences.append(
-            f"With all {n} images of the pool in the recovery, which is this package's own recommendation, FSKD "
-            f"reaches {level:.1f} %; the teacher has {pool[0].teacher_accuracy:.1f} %, and the student needs "
-            f"{100 - pool[0].macs_cut:.0f} % of its multiplications."
+            "With the whole pool in the recovery, this package's own recommendation, OE-FSMC is "
+            f"{_in_cells(every, 'whole_pool')}. With ten images FSKD reaches {answers.mean(pool):.1f} % and needs "
+            f"{100 - pool[0].macs_cut:.0f} % of the teacher's multiplications; the teacher has "
+            f"{pool[0].teacher_accuracy:.1f} %."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
 
@@ -68,7 +68,7 @@ def _in_cells(rows: Sequence[Row], variant: str) -> str:
     below = [cell for cell, line in lines.items() if line["gain"] < -line["±"]]
     names = sorted({f"{cell.compressor} on {paper.NAMES_OF_DATA.get(cell.dataset, cell.dataset)}" for cell in below})
     where = f", {joined(names)}" if names else ""
-    return f"significantly above the base in {len(above)} of {len(lines)} cells and below it in {len(below)}{where}"
+    return f"significantly above the base in {len(above)} of all {len(lines)} cells and below it in {len(below) or 'none'}{where}"
 
 
 def _by_method(question: Callable[[str], Paired | None], to: str) -> str:

@@ -124,7 +124,7 @@ class Experiment(Settings):
     @property
     def weighs_classes(self) -> bool:
         """Eq. 5 can change what is removed. With ``contribution=own`` it can for PRACTISE alone, since the criteria of
-        FSKD, MiR and CD look at no image (:mod:`oefsmc_lib.compressors.importance`)."""
+        FSKD, MiR and CD do not split by class (:mod:`oefsmc_lib.compressors.importance`)."""
         return self.class_aware and (self.method == "practise" or self.contribution != "own")
 
     @property
