@@ -72,8 +72,10 @@ def test_a_slider_moves_the_picture_of_notebook_02(lab, page, tmp_path):
     page.click("text=Run All Cells")
     slider = page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .ui-slider-handle").first
     slider.wait_for(timeout=400_000)
+    page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=400_000)
     slider.scroll_into_view_if_needed()
-    picture = page.locator(".jupyter-widgets-output-area img").first
+    picture = page.locator(".widget-output img, .jupyter-widgets-output-area img").first      # by version of ipywidgets
+    picture.wait_for(timeout=60_000)
     before, readout = picture.get_attribute("src"), page.locator(".widget-readout").first.inner_text()
     slider.focus()
     for _ in range(60):
