@@ -27,8 +27,8 @@ STEPS = {
 }
 CHANGES = """\
 What each step of OE-FSMC changes, in points: means over the cells that have all of them, ± half the 95 % interval over
-seeds. The table is no claim of the paper. Eq. 5 has no column: the criteria of FSKD, MiR and CD do not split by class, so it
-changes nothing in them. For the same reason w/o FT and *labels ignored* are one student there. With 500 images of
+seeds. The table is no claim of the paper. Eq. 5 has no column: the criteria of FSKD, MiR and CD do not split by class,
+so it changes nothing in them. For the same reason w/o FT and *labels ignored* are one student there. With 500 images of
 CIFAR-100 the auxiliary set is the whole pool, so whole pool and OE-FSMC are one student, too."""
 LOSSES = "What imbalance costs (Table 1): balanced minus long-tailed draws, paired by seed."
 

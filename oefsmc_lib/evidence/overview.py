@@ -62,13 +62,13 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _in_cells(rows: Sequence[Row], variant: str) -> str:
-    """``significantly above the base in 10 of 15 cells and below it in 2, CD on CIFAR-100``."""
+    """``significantly above the base in 10 of all 15 cells and below it in 2, CD on CIFAR-100``."""
     lines = verdict.lines(rows, variant)
     above = [cell for cell, line in lines.items() if line["gain"] > line["±"]]
     below = [cell for cell, line in lines.items() if line["gain"] < -line["±"]]
     names = sorted({f"{cell.compressor} on {paper.NAMES_OF_DATA.get(cell.dataset, cell.dataset)}" for cell in below})
-    where = f", {joined(names)}" if names else ""
-    return f"significantly above the base in {len(above)} of all {len(lines)} cells and below it in {len(below) or 'none'}{where}"
+    fewer = f"{len(below)}, {joined(names)}" if names else "none"
+    return f"significantly above the base in {len(above)} of all {len(lines)} cells and below it in {fewer}"
 
 
 def _by_method(question: Callable[[str], Paired | None], to: str) -> str:
