@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import statistics
 
 import pandas
@@ -11,10 +12,11 @@ import typer
 from oefsmc_lib import cli
 from oefsmc_lib.cli import grids
 from oefsmc_lib.cli.words import settings_of
-from oefsmc_lib.evidence import answers, tables, verdict
+from oefsmc_lib.evidence import answers, pairs, tables, verdict
 from oefsmc_lib.files import project_root
 from oefsmc_lib.notebook import publish
 from oefsmc_lib.parameters import profiles
+from oefsmc_lib.rows.store import Store
 
 OUTPUTS = project_root() / "outputs"
 README = (project_root() / "README.md").read_text()
@@ -49,6 +51,18 @@ def test_what_is_missing_is_listed_beside_the_rows(committed):
     assert OUTPUTS / "README.md" in publish.pages_with_numbers()
 
 
+def test_what_the_page_says_of_two_precisions_holds_in_the_rows(committed, tmp_path):
+    (tmp_path / "again").mkdir()
+    shutil.copy(OUTPUTS / "results" / "earlier" / "float32-practise-cifar10.jsonl", tmp_path / "again")
+    again = Store(tmp_path / "again").rows()
+    first = answers.select(verdict.rows_by_grid("cifar10", committed)["table1"], method="practise", variant="native", num=10,
+                           imbalance="long_tail")
+    assert {row.key for row in again} == {row.key for row in first} and {row.mimic_precision for row in again} == {"float32"}
+    assert {(row.seed, *row.dropped, row.mimic_steps) for row in again} == {(row.seed, *row.dropped, row.mimic_steps) for row in first}
+    one = pairs.against(again, first)
+    assert f"was right {one['mean']:.2f} ± {one['half']:.2f} points more often" in (OUTPUTS / "README.md").read_text()
+
+
 def test_what_the_page_says_about_stopping_with_cd_on_cifar100_holds_in_the_rows(committed):
     rows = answers.select(verdict.rows_by_grid("cifar100", committed)["table2"], method="cd")
     kept = {v: statistics.median(row.finetune_kept for row in answers.select(rows, variant=v)) for v in ("native_ft", "ours")}
@@ -68,6 +82,12 @@ def test_what_the_page_on_your_own_network_says_of_its_recipe_holds_in_the_rows(
     for num in (10, 20, 50, 100):
         every = {(row.method, row.variant) for row in table2["cifar10"] if row.num == num}
         assert ("cd", "ours") in every and max(every, key=lambda each: mean("cifar10", *each, num)) == ("fskd", "whole_pool")
+    sizes = answers.select(verdict.rows_by_grid("cifar10", committed)["fig3b"], imbalance="long_tail")
+    for group in {(row.method, row.variant, row.num, answers.column(row, "m")) for row in sizes}:
+        method, variant, num, m = group
+        other = [row for row in answers.select(sizes, method=method, variant=variant, num=num) if answers.column(row, "m") == m]
+        one = pairs.against(other, answers.select(table2["cifar10"], method="fskd", variant="whole_pool", num=num))
+        assert one["mean"] <= one["half"], group
     for num in (100, 200, 500):
         assert mean("cifar100", "cd", "native", num) > mean("cifar100", "fskd", "whole_pool", num)
         assert mean("cifar100", "cd", "whole_pool", num) < mean("cifar100", "cd", "native_ft", num)

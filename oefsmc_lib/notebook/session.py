@@ -72,7 +72,7 @@ class Book:
         ready = set().union(*(part for part in wanted if 2 * len(part & keys) >= len(part)))
         rows = [row for row in rows if row.key in ready]
         there = ", ".join(METHODS[method] for method in METHODS if any(row.method == method for row in rows))
-        some = f" of {len(keys)}, without training sizes that lack half of their runs" * (len(rows) < len(keys))
+        some = f" of {len(keys)}, without sizes that lack more than half of their runs" * (len(rows) < len(keys))
         said = f"rows that came with this package ({there}): {len(rows)}{some}"
         print(f"{profile}: {said if rows else 'no rows yet'}")
         return rows
