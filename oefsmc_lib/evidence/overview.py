@@ -54,8 +54,8 @@ def found_markdown(rows: Mapping[str, Sequence[Row]]) -> str:
     if pool := select(table2, variant="whole_pool", method="fskd", imbalance="long_tail"):
         sentences.append(
             "With the whole pool in the recovery, this package's own recommendation, OE-FSMC is "
-            f"{_in_cells(every, 'whole_pool')}. With ten images of CIFAR-10 FSKD reaches {answers.mean(pool):.1f} % and needs "
-            f"{100 - pool[0].macs_cut:.0f} % of the teacher's multiplications; the teacher has "
+            f"{_in_cells(every, 'whole_pool')}. With ten images of CIFAR-10 FSKD reaches {answers.mean(pool):.1f} % "
+            f"and needs {100 - pool[0].macs_cut:.0f} % of the teacher's multiplications; the teacher has "
             f"{pool[0].teacher_accuracy:.1f} %."
         )
     return " ".join(sentences) or f"What was found: {NOT_RUN}."
